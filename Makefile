@@ -1,0 +1,80 @@
+# Every target makes the environment that it needs: .venv from `python3` (3.11 or newer; another: `make test PYTHON=python3.12`,
+# after `make clean`), installed again only when pyproject.toml has changed. pip uses whatever index it is configured for.
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO := jaxq train recipes/mnist --out build/demo
+NEWEST_TESTS := -m "not slow" tests/test_exact.py tests/test_kernels.py tests/test_flatbuffer.py tests/test_tour.py
+NEWEST := 3.14 3.13 3.12
+GOAL := $(MAKECMDGOALS)
+SOURCES := jaxq export recipes tests benchmarks
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-newest test-all lint bench clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile | expand -t 20
+
+demo: .venv/stamp ## train, quantize, export and verify a small model
+	.venv/bin/$(DEMO)
+
+test: .venv/stamp ## every test that takes seconds
+	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+test-all: .venv/stamp ## the slow ones too
+	.venv/bin/python -m pytest -q -n $(WORKERS)
+
+lint: .venv/stamp ## ruff and pyright
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/pyright --pythonpath .venv/bin/python
+
+bench: .venv/stamp ## every script in benchmarks/, each printing one table
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; .venv/bin/python "$$script"; done
+
+clean: ## forget the environments and everything built
+	rm -rf .venv .venv-newest build dist .pytest_cache .ruff_cache .hypothesis
+	find jaxq export recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,INTERPRETER,FOLDER): a fresh or refreshed environment, or one sentence that says what to do.
+define install
+@version="$$("$(1)" --version)" || { echo "jaxq needs Python 3.11 or newer, and $(1) does not run." \
+	"Install one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
+"$(1)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "jaxq needs Python 3.11 or newer, and $(1)" \
+	"is $$version. Install a newer one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
+echo "$(2): $$version, from pyproject.toml"
+@"$(1)" -m venv "$(2)"
+@"$(2)/bin/python" -m pip install -qq -e '.[test]'
+@touch "$(2)/stamp"
+endef
+
+.venv/stamp: pyproject.toml
+	$(call install,$(PYTHON),.venv)
+
+.venv-newest/stamp: pyproject.toml
+	$(call install,$(BASE),.venv-newest)
+
+# A name on PATH may be a shim that does not run, so each candidate is asked for its version. pyenv's own installations count too.
+define find_newest
+roots="$$(pyenv root 2>/dev/null || true)"; \
+for version in $(NEWEST); do \
+	for candidate in "python$$version" $$(test -z "$$roots" || ls -d "$$roots/versions/$$version".*/bin/python 2>/dev/null | sort -rV); do \
+		found="$$("$$candidate" -c 'import ensurepip, sys, venv; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" || continue; \
+		if [ "$$found" = "$$version" ]; then echo "$$candidate"; exit 0; fi; \
+	done; \
+done
+endef
+
+test-newest: ## the exactness tests on the newest Python (and so the newest JAX) that is installed
+	@python="$(if $(filter command,$(origin PYTHON)),$(PYTHON),$$($(find_newest)))"; \
+	if [ -z "$$python" ]; then \
+		echo "newest: looked for $(NEWEST:%=python%), on PATH and among pyenv's versions"; \
+		echo "newest: no second interpreter found; ran none"; \
+		exit 0; \
+	fi; \
+	if [ -d .venv-newest ] && [ "$$(.venv-newest/bin/python --version 2>&1)" != "$$("$$python" --version 2>&1)" ]; then \
+		rm -rf .venv-newest; \
+	fi; \
+	$(MAKE) --no-print-directory .venv-newest/stamp BASE="$$python" GOAL=test-newest && \
+	.venv-newest/bin/python -m pytest -q -n $(WORKERS) $(NEWEST_TESTS)

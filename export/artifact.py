@@ -1,0 +1,232 @@
+"""The artifact: bytes, their program, their manifest, and the proof that they compute what was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import Progress
+
+from jaxq.calibrate import batch_arguments
+from jaxq.errors import ExportError, InputError, MismatchError
+from jaxq.export.flatbuffer.read import read
+from jaxq.export.flatbuffer.write import write
+from jaxq.export.freeze import Frozen, freeze
+from jaxq.export.lower import lower
+from jaxq.export.program import Program
+from jaxq.export.runtime import load_check
+from jaxq.export.verify import (
+    Certificate,
+    Tally,
+    certificate,
+    compare_families,
+    exact_sites,
+    in_chunks,
+    new_tallies,
+)
+from jaxq.faces import bind
+from jaxq.ops.steps import Carrier
+from jaxq.quantize import Bound
+from jaxq.simulate import simulate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Artifact:
+    """A finished TFLite file. `data`: its bytes. `manifest`: what `model.json` holds. `certificate`: the proof, if one ran."""
+
+    data: bytes
+    program: Program
+    manifest: Mapping[str, Any]
+    certificate: Certificate | None
+    forward: Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]] = dataclasses.field(repr=False)
+    frozen: Frozen = dataclasses.field(repr=False)
+    tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
+
+    def verify(self, batches: Any, *, progress: bool = True) -> Certificate:
+        """Compare every integer on data: the training forward, our reading of both kernel families, and LiteRT.
+
+        `batches`: an array of examples, a tuple of arrays (several inputs), or an iterable of either.
+        """
+        tallies, simulated, examples = new_tallies(), Tally(), 0
+        sites = exact_sites(self.frozen.plan.graph)
+        with Progress(transient=True, disable=not progress) as bar:
+            task = bar.add_task("verifying", total=None)
+            for chunk in _chunks(batches):
+                integers, file_inputs = self.forward(chunk)
+                ours = _read_program(self, file_inputs)
+                for value, index in self._recorded():
+                    name = self.frozen.plan.graph.site_names[value]
+                    simulated.add(name, integers[name], ours[index])
+                compare_families(self.data, self.program, file_inputs, tallies)
+                examples += len(file_inputs[0])
+                bar.update(task, description=f"verifying: {examples} examples")
+        if not examples:
+            raise InputError("There is no example to verify on: the iterable is empty.")
+        return certificate(examples, tallies, simulated, sites)
+
+    def _recorded(self) -> list[tuple[int, int]]:
+        """The graph's values that the program holds under their own name, and their tensors."""
+        names = self.frozen.plan.graph.site_names
+        return [(v, i) for v, i in self.tensor_of.items() if self.program.tensors[i].name == names[v]]
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
+        """Write the file and, beside it, its manifest (`model.json`). Both appear whole or not at all.
+
+        Raises ExportError if the path exists and `force` is not given, or cannot be written.
+        """
+        target = pathlib.Path(path)
+        if target.exists() and not force:
+            raise ExportError(f"{target} exists ({target.stat().st_size:,} bytes). Give another path, or force=True to replace it.")
+        text = json.dumps(self.manifest, indent=2) + "\n"
+        write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
+        return target
+
+
+def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:
+    """Write files under temporary names, then rename them into place: no reader ever sees a part."""
+    done: list[tuple[str, pathlib.Path]] = []
+    try:
+        for path, data in files.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            done.append((name, path))
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in done:
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+    except OSError as e:
+        raise ExportError(f"Cannot write {e.filename or next(iter(files))}: {e.strerror}. Nothing was left behind.") from e
+    finally:
+        for name, _ in done:
+            pathlib.Path(name).unlink(missing_ok=True)
+
+
+def to_tflite(target: Any, *state: Any, verify: Any = None, allow_mismatch: bool = False, progress: bool = True) -> Artifact:
+    """Export a quantized model as a TFLite file whose integers are those of the training forward.
+
+    Args:
+      target: what `jaxq.quantize` gave. The file's static shapes are those of its example.
+      state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+      verify: examples to prove it on; see `Artifact.verify`. Do not leave it out of a release.
+      allow_mismatch: give the artifact also when an integer differs; its certificate says so.
+
+    Raises: RangeError, ExportError, TargetError before anything is written; MismatchError when one integer differs.
+    """
+    bound = bind(target, *state)
+    captured = bound.captured()
+    params = jax.tree.leaves(bound.params)
+    frozen = freeze(captured.plan, params, bound.ranges)
+    program, tensor_of = lower(frozen)
+    data = write(program)
+    load_check(data)
+    artifact = Artifact(data, read(data), {}, None, _forward(bound, frozen), frozen, tensor_of)
+    proof = None if verify is None else artifact.verify(verify, progress=progress)
+    artifact = dataclasses.replace(artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof))
+    if proof is not None and not proof.ok and not allow_mismatch:
+        raise MismatchError(f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this graph:\n{captured.plan.graph}")
+    return artifact
+
+
+def _forward(bound: Bound, frozen: Frozen) -> Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]:
+    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type."""
+    params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
+    compiled: dict[int, Any] = {}
+
+    def forward(arrays: Sequence[Any]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        plan = bound.captured(*_as_arguments(bound, arrays)[0], **_as_arguments(bound, arrays)[1]).plan
+
+        def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
+            seen: dict[str, jax.Array] = {}
+
+            def record(value: int, carrier: Carrier) -> None:
+                seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
+
+            simulate(plan, params, ranges, inputs, record)
+            return seen
+
+        if id(plan) not in compiled:
+            compiled[id(plan)] = jax.jit(recorded)
+        found = {name: np.asarray(q) for name, q in compiled[id(plan)](params, ranges, list(arrays)).items()}
+        names = [plan.graph.site_names[v] for v in plan.graph.inputs]
+        return found, [_file_input(frozen, found[n], a) for n, a in zip(names, arrays, strict=True)]
+
+    return forward
+
+
+def _as_arguments(bound: Bound, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example's arguments with these arrays in the place of its own."""
+    return bound.core.with_arrays(arrays)
+
+
+def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
+    dtype = frozen.plan.recipe.input
+    if dtype == "float32":
+        return np.asarray(array, np.float32)
+    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
+
+
+def _read_program(artifact: Artifact, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    from jaxq.export.evaluate import evaluate
+
+    found = jax.jit(evaluate(artifact.program, "xnnpack", every_tensor=True))(*inputs)
+    assert isinstance(found, dict)
+    return {i: np.asarray(a) for i, a in found.items()}
+
+
+def _chunks(batches: Any) -> Iterable[list[Any]]:
+    if hasattr(batches, "shape"):
+        batches = [batches]
+    elif isinstance(batches, tuple):
+        batches = [batches]
+    for batch in batches:
+        args, kwargs = batch_arguments(batch)
+        yield from in_chunks([np.asarray(a) for a in (*args, *kwargs.values())])
+
+
+def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:
+    import importlib.metadata
+
+    recipe = frozen.plan.recipe
+    return {
+        "format": 1,
+        "jaxq": importlib.metadata.version("jaxq"),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "recipe": recipe.name,
+        "target": recipe.target,
+        "inputs": [_formula(frozen, program, i, v, recipe.input) for i, v in zip(program.inputs, frozen.plan.graph.inputs, strict=True)],
+        "outputs": [_formula(frozen, program, i, v, recipe.output) for i, v in zip(program.outputs, _output_values(frozen), strict=True)],
+        "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},
+        "certificate": None if proof is None else proof.as_dict(),
+    }  # fmt: skip
+
+
+def _output_values(frozen: Frozen) -> list[int]:
+    graph = frozen.plan.graph
+    return [v for v in graph.outputs if v in graph.activations]
+
+
+def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
+    """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
+    scale, zero_point = frozen.of(value)
+    entry: dict[str, Any] = {"name": frozen.plan.graph.site_names[value], "shape": list(program.tensors[tensor].shape), "dtype": dtype}
+    if dtype == "float32":
+        return entry
+    shift, low, high = (zero_point, -128, 127) if dtype == "int8" else (zero_point + 128, 0, 255)
+    inverse = float(np.float32(1) / scale)
+    return entry | {
+        "scale": float(scale),
+        "zero_point": shift,
+        "quantize": f"clip(rint(float32(x) * float32({inverse!r})) + {shift}, {low}, {high})",
+        "dequantize": f"float32({float(scale)!r}) * (q - {shift})",
+    }

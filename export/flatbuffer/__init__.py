@@ -1,0 +1,1 @@
+"""TFLite bytes: write, read, verify. Alone in knowing the schema."""

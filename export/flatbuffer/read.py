@@ -1,0 +1,259 @@
+"""Any `.tflite` to a Program: verify the structure, check the meaning, copy nothing that can be viewed.
+
+Lost on the way, because a Program has no place for them: `is_variable`, `intermediates` and the like
+(recurrent operators), the option bytes of custom operators, and every subgraph but the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxq.errors import FormatError
+from jaxq.export.flatbuffer import schema
+from jaxq.export.flatbuffer.buffers import Buffers
+from jaxq.export.flatbuffer.table import Field, Table
+from jaxq.export.flatbuffer.verify import verify
+from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+
+_MOST_DIMENSIONS = 32
+_MOST_ELEMENTS = 2**31 - 1
+_AGAIN = "The file is corrupt: copy or convert it again."
+
+
+def read(data: bytes) -> Program:
+    """The file's first subgraph. Constants are read-only views of `data`; every operator has all its options.
+
+    Raises FormatError for bytes that break the format, and for what a Program cannot say: sparse constants,
+    tensor types outside `program.DTYPES`, operators that run another subgraph.
+    """
+    verify(data)
+    model = Table.root(data)
+    graph = _main(model)
+    buffers = Buffers(data, model.tables("buffers"))
+    tensors = tuple(_tensor(i, table, buffers) for i, table in enumerate(graph.tables("tensors")))
+    inputs, outputs = (_indices(graph, name, len(tensors), "subgraph 0") for name in ("inputs", "outputs"))
+    input_names, output_names = _signature(model, inputs, outputs, len(tensors))
+    return Program(
+        tensors=tensors,
+        operators=_operators(model, graph, len(tensors)),
+        inputs=inputs,
+        outputs=outputs,
+        input_names=input_names,
+        output_names=output_names,
+        description=model.text("description") or "",
+        metadata=_metadata(model, buffers),
+    )
+
+
+def _main(model: Table) -> Table:
+    version = model.index("version")
+    if version != schema.VERSION:
+        raise FormatError(f"The file is of schema version {version}; TFLite's is {schema.VERSION}. {_AGAIN}")
+    subgraphs = model.tables("subgraphs")
+    if not subgraphs:
+        raise FormatError(f"The file has no subgraph, so nothing to run. {_AGAIN}")
+    return subgraphs[0]
+
+
+def _tensor(i: int, table: Table, buffers: Buffers) -> Tensor:
+    name = table.text("name") or ""
+    where = f"tensor {i} ({name!r})"
+    dtype = _dtype(table.index("type"), where)
+    shape = _shape(table, where)
+    if table.index("external_buffer") or table.table("sparsity"):
+        raise FormatError(
+            f"The file's {where} keeps its data sparse or in another file, and jaxq reads neither. "
+            "Convert the model with dense constants, in one file."
+        )
+    data = buffers.constant(table.index("buffer"), dtype, shape, where)
+    return Tensor(name, shape, dtype, _quantization(table.table("quantization"), shape, where), data)
+
+
+def _dtype(code: int, where: str) -> str:
+    if code not in schema.DTYPE_NAMES:
+        name = schema.TENSOR_TYPE_NAMES.get(code, "unknown")
+        known = ", ".join(sorted(schema.TENSOR_TYPES))
+        raise FormatError(
+            f"The file's {where} is of type {code} ({name}); jaxq reads {known}. Convert the model to those."
+        )
+    return schema.DTYPE_NAMES[code]
+
+
+def _shape(table: Table, where: str) -> tuple[int, ...]:
+    dims = table.vector("shape")
+    if dims is None:
+        return ()
+    if dims.size > _MOST_DIMENSIONS:
+        raise FormatError(
+            f"The file's {where} has {dims.size:,} dimensions; at most {_MOST_DIMENSIONS} are read. {_AGAIN}"
+        )
+    shape = tuple(dims.tolist())
+    if any(d < 0 for d in shape):
+        raise FormatError(
+            f"The file's {where} has shape {shape}, with a negative dimension. "
+            "Convert the model again, with every dimension fixed."
+        )
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise FormatError(
+            f"The file's {where} has shape {shape}, more than {_MOST_ELEMENTS:,} elements. {_AGAIN}"
+        )
+    return shape
+
+
+def _quantization(table: Table | None, shape: tuple[int, ...], where: str) -> Quantization | None:
+    """None where there is no scale: minima and maxima alone are the converter's notes, not parameters."""
+    if table is None:
+        return None
+    if table.index("details_type"):
+        raise FormatError(
+            f"The file's {where} has custom or blockwise quantization, and jaxq reads scales per tensor or "
+            "per channel. Convert the model with one of those."
+        )
+    scale = table.vector("scale")
+    if scale is None or not scale.size:
+        return None
+    axis = table.index("quantized_dimension")
+    _check_axis(scale.size, axis, shape, where)
+    return Quantization(scale, _zero_point(table, scale.size, where), axis)
+
+
+def _check_axis(scales: int, axis: int, shape: tuple[int, ...], where: str) -> None:
+    if scales == 1:
+        return
+    if not 0 <= axis < len(shape) or shape[axis] != scales:
+        raise FormatError(
+            f"The file's {where} has {scales:,} scales along dimension {axis} of shape {shape}; "
+            f"that takes 1 scale, or one for each index of the dimension. {_AGAIN}"
+        )
+
+
+def _zero_point(table: Table, scales: int, where: str) -> np.ndarray:
+    """int64, one for each scale. None in the file means zeros, and one stands for all, as LiteRT has it."""
+    found = table.vector("zero_point")
+    if found is None or not found.size:
+        return np.zeros(scales, np.int64)
+    if found.size not in (1, scales):
+        raise FormatError(
+            f"The file's {where} has {scales:,} scales but {found.size:,} zero points. {_AGAIN}"
+        )
+    return found if found.size == scales else np.full(scales, found[0])
+
+
+def _operators(model: Table, graph: Table, tensors: int) -> tuple[Operator, ...]:
+    codes = [_code(i, table) for i, table in enumerate(model.tables("operator_codes"))]
+    return tuple(_operator(i, table, codes, tensors) for i, table in enumerate(graph.tables("operators")))
+
+
+def _code(i: int, table: Table) -> tuple[str, int]:
+    """(kind, version). Codes up to 127 may be in the old one-byte field alone: the larger field counts."""
+    code = max(table.index("deprecated_builtin_code"), table.index("builtin_code"))
+    if code not in schema.OPERATOR_NAMES:
+        raise FormatError(
+            f"The file's operator code {i} names builtin operator {code:,}; the installed schema knows 0 to "
+            f"{max(schema.OPERATOR_NAMES)}. Upgrade ai-edge-litert if the file is newer, else copy it again."
+        )
+    kind = schema.OPERATOR_NAMES[code]
+    return f"CUSTOM:{table.text('custom_code') or ''}" if kind == "CUSTOM" else kind, table.index("version")
+
+
+def _operator(i: int, table: Table, codes: Sequence[tuple[str, int]], tensors: int) -> Operator:
+    index = table.index("opcode_index")
+    if index >= len(codes):
+        raise FormatError(
+            f"The file's operator {i} has code {index:,}, of {len(codes):,} operator codes. {_AGAIN}"
+        )
+    kind, version = codes[index]
+    where = f"operator {i} ({kind})"
+    return Operator(
+        kind=kind,
+        inputs=_indices(table, "inputs", tensors, where, lowest=-1),
+        outputs=_indices(table, "outputs", tensors, where),
+        options=_options(table, kind, where),
+        version=version,
+    )
+
+
+def _options(table: Table, kind: str, where: str) -> Mapping[str, Option]:
+    """All fields of the operator's options table; the schema's defaults where the file has no table."""
+    found = schema.OPTIONS.get(kind)
+    if found is None:
+        return {}
+    union, name = found
+    field = schema.UNION_FIELDS[union]
+    _check_member(table.index(f"{field}_type"), union, name, where)
+    layout = schema.options_fields(name)
+    options = table.table(field, layout) if table.index(f"{field}_type") else None
+    values = {item.name: _option(item, options, where) for item in layout.values()}
+    subgraphs = [item for item in values if "subgraph" in item]
+    if subgraphs:
+        raise FormatError(
+            f"The file's {where} runs another subgraph ({', '.join(subgraphs)}); jaxq reads graphs without "
+            "control flow. Convert the model without loops and conditions."
+        )
+    return values
+
+
+def _check_member(code: int, union: str, wanted: str, where: str) -> None:
+    if code not in (0, schema.UNIONS[union][wanted]):
+        has = schema.union_member(union, code) or f"options of unknown type {code}"
+        raise FormatError(f"The file's {where} has {has} where {wanted} belong. {_AGAIN}")
+
+
+def _option(field: Field, options: Table | None, where: str) -> Option:
+    if field.kind == "string":
+        return options.text(field.name) if options else None
+    if field.kind == "vector":
+        values = options.vector(field.name) if options else None
+        return None if values is None else tuple(values.tolist())
+    value = options.number(field.name) if options else field.default
+    names = schema.ENUM_NAMES.get(field.name)
+    if names is None:
+        return value
+    if value not in names:
+        known = ", ".join(f"{code} {name}" for code, name in names.items())
+        raise FormatError(f"The file's {where} has {field.name} {value}; there is {known}. {_AGAIN}")
+    return names[int(value)]
+
+
+def _indices(table: Table, name: str, tensors: int, where: str, lowest: int = 0) -> tuple[int, ...]:
+    indices = table.integers(name)
+    for index in indices:
+        if not lowest <= index < tensors:
+            raise FormatError(
+                f"The file's {where} has tensor {index:,} in its {name}, of {tensors:,} tensors. {_AGAIN}"
+            )
+    return indices
+
+
+def _signature(
+    model: Table, inputs: tuple[int, ...], outputs: tuple[int, ...], tensors: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names in the subgraph's order, from the signature "serving_default" or else the first."""
+    found = [table for table in model.tables("signature_defs") if table.index("subgraph_index") == 0]
+    found.sort(key=lambda table: table.text("signature_key") != "serving_default")
+    if not found:
+        return (), ()
+    names = _names(found[0], "inputs", inputs, tensors), _names(found[0], "outputs", outputs, tensors)
+    return names if (len(names[0]), len(names[1])) == (len(inputs), len(outputs)) else ((), ())
+
+
+def _names(signature: Table, side: str, indices: tuple[int, ...], tensors: int) -> tuple[str, ...]:
+    """One name for each index, () where the signature does not name them all. A tensor may have two."""
+    names: dict[int, list[str]] = {}
+    for entry in reversed(signature.tables(side)):
+        index = entry.index("tensor_index")
+        if index >= tensors:
+            raise FormatError(
+                f"The file's signature has tensor {index:,} in its {side}, of {tensors:,} tensors. {_AGAIN}"
+            )
+        names.setdefault(index, []).append(entry.text("name") or "")
+    ordered = [names[i].pop() if names.get(i) else None for i in indices]
+    return tuple(name for name in ordered if name is not None) if None not in ordered else ()
+
+
+def _metadata(model: Table, buffers: Buffers) -> Mapping[str, bytes]:
+    entries = ((table.text("name") or "", table.index("buffer")) for table in model.tables("metadata"))
+    return {name: buffers.content(index, f"metadata {name!r}") for name, index in entries}

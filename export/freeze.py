@@ -1,0 +1,172 @@
+"""From ranges and weights to integers: every scale, zero point, kernel and bias that the file will hold.
+
+The integers come out of the same functions, in the same order, as in the training forward (`jaxq.weights`,
+`jaxq.simulate.qparams`). What kernels cannot compute exactly, or would abort on, is refused here by site.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.errors import ExportError, RangeError
+from jaxq.graph import Op
+from jaxq.numerics import SMALLEST_SCALE, round_ste, true_divide
+from jaxq.plan import Group, Plan
+from jaxq.quantize import check_ranges
+from jaxq.simulate import qparams, quantized_operand
+from jaxq.weights import quantized_weight, weight_values
+
+BINARY = frozenset({"ADD", "SUB", "MUL"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """An op's integer weights. q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,)."""
+
+    q: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operand:
+    """A constant operand of ADD, SUB or MUL. q: int8. scale: one float32; zero point 0."""
+
+    q: np.ndarray
+    scale: np.float32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frozen:
+    """A plan with all its numbers. parameters: (float32 scale, zero point) by group."""
+
+    plan: Plan
+    parameters: Mapping[str, tuple[np.float32, int]]
+    kernels: Mapping[str, Kernel]
+    operands: Mapping[tuple[str, int], Operand]
+
+    def of(self, value: int) -> tuple[np.float32, int]:
+        """Scale and zero point of an activation."""
+        group = self.plan.group(value)
+        assert group is not None
+        return self.parameters[group.name]
+
+
+def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
+    """Integers for a plan. Raises RangeError and ExportError, naming the site."""
+    check_ranges(plan, ranges)
+    numbers = jax.jit(lambda p, r: _numbers(plan, p, r))(list(params), {n: dict(r) for n, r in ranges.items()})
+    scales, kernels, operands = jax.tree.map(np.asarray, numbers)
+    parameters = {name: _parameters(plan.groups[name], *pair) for name, pair in scales.items()}
+    frozen = Frozen(
+        plan,
+        parameters,
+        {name: _kernel(name, *parts) for name, parts in kernels.items()},
+        {key: Operand(q.astype(np.int8), np.float32(scale)) for key, (q, scale) in operands.items()},
+    )
+    for op in plan.graph.ops:
+        if op.name not in plan.islands:
+            _check_scales(frozen, op)
+    return frozen
+
+
+def _numbers(plan: Plan, params: Sequence[Any], ranges: Any) -> tuple[dict[str, Any], dict[str, Any], dict[Any, Any]]:
+    env = weight_values(plan.graph, params)
+    scales = {name: tuple(qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
+    kernels, operands = {}, {}
+    for op in plan.graph.ops:
+        if op.name in plan.weights:
+            kernels[op.name] = _kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0])
+        elif op.kind in BINARY and op.name not in plan.islands:
+            out_scale = scales[_group_name(plan, op.outputs[0])][0]
+            for i, value in enumerate(op.inputs):
+                if value not in plan.graph.activations:
+                    carrier = quantized_operand(jnp.asarray(env[value], jnp.float32), out_scale)
+                    operands[op.name, i] = (carrier.q, carrier.scale)
+    return scales, kernels, operands
+
+
+def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: jax.Array) -> tuple[Any, ...]:
+    w, bias = (jnp.asarray(env[v]) for v in op.inputs[1:])
+    site = plan.weight_site(op)
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, None if site is None else ranges[site])
+    return kernel.q, kernel.scale, round_ste(true_divide(bias.astype(jnp.float32), x_scale * kernel.scale))
+
+
+def _group_name(plan: Plan, value: int) -> str:
+    group = plan.group(value)
+    assert group is not None
+    return group.name
+
+
+def _parameters(group: Group, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.float32, int]:
+    if not np.isfinite(scale) or not np.isfinite(zero_point):
+        raise RangeError(f"{group.name} has scale {scale} and zero point {zero_point}: not finite. Calibrate, or lower the rate.")
+    if scale <= 2 * SMALLEST_SCALE:
+        raise RangeError(f"{group.name} has scale {scale:.3g}: a range of no width. Calibrate again (overwrite=True).")
+    return np.float32(scale), int(zero_point)
+
+
+def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Kernel:
+    if not (np.all(np.isfinite(q)) and np.all(np.isfinite(scale)) and np.all(np.isfinite(bias))):
+        raise ExportError(f"The weights of {name} are not finite. Did training diverge? Restore the last good checkpoint.")
+    worst = float(np.max(np.abs(bias), initial=0.0))
+    if worst >= 2.0**31:
+        channel = int(np.argmax(np.abs(bias)))
+        raise ExportError(
+            f"The bias of {name}, channel {channel}, is {worst:.4g} steps of its scale; int32 holds 2,147,483,647. The weights "
+            "of that channel are almost zero beside its bias. Prune the channel, or give the weight a learned scale."
+        )
+    return Kernel(q.astype(np.int8), scale.astype(np.float32), bias.astype(np.int32))
+
+
+# --- scales that kernels cannot take -----------------------------------------------------------------------------------
+
+
+def _check_scales(frozen: Frozen, op: Op) -> None:
+    if op.kind in {"ADD", "SUB"}:
+        for name, ratio in _ratios(frozen, op):
+            _within(op, f"scale of {name} / scale of the output", ratio, 2.0**-10, 2.0**8)
+    elif op.kind == "MUL":
+        (_, a), (_, b) = _operand_scales(frozen, op)
+        _within(op, "product of the input scales / scale of the output", a * b / frozen.of(op.outputs[0])[0], 2.0**-16, 2.0**8)
+    elif op.kind == "HARD_SWISH":
+        x, y = frozen.of(op.inputs[0])[0], frozen.of(op.outputs[0])[0]
+        _within(op, "scale of the input / 128 / scale of the output", float(x) / 128 / float(y), 0.0, 1.0)
+    elif op.name in frozen.kernels:
+        x, y = frozen.of(op.inputs[0])[0], frozen.of(op.outputs[0])[0]
+        ratios = (x * frozen.kernels[op.name].scale) / y
+        _within(op, "greatest scale of a product / scale of the output", float(np.max(ratios)), 2.0**-32, 2.0**8)
+    for name, operand in frozen.plan.requantized:
+        if name == op.name:
+            ratio = float(frozen.of(op.inputs[operand])[0]) / float(frozen.of(op.outputs[0])[0])
+            _within(op, "scale before / scale after requantization", ratio, 2.0**-8, 2.0**7)
+
+
+def _operand_scales(frozen: Frozen, op: Op) -> list[tuple[str, float]]:
+    names = frozen.plan.graph.site_names
+    return [
+        (names.get(v, "the constant"), float(frozen.operands[op.name, i].scale if v not in names else frozen.of(v)[0]))
+        for i, v in enumerate(op.inputs)
+    ]
+
+
+def _ratios(frozen: Frozen, op: Op) -> list[tuple[str, float]]:
+    out = float(frozen.of(op.outputs[0])[0])
+    return [(name, scale / out) for name, scale in _operand_scales(frozen, op)]
+
+
+def _within(op: Op, what: str, ratio: float, low: float, high: float) -> None:
+    if not low <= ratio < high:
+        span = f"[2^{math.log2(low):.0f}, {high:g})" if low else f"below {high:g}"
+        raise ExportError(
+            f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or change their "
+            "arithmetic there. One of the ranges is far too wide or too narrow: look at them in `print(frozen)` or calibrate again."
+        )

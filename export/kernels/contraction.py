@@ -1,0 +1,167 @@
+"""Exact int32 accumulators of convolutions and matrix products, by float32 where that is exact.
+
+A float32 sum of integers is exact below 2^24 in any order, and far faster than int32 on every backend. So:
+one float contraction where the weights bound the sum, two (the weights' high and low four bits) where only
+the halves do, int32 arithmetic where neither does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+FLOAT_INTEGERS = 1 << 24
+LARGEST_CENTRED = 255  # |q - zero_point| of an 8-bit activation
+SPLIT_BITS = 4
+
+Contract = Callable[[jax.Array, jax.Array], jax.Array]
+Weights = np.ndarray | jax.Array
+
+
+def accumulate(contract: Contract, x: jax.Array, weights: Weights, out_axes: tuple[int, ...]) -> jax.Array:
+    """`contract(x, weights)` as exact int32.
+
+    `x`: int32, centred, |x| <= 255. `weights`: integers, centred. `out_axes`: the weights' axes that are not
+    summed. `contract` must be bilinear and keep its operands' dtype.
+    """
+    if _fits(weights, out_axes):
+        return _in_floats(contract, x, weights)
+    high, low = _halves(weights)
+    if _fits(high, out_axes) and _fits(low, out_axes):
+        return (_in_floats(contract, x, high) << SPLIT_BITS) + _in_floats(contract, x, low)
+    return contract(x, jnp.asarray(weights, jnp.int32))
+
+
+def _fits(weights: Weights, out_axes: tuple[int, ...]) -> bool:
+    summed = tuple(axis for axis in range(weights.ndim) if axis not in out_axes)
+    if isinstance(weights, np.ndarray):
+        worst = int(np.abs(weights.astype(np.int64)).sum(axis=summed).max(initial=0))
+    else:
+        worst = int(np.prod([weights.shape[axis] for axis in summed])) * LARGEST_CENTRED
+    return worst * LARGEST_CENTRED < FLOAT_INTEGERS
+
+
+def _halves(weights: Weights) -> tuple[Weights, Weights]:
+    """`weights = 2^SPLIT_BITS * high + low`, `low` in [-8, 7]."""
+    integers = weights.astype(np.int32)
+    high = (integers + (1 << (SPLIT_BITS - 1))) >> SPLIT_BITS
+    return high, integers - (high << SPLIT_BITS)
+
+
+def _in_floats(contract: Contract, x: jax.Array, weights: Weights) -> jax.Array:
+    return contract(x.astype(jnp.float32), jnp.asarray(weights, jnp.float32)).astype(jnp.int32)
+
+
+def window_padding(padding: str, size: int, window: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """Rows before and after, TensorFlow's convention: an odd total puts the extra one after."""
+    if padding == "VALID":
+        return 0, 0
+    total = max((-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def convolve(
+    x: jax.Array,
+    weights: Weights,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    padding: str,
+) -> jax.Array:
+    """2-D convolution accumulator, int32 (N, H', W', O).
+
+    `x`: int32 centred (N, H, W, C). `weights`: OHWI integers, I = C / groups. Padding adds real zeros.
+    """
+    windows = [
+        window_padding(padding, x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i])
+        for i in (0, 1)
+    ]
+    groups = x.shape[3] // weights.shape[3]
+
+    def contract(a: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            a,
+            w,
+            strides,
+            windows,
+            rhs_dilation=dilations,
+            dimension_numbers=("NHWC", "OHWI", "NHWC"),
+            feature_group_count=groups,
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=a.dtype,
+        )
+
+    return accumulate(contract, x, weights, (0,))
+
+
+def convolve_depthwise(
+    x: jax.Array,
+    weights: Weights,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    padding: str,
+) -> jax.Array:
+    """Depthwise accumulator: one group a channel. `weights`: 1HWO integers, O = C * depth_multiplier."""
+    return convolve(x, weights.transpose(3, 1, 2, 0), strides, dilations, padding)
+
+
+def convolve_transposed(
+    x: jax.Array, weights: Weights, strides: tuple[int, int], padding: str, out_size: tuple[int, int]
+) -> jax.Array:
+    """Transposed convolution accumulator, int32 (N, *out_size, O): `out[s*i + k - pad] += x[i] * w[k]`.
+
+    It is the convolution of x, dilated by the strides, with the flipped kernel. `weights`: OHWI integers.
+    """
+    window = weights.shape[1:3]
+    before = [
+        _transposed_padding(padding, out_size[i], window[i], strides[i], x.shape[1 + i]) for i in (0, 1)
+    ]
+    spans = [(x.shape[1 + i] - 1) * strides[i] + 1 for i in (0, 1)]
+    low = [window[i] - 1 - before[i] for i in (0, 1)]
+    pads = [(low[i], out_size[i] + window[i] - 1 - spans[i] - low[i]) for i in (0, 1)]
+
+    def contract(a: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            a,
+            w,
+            (1, 1),
+            pads,
+            lhs_dilation=strides,
+            dimension_numbers=("NHWC", "OHWI", "NHWC"),
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=a.dtype,
+        )
+
+    return accumulate(contract, x, weights[:, ::-1, ::-1, :], (0,))
+
+
+def _transposed_padding(padding: str, out_size: int, window: int, stride: int, in_size: int) -> int:
+    if padding == "VALID":
+        return 0
+    return max((in_size - 1) * stride + window - out_size, 0) // 2
+
+
+def multiply_dense(x: jax.Array, weights: Weights) -> jax.Array:
+    """Dense accumulator, int32 (..., O). `x`: int32 centred (..., I). `weights`: (O, I) integers."""
+
+    def contract(a: jax.Array, w: jax.Array) -> jax.Array:
+        return lax.dot_general(
+            a, w, (((a.ndim - 1,), (1,)), ((), ())), lax.Precision.HIGHEST, preferred_element_type=a.dtype
+        )
+
+    return accumulate(contract, x, weights, (0,))
+
+
+def multiply_batched(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Batched matrix product, int32 (..., M, N), batch axes broadcast. `x`: (..., M, K), `y`: (..., K, N),
+    centred.
+    """
+
+    def contract(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=a.dtype)
+
+    batch: Sequence[int] = range(y.ndim - 2)
+    return accumulate(contract, x, y, (*batch, y.ndim - 1))

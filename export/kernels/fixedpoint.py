@@ -1,0 +1,191 @@
+"""Fixed-point arithmetic of TFLite's integer kernels (gemmlowp), in int32 alone: JAX needs no 64-bit mode.
+
+The released LiteRT, tf.lite and TFLite Micro round twice: once in the doubling high multiply, once in the
+shift. Sources: gemmlowp/fixedpoint/fixedpoint.h, tflite/kernels/internal/{quantization_util.cc,common.h}.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.export.kernels.operands import round_away
+
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+
+
+def quantize_multiplier(real: np.ndarray | float | np.floating) -> tuple[np.ndarray, np.ndarray]:
+    """`real = q * 2^(shift - 31)` with q in [2^30, 2^31), on the host (TFLite QuantizeMultiplier).
+
+    `real`: float64 >= 0, any shape. Returns int32 arrays (q, shift) of that shape.
+    """
+    fraction, exponent = np.frexp(np.asarray(real, np.float64))
+    q = np.floor(fraction * (1 << 31) + 0.5).astype(np.int64)
+    carried = q == 1 << 31  # the fraction rounded up to 1
+    q, exponent = np.where(carried, q // 2, q), exponent + carried
+    tiny = exponent < -31
+    return np.where(tiny, 0, q).astype(np.int32), np.where(tiny, 0, exponent).astype(np.int32)
+
+
+def high_and_low(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The 64-bit product of int32 `a` and `b` (broadcast) as its int32 high and uint32 low word.
+
+    Schoolbook by 16-bit limbs: no partial product passes 32 bits.
+    """
+    a_low, a_high = a & 0xFFFF, a >> 16
+    b_low, b_high = b & 0xFFFF, b >> 16
+    low = a_low.astype(jnp.uint32) * b_low.astype(jnp.uint32)
+    cross1, cross2 = a_high * b_low, a_low * b_high
+    middle = (cross1 & 0xFFFF).astype(jnp.uint32) + (cross2 & 0xFFFF).astype(jnp.uint32) + (low >> 16)
+    high = a_high * b_high + (cross1 >> 16) + (cross2 >> 16) + (middle >> 16).astype(jnp.int32)
+    return high, (middle << 16) | (low & 0xFFFF)
+
+
+def srdhm(a: jax.Array, b: jax.Array | int | np.ndarray) -> jax.Array:
+    """SaturatingRoundingDoublingHighMul: `trunc((a*b + nudge) / 2^31)`, nudge 2^30 or 1 - 2^30 by the
+    product's sign.
+
+    int32, broadcast. Saturates in the one case a = b = -2^31.
+    """
+    a, b = jnp.broadcast_arrays(jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32))
+    high, low = high_and_low(a, b)
+    negative = high < 0
+    nudged = low + jnp.where(negative, jnp.uint32(0xC0000001), jnp.uint32(1 << 30))
+    high = high + jnp.where(negative, -1, 0) + (nudged < low).astype(jnp.int32)
+    floor = (high << 1) | (nudged >> 31).astype(jnp.int32)
+    inexact = (nudged & jnp.uint32(INT32_MAX)) != 0
+    towards_zero = floor + ((high < 0) & inexact).astype(jnp.int32)
+    return jnp.where((a == INT32_MIN) & (b == INT32_MIN), INT32_MAX, towards_zero)
+
+
+def rounding_divide_by_pot(x: jax.Array, exponent: jax.Array | np.ndarray | int) -> jax.Array:
+    """`x / 2^exponent` to nearest, half away from zero (gemmlowp RoundingDivideByPOT). int32, exponent in [0,
+    31].
+    """
+    exponent = jnp.asarray(exponent, jnp.int32)
+    mask = (jnp.int32(1) << exponent) - 1
+    threshold = (mask >> 1) + (x < 0).astype(jnp.int32)
+    return (x >> exponent) + ((x & mask) > threshold).astype(jnp.int32)
+
+
+def multiply_by_quantized_multiplier(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]) -> jax.Array:
+    """`x * q * 2^(shift - 31)`, rounded twice (TFLite MultiplyByQuantizedMultiplier, MBQM).
+
+    `x`: int32. `multiplier`: (q, shift) of `quantize_multiplier`, scalars or vectors that broadcast against
+    x's last axes.
+    """
+    q, shift = multiplier
+    left, right = _shifts(shift)
+    return rounding_divide_by_pot(srdhm(x << jnp.asarray(left, jnp.int32), q), right)
+
+
+def _shifts(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(np.maximum(shift, 0)), np.asarray(np.maximum(-shift, 0))
+
+
+def multiply_rounding_up(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]) -> jax.Array:
+    """As `multiply_by_quantized_multiplier`, but the shift rounds half towards +infinity (NEON's and ruy's
+    vrshl).
+    """
+    q, shift = multiplier
+    left, right = _shifts(shift)
+    half = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0)
+    return (srdhm(x << jnp.asarray(left, jnp.int32), q) + jnp.asarray(half, jnp.int32)) >> jnp.asarray(
+        right, jnp.int32
+    )
+
+
+def srdhm16(a: jax.Array, b: jax.Array | int) -> jax.Array:
+    """The 16-bit SaturatingRoundingDoublingHighMul, on int32 arrays that hold int16 values."""
+    product = a * jnp.asarray(b, jnp.int32)
+    nudge = jnp.where(product >= 0, 1 << 14, 1 - (1 << 14))
+    return saturate16(divide_towards_zero(product + nudge, 1 << 15))
+
+
+def saturate16(x: jax.Array) -> jax.Array:
+    """Clip int32 values to int16's range."""
+    return jnp.clip(x, -32768, 32767)
+
+
+def divide_towards_zero(x: jax.Array, divisor: jax.Array | np.ndarray | int) -> jax.Array:
+    """C's integer division. int32, broadcast."""
+    return jax.lax.div(*jnp.broadcast_arrays(x, jnp.asarray(divisor, jnp.int32)))
+
+
+def saturating_shift_left(x: jax.Array, exponent: int) -> jax.Array:
+    """`x * 2^exponent`, saturated to int32 (gemmlowp SaturatingRoundingMultiplyByPOT, exponent > 0)."""
+    limit = INT32_MAX >> exponent
+    over, under = x > limit, x < -limit - 1
+    return jnp.where(over, INT32_MAX, jnp.where(under, INT32_MIN, x << exponent))
+
+
+def multiply_by_variable(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
+    """`multiply_by_quantized_multiplier` with a multiplier computed at run time. int32, broadcast."""
+    left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
+    return rounding_divide_by_pot(srdhm(x << left, q), right)
+
+
+def inverse_square_root(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`1 / sqrt(x) = q * 2^(shift - 31)` by five Newton steps in Q3.28 (TFLite
+    GetInvSqrtQuantizedMultiplierExp).
+
+    `x`: int32 >= 0; 0 counts as 1. Returns int32 (q, shift).
+    """
+    divisions = (x >= 1 << 29).astype(jnp.int32)  # one division by 4 is enough below 2^31
+    reduced = x >> (2 * divisions)
+    pairs = jnp.maximum((jax.lax.clz(jnp.maximum(reduced, 1)) - 1) // 2 - 1, 0)
+    normal = reduced << (2 * pairs)
+    q = srdhm(_newton(normal >> 1), 1518500250)  # times sqrt(1/2)
+    right = 11 + divisions - pairs
+    q = q << jnp.maximum(-right, 0)
+    one = x <= 1
+    return jnp.where(one, INT32_MAX, q), jnp.where(one, 0, -jnp.maximum(right, 0))
+
+
+def _newton(x: jax.Array) -> jax.Array:
+    """Five steps `y = 1.5 y - x/2 y^3` from y = 1; x and y in Q3.28."""
+    half_x = rounding_divide_by_pot(x, 1)
+    y = jnp.full_like(x, 1 << 28)
+    for _ in range(5):
+        cube = saturating_shift_left(srdhm(srdhm(y, y), y), 6)  # Q9 to Q3
+        y = saturating_shift_left(srdhm(y, (1 << 28) + (1 << 27)) - srdhm(half_x, cube), 3)  # Q6 to Q3
+    return y
+
+
+def double_thresholds(multiplier: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Smallest int32 `acc` with `round_half_away(float64(acc) * m) >= t`, for each t in low..high+1, on the
+    host.
+
+    It turns a requantization in float64 into integer comparisons. `multiplier`: float64 (channels,), > 0.
+    Returns int32 (channels, high - low + 2); the first column is -2^31 and the last 2^31 - 1, so that both
+    ends saturate.
+    """
+    m = np.asarray(multiplier, np.float64)[:, None]
+    wanted = np.arange(low + 1, high + 1, dtype=np.float64)[None, :]
+    guess = np.clip(np.ceil((wanted - 0.5) / m), INT32_MIN, INT32_MAX)
+    for step in (-1.0, 1.0):  # the guess is off by one at most: the product rounds once
+        guess = _first_reaching(guess, m, wanted, step)
+    edge = np.ones((len(m), 1))
+    return np.hstack([edge * INT32_MIN, np.clip(guess, INT32_MIN, INT32_MAX), edge * INT32_MAX]).astype(
+        np.int32
+    )
+
+
+def _first_reaching(guess: np.ndarray, m: np.ndarray, wanted: np.ndarray, step: float) -> np.ndarray:
+    candidates = (guess - 1, guess) if step < 0 else (guess, guess + 1)
+    return np.where(round_away(candidates[0] * m) >= wanted, candidates[0], candidates[1])
+
+
+def requantize_double(acc: jax.Array, multiplier: np.ndarray, low: int, high: int) -> jax.Array:
+    """`clip(round_half_away(float64(acc) * m), low, high)` without float64 (BUILTIN_REF FULLY_CONNECTED).
+
+    `acc`: int32 (..., channels). `multiplier`: float64 (channels,). A float32 estimate is off by one at most;
+    the thresholds correct it.
+    """
+    table = jnp.asarray(double_thresholds(multiplier, low, high))
+    estimate = jnp.round(acc.astype(jnp.float32) * jnp.asarray(multiplier.astype(np.float32)))
+    guess = jnp.clip(estimate, low, high).astype(jnp.int32) - low
+    channel = jnp.arange(table.shape[0])
+    guess = guess + (acc >= table[channel, guess + 1]) - (acc < table[channel, guess])
+    return jnp.clip(guess, 0, high - low) + low

@@ -1,0 +1,394 @@
+"""How each op of the graph is written in TFLite: `RULES`, one a kind. A rule `(writer, op) -> None` adds operators.
+
+What cannot be written is in `REFUSED`, with what to do instead. Versions are the lowest that express the op: old consumers
+(the Edge TPU compiler, TFLite Micro) refuse higher ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxq.errors import ExportError, TargetError
+from jaxq.export.freeze import Frozen
+from jaxq.export.program import Operator, Program, Quantization, Tensor
+from jaxq.graph import Op, clip_name
+from jaxq.target import target_named
+
+FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
+
+# Kinds that no rule writes, and what to do instead.
+REFUSED = {
+    "FLOAT": "TFLite has no op for it that jaxq knows. Move it before or after the model, or write it in ops of docs/ops.md.",
+}
+
+
+def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
+    """The program, and for each activation of the graph the tensor that holds it. Raises ExportError, TargetError."""
+    plan = frozen.plan
+    _refuse(frozen)
+    writer = Writer(frozen)
+    inputs = [writer.input(v, i) for i, v in enumerate(plan.graph.inputs)]
+    for op in plan.graph.ops:
+        RULES[op.kind](writer, op)
+    values = [v for v in plan.graph.outputs if v in plan.graph.activations]
+    outputs = [writer.output(v) for v in values]
+    names = tuple(plan.graph.site_names[v] for v in values)
+    in_names = tuple(plan.graph.site_names[v] for v in plan.graph.inputs)
+    program = Program(
+        tuple(writer.tensors), tuple(writer.operators), tuple(inputs), tuple(outputs), in_names, names, "jaxq"
+    )
+    return program, dict(writer.tensor_of)
+
+
+def _refuse(frozen: Frozen) -> None:
+    target = target_named(frozen.plan.recipe.target)
+    for op in frozen.plan.graph.ops:
+        if target.refuses(op.kind):
+            raise TargetError(
+                f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use another op, or "
+                "another target."
+            )
+        if op.name in frozen.plan.islands:
+            advice = REFUSED.get(op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only.")
+            raise ExportError(f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {advice}")
+
+
+class Writer:
+    """The program under construction. `tensor_of` maps a graph value to its tensor."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen = frozen
+        self.graph = frozen.plan.graph
+        self.tensors: list[Tensor] = []
+        self.operators: list[Operator] = []
+        self.tensor_of: dict[int, int] = {}
+
+    def tensor(self, tensor: Tensor) -> int:
+        """Append a tensor."""
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def constant(self, name: str, data: np.ndarray, quantization: Quantization | None = None) -> int:
+        """Append a constant."""
+        return self.tensor(Tensor(name, tuple(data.shape), str(data.dtype), quantization, np.asarray(data, order="C")))
+
+    def ints(self, name: str, numbers: Sequence[int]) -> int:
+        """A constant vector of int32."""
+        return self.constant(name, np.asarray(numbers, np.int32))
+
+    def quantization(self, value: int) -> Quantization:
+        """Scale and zero point of an activation."""
+        return Quantization.of(*self.frozen.of(value))
+
+    def activation(self, value: int, suffix: str = "", shape: Sequence[int] | None = None) -> int:
+        """A new int8 tensor with the scale of a graph value; of the value itself when there is no suffix."""
+        shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
+        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, "int8", self.quantization(value)))
+        if not suffix:
+            self.tensor_of[value] = index
+        return index
+
+    def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
+        """Append an operator."""
+        self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
+
+    def input(self, value: int, index: int) -> int:
+        """The program's input for a graph input, in the recipe's type, with a QUANTIZE behind it unless int8."""
+        dtype = self.frozen.plan.recipe.input
+        if self.frozen.plan.group(value) is None:
+            raise ExportError(f"Input {index} is read by no integer op. Remove it from the model's arguments.")
+        if dtype == "int8":
+            return self.activation(value)
+        outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
+        self.emit("QUANTIZE", [outer], [self.activation(value)], 1)
+        return outer
+
+    def output(self, value: int) -> int:
+        """The program's output for a graph output, in the recipe's type."""
+        dtype, inner = self.frozen.plan.recipe.output, self.tensor_of[value]
+        if dtype == "int8":
+            return inner
+        outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
+        kind, version = ("DEQUANTIZE", 2) if dtype == "float32" else ("QUANTIZE", 1)
+        self.emit(kind, [inner], [outer], version)
+        return outer
+
+    def _outer(self, value: int, dtype: str, name: str) -> Tensor:
+        shape, (scale, zero_point) = self.graph.avals[value].shape, self.frozen.of(value)
+        quantization = Quantization.of(scale, zero_point + 128) if dtype == "uint8" else None
+        return Tensor(name, shape, dtype, quantization)
+
+    def read(self, op: Op, index: int) -> int:
+        """The tensor an op reads: an activation, requantized where the plan says so, or a constant operand."""
+        value = op.inputs[index]
+        if value not in self.tensor_of:
+            operand = self.frozen.operands[op.name, index]
+            return self.constant(f"{op.name}:operand{index}", operand.q, Quantization.of(operand.scale))
+        if (op.name, index) not in self.frozen.plan.requantized:
+            return self.tensor_of[value]
+        out = self.quantization(op.outputs[0])
+        name = f"{op.name}:operand{index}"
+        requantized = self.tensor(Tensor(name, self.graph.avals[value].shape, "int8", out))
+        self.emit("QUANTIZE", [self.tensor_of[value]], [requantized], 1)
+        return requantized
+
+
+# --- rules --------------------------------------------------------------------------------------------------------------
+
+Rule = Callable[[Writer, Op], None]
+
+
+def _clipped(w: Writer, op: Op) -> tuple[str, list[int]]:
+    """The activation to fuse, and the tensors to write: two where a clip that TFLite cannot fuse has to follow."""
+    name = clip_name(op.attrs.get("activation"))
+    value = op.outputs[0]
+    if name in FUSED or not _bites(w, value, op.attrs["activation"]):
+        return (name if name in FUSED else "NONE"), [w.activation(value)]
+    return "NONE", [w.activation(value, ":unclipped"), value]
+
+
+def _bites(w: Writer, value: int, bounds: tuple[float, float]) -> bool:
+    low, high = integer_bounds(bounds, *w.frozen.of(value))
+    return low > -128 or high < 127
+
+
+def integer_bounds(bounds: tuple[float, float], scale: np.float32, zero_point: int) -> tuple[int, int]:
+    """Real bounds as stored integers: `z + round(bound / s)`, ties away from zero, inside int8."""
+
+    def step(bound: float) -> float:
+        if np.isinf(bound):
+            return bound
+        ratio = np.float32(bound) / scale
+        return float(np.sign(ratio) * np.floor(np.abs(np.float64(ratio)) + 0.5)) + zero_point
+
+    low, high = (float(np.clip(step(b), -128, 127)) for b in bounds)
+    return int(low), int(high)
+
+
+def _clip_after(w: Writer, tensors: list[int], op: Op, bounds: tuple[float, float]) -> None:
+    """MAXIMUM and MINIMUM with constants, where the second entry of `tensors` is the graph value still to write."""
+    if len(tensors) == 2:
+        _emit_clip(w, op, tensors[0], tensors[1], bounds)
+
+
+def _emit_clip(w: Writer, op: Op, source: int, value: int, bounds: tuple[float, float]) -> None:
+    low, high = integer_bounds(bounds, *w.frozen.of(value))
+    steps = [(k, q) for k, q, bites in (("MAXIMUM", low, low > -128), ("MINIMUM", high, high < 127)) if bites]
+    for i, (kind, q) in enumerate(steps):
+        last = i == len(steps) - 1
+        out = w.activation(value) if last else w.activation(value, ":floored")
+        constant = w.constant(f"{op.name}:{kind.lower()}", np.full((1,), q, np.int8), w.quantization(value))
+        w.emit(kind, [source, constant], [out], 2)
+        source = out
+    if not steps:
+        w.tensor_of[value] = source
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """TFLite's SAME padding of one axis, before and after."""
+    reach = (kernel - 1) * dilation + 1
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+    return total // 2, total - total // 2
+
+
+def _padding(w: Writer, op: Op, window: Sequence[int]) -> tuple[str, bool]:
+    """"SAME" or "VALID", and whether an explicit PAD must come first."""
+    sizes = w.graph.avals[op.inputs[0]].shape[1:3]
+    dilation = op.attrs.get("dilation", (1, 1))
+    if not any(map(any, op.attrs["padding"])):
+        return "VALID", False
+    same = tuple(same_padding(*args) for args in zip(sizes, window, op.attrs["stride"], dilation, strict=True))
+    return ("SAME", False) if same == tuple(map(tuple, op.attrs["padding"])) else ("VALID", True)
+
+
+def _padded(w: Writer, op: Op, lowest: bool = False) -> int:
+    """The op's input with explicit padding: of real zeros, or of the least integer (which never wins a maximum)."""
+    value, pads = op.inputs[0], ((0, 0), *op.attrs["padding"], (0, 0))
+    shape = [size + sum(pad) for size, pad in zip(w.graph.avals[value].shape, pads, strict=True)]
+    out = w.tensor(Tensor(f"{op.name}:padded", tuple(shape), "int8", w.quantization(value)))
+    table = w.constant(f"{op.name}:pads", np.asarray(pads, np.int32))
+    if lowest:
+        least = w.constant(f"{op.name}:least", np.full((1,), -128, np.int8), w.quantization(value))
+        w.emit("PADV2", [w.tensor_of[value], table, least], [out], 2)
+    else:
+        w.emit("PAD", [w.tensor_of[value], table], [out], 2)
+    return out
+
+
+def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
+    kernel = w.frozen.kernels[op.name]
+    bias_scale = w.frozen.of(op.inputs[0])[0] * kernel.scale
+    name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
+    return [
+        w.constant(name, data, Quantization.of(kernel.scale, 0, axis)),
+        w.constant(f"{op.name}:bias", kernel.bias, Quantization.of(bias_scale)),
+    ]
+
+
+def _conv(w: Writer, op: Op) -> None:
+    depthwise = op.kind == "DEPTHWISE_CONV_2D"
+    q = w.frozen.kernels[op.name].q  # HWIO
+    padding, explicit = _padding(w, op, q.shape[:2])
+    x = _padded(w, op) if explicit else w.tensor_of[op.inputs[0]]
+    weights = _weights(w, op, q.reshape(1, *q.shape[:2], -1) if depthwise else q.transpose(3, 0, 1, 2), 3 if depthwise else 0)
+    (stride_h, stride_w), (dilation_h, dilation_w) = op.attrs["stride"], op.attrs["dilation"]
+    options: dict[str, Any] = {"padding": padding, "stride_h": stride_h, "stride_w": stride_w}
+    options |= {"dilation_h_factor": dilation_h, "dilation_w_factor": dilation_w}
+    if depthwise:
+        options["depth_multiplier"] = op.attrs["multiplier"]
+    version = 6 if not depthwise and op.attrs["groups"] > 1 else 3
+    fused, outs = _clipped(w, op)
+    w.emit(op.kind, [x, *weights], outs[:1], version, **options, fused_activation_function=fused)
+    _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _affine(w: Writer, op: Op) -> None:
+    """A depthwise convolution of one tap; RESHAPEd to four axes around it where there are not four."""
+    shape, (fused, outs) = w.graph.avals[op.outputs[0]].shape, _clipped(w, op)
+    weights = _weights(w, op, w.frozen.kernels[op.name].q.reshape(1, 1, 1, -1), 3)
+    options: dict[str, Any] = {"padding": "VALID", "stride_h": 1, "stride_w": 1, "depth_multiplier": 1}
+    options |= {"dilation_h_factor": 1, "dilation_w_factor": 1, "fused_activation_function": fused}
+    x = w.tensor_of[op.inputs[0]]
+    if len(shape) == 4:
+        w.emit("DEPTHWISE_CONV_2D", [x, *weights], outs[:1], 3, **options)
+    else:
+        four = (1, 1, int(np.prod(shape[:-1])), shape[-1])
+        before = w.tensor(Tensor(f"{op.name}:in4", four, "int8", w.quantization(op.inputs[0])))
+        after = w.tensor(Tensor(f"{op.name}:out4", four, "int8", w.quantization(op.outputs[0])))
+        _emit_reshape(w, op.name + ":to4", x, before, four)
+        w.emit("DEPTHWISE_CONV_2D", [before, *weights], [after], 3, **options)
+        _emit_reshape(w, op.name + ":from4", after, outs[0], shape)
+    _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _fully_connected(w: Writer, op: Op) -> None:
+    weights = _weights(w, op, w.frozen.kernels[op.name].q.T, 0)
+    keep = len(w.graph.avals[op.inputs[0]].shape) > 2
+    fused, outs = _clipped(w, op)
+    inputs = [w.tensor_of[op.inputs[0]], *weights]
+    w.emit("FULLY_CONNECTED", inputs, outs[:1], 5 if keep else 4, keep_num_dims=keep, fused_activation_function=fused)
+    _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _binary(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, 0), w.read(op, 1)]
+    fused, outs = _clipped(w, op)
+    scales = [w.tensors[i].quantization for i in inputs]
+    product = float(np.prod([q.scale[0] for q in scales if q is not None])) / float(w.frozen.of(op.outputs[0])[0])
+    w.emit(op.kind, inputs, outs[:1], 3 if op.kind == "MUL" and product >= 1 else 2, fused_activation_function=fused)
+    _clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
+
+
+def _pool(w: Writer, op: Op) -> None:
+    window, (stride_h, stride_w) = op.attrs["window"], op.attrs["stride"]
+    padding, explicit = _padding(w, op, window)
+    average = op.kind == "AVERAGE_POOL_2D"
+    if average and padding != "VALID" and op.attrs["count_padding"]:
+        padding, explicit = "VALID", True  # SAME leaves padding out of the mean: write the zeros
+    if explicit and average and not op.attrs["count_padding"]:
+        raise ExportError(
+            f"{op.name} ({op.source}): an average pool over padding {op.attrs['padding']} that does not count it is not TFLite's "
+            "SAME. Use padding='SAME', or count_include_pad=True."
+        )
+    x = _padded(w, op, lowest=not average) if explicit else w.tensor_of[op.inputs[0]]
+    size = {"filter_height": window[0], "filter_width": window[1], "stride_h": stride_h, "stride_w": stride_w}
+    w.emit(op.kind, [x], [w.activation(op.outputs[0])], 2, padding=padding, **size, fused_activation_function="NONE")
+
+
+def _mean(w: Writer, op: Op) -> None:
+    axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
+    w.emit("MEAN", [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], 2, keep_dims=op.attrs["keepdims"])
+
+
+def _emit_reshape(w: Writer, name: str, source: int, out: int, shape: Sequence[int]) -> None:
+    w.emit("RESHAPE", [source, w.ints(f"{name}:shape", shape)], [out], 1, new_shape=tuple(int(d) for d in shape))
+
+
+def _reshape(w: Writer, op: Op) -> None:
+    _emit_reshape(w, op.name, w.tensor_of[op.inputs[0]], w.activation(op.outputs[0]), op.attrs["shape"])
+
+
+def _transpose(w: Writer, op: Op) -> None:
+    perm = op.attrs["perm"]
+    version = {5: 4, 6: 6}.get(len(perm), 2)
+    w.emit("TRANSPOSE", [w.tensor_of[op.inputs[0]], w.ints(f"{op.name}:perm", perm)], [w.activation(op.outputs[0])], version)
+
+
+def _pad(w: Writer, op: Op) -> None:
+    pads = w.constant(f"{op.name}:pads", np.asarray(op.attrs["pads"], np.int32))
+    version = 4 if len(op.attrs["pads"]) > 4 else 2
+    w.emit("PAD", [w.tensor_of[op.inputs[0]], pads], [w.activation(op.outputs[0])], version)
+
+
+def _concatenation(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, i) for i in range(len(op.inputs))]
+    outs = [w.activation(op.outputs[0])]
+    w.emit("CONCATENATION", inputs, outs, 2, axis=op.attrs["axis"], fused_activation_function="NONE")
+
+
+def _split(w: Writer, op: Op) -> None:
+    axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
+    outs = [w.activation(v) for v in op.outputs]
+    w.emit("SPLIT", [axis, w.tensor_of[op.inputs[0]]], outs, 2, num_splits=op.attrs["splits"])
+
+
+def _slice(w: Writer, op: Op) -> None:
+    block = [w.ints(f"{op.name}:begin", op.attrs["begin"]), w.ints(f"{op.name}:size", op.attrs["size"])]
+    w.emit("SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])], 2)
+
+
+def _strided_slice(w: Writer, op: Op) -> None:
+    block = [w.ints(f"{op.name}:{key}", op.attrs[key]) for key in ("begin", "end", "strides")]
+    w.emit("STRIDED_SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])], 2)
+
+
+def _plain(version: int, **options: Any) -> Rule:
+    def rule(w: Writer, op: Op) -> None:
+        w.emit(op.kind, [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], version, **options)
+
+    return rule
+
+
+def _clip(w: Writer, op: Op) -> None:
+    _emit_clip(w, op, w.tensor_of[op.inputs[0]], op.outputs[0], (op.attrs["low"], op.attrs["high"]))
+
+
+def _nothing(w: Writer, op: Op) -> None:
+    """The output is the input: an op that only training knows."""
+    w.tensor_of[op.outputs[0]] = w.tensor_of[op.inputs[0]]
+
+
+# Sorted; the keys are those of jaxq.ops.OPS.
+RULES: dict[str, Rule] = {
+    "ADD": _binary,
+    "AFFINE": _affine,
+    "AVERAGE_POOL_2D": _pool,
+    "CLIP": _clip,
+    "CONCATENATION": _concatenation,
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _conv,
+    "DROPOUT": _nothing,
+    "FAKE_QUANT": _nothing,
+    "FULLY_CONNECTED": _fully_connected,
+    "HARD_SWISH": _plain(1),
+    "LOGISTIC": _plain(2),
+    "MAX_POOL_2D": _pool,
+    "MEAN": _mean,
+    "MUL": _binary,
+    "PAD": _pad,
+    "RELU": _plain(2),
+    "RELU6": _plain(2),
+    "RELU_N1_TO_1": _plain(1),
+    "RESHAPE": _reshape,
+    "SLICE": _slice,
+    "SOFTMAX": _plain(2, beta=1.0),
+    "SPLIT": _split,
+    "STOP_GRADIENT": _nothing,
+    "STRIDED_SLICE": _strided_slice,
+    "SUB": _binary,
+    "TANH": _plain(2),
+    "TRANSPOSE": _transpose,
+}

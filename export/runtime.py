@@ -1,0 +1,132 @@
+"""LiteRT's interpreter: the referee. Alone in importing ai_edge_litert's interpreter."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxq.errors import ExportError, InputError
+from jaxq.export.flatbuffer.read import read
+from jaxq.export.flatbuffer.write import write
+from jaxq.export.program import Program
+
+PACKAGE = "ai-edge-litert"
+RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
+
+
+def runtime_version() -> str:
+    """`ai-edge-litert 2.3.0 (x86_64)`: what "bit-exact" was measured against."""
+    try:
+        return f"{PACKAGE} {importlib.metadata.version(PACKAGE)} ({platform.machine()})"
+    except importlib.metadata.PackageNotFoundError as error:
+        raise _missing() from error
+
+
+def load_check(data: bytes) -> None:
+    """Raise ExportError unless LiteRT's default resolver loads the file and prepares all its operators."""
+    _interpreter(data, "xnnpack", threads=1)
+
+
+def run(
+    data: bytes, inputs: Sequence[np.ndarray], family: str, every_tensor: bool = False, threads: int = 1
+) -> tuple[np.ndarray, ...] | dict[int, np.ndarray]:
+    """Run a .tflite file on LiteRT, one example at a time, and stack the results.
+
+    `inputs`: in the file's shapes, or with a batch in place of their leading 1 (as `evaluate` takes them).
+    Returns the outputs in the file's order, or with `every_tensor` a dict from tensor index to the value that
+    LiteRT computed.
+
+    XNNPACK keeps no intermediate values, so for `every_tensor` the file is rewritten with all of them as
+    outputs.
+    """
+    program = read(data)
+    wanted = _run_time_tensors(program) if every_tensor else program.outputs
+    # An input can be no output of the same graph under every delegate: it is known without running.
+    computed = tuple(index for index in wanted if index not in program.inputs)
+    if every_tensor:
+        data = write(dataclasses.replace(program, outputs=computed, input_names=(), output_names=()))
+    interpreter = _interpreter(data, family, threads)
+    examples = _examples(program, inputs)
+    results = [_invoke(interpreter, example) for example in examples]
+    stacked = _stacked(program, inputs, results)
+    if not every_tensor:
+        return tuple(stacked)
+    return dict(zip(program.inputs, inputs, strict=True)) | dict(zip(computed, stacked, strict=True))
+
+
+def _interpreter(data: bytes, family: str, threads: int) -> Any:
+    if family not in RESOLVERS:
+        raise ExportError(f"LiteRT has no kernel family {family!r}. Families: {', '.join(RESOLVERS)}.")
+    try:
+        from ai_edge_litert import interpreter as litert
+    except ImportError as error:
+        raise _missing() from error
+    try:
+        interpreter = litert.Interpreter(
+            model_content=data,
+            experimental_op_resolver_type=litert.OpResolverType[RESOLVERS[family]],
+            num_threads=threads,
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"LiteRT ({family}) refuses the file: {error}") from error
+    return interpreter
+
+
+def _missing() -> ExportError:
+    return ExportError(f"The package {PACKAGE} is not installed. Run: pip install 'jaxq[export]'")
+
+
+def _run_time_tensors(program: Program) -> tuple[int, ...]:
+    written = [index for op in program.operators for index in op.outputs if index >= 0]
+    return tuple(dict.fromkeys([*program.inputs, *written]))
+
+
+def _as_in_file(program: Program, inputs: Sequence[np.ndarray]) -> bool:
+    shapes = [program.tensors[index].shape for index in program.inputs]
+    return all(value.shape == shape for value, shape in zip(inputs, shapes, strict=True))
+
+
+def _examples(program: Program, inputs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    if len(inputs) != len(program.inputs):
+        raise InputError(f"{len(inputs)} inputs for a program that has {len(program.inputs)}.")
+    if _as_in_file(program, inputs):
+        return [list(inputs)]
+    batched = [program.tensors[index].shape[:1] == (1,) for index in program.inputs]
+    sizes = {len(value) for value, has_batch in zip(inputs, batched, strict=True) if has_batch}
+    if len(sizes) != 1:
+        raise InputError(f"Inputs with batches of different sizes: {sorted(sizes)}.")
+    return [
+        [value[i : i + 1] if has_batch else value for value, has_batch in zip(inputs, batched, strict=True)]
+        for i in range(sizes.pop())
+    ]
+
+
+def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
+    for detail, value in zip(interpreter.get_input_details(), example, strict=True):
+        interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]).copy() for detail in interpreter.get_output_details()]
+
+
+def _stacked(
+    program: Program, inputs: Sequence[np.ndarray], results: list[list[np.ndarray]]
+) -> list[np.ndarray]:
+    if _as_in_file(program, inputs):
+        return results[0]
+    return [_joined(np.stack(values)) for values in zip(*results, strict=True)]
+
+
+def _joined(stacked: np.ndarray) -> np.ndarray:
+    """(batch, 1, ...) to (batch, ...), as `evaluate` does."""
+    return stacked.squeeze(1) if stacked.ndim > 1 and stacked.shape[1] == 1 else stacked
+
+
+def load_check(data: bytes) -> None:
+    """Load a file and allocate its tensors as a phone would. Raises ExportError with what LiteRT says."""
+    _interpreter(data, "xnnpack", threads=1)

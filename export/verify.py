@@ -1,0 +1,157 @@
+"""The certificate: integer for integer, the artifact against the training forward and against the runtimes.
+
+Three comparisons, tensor by tensor. *simulation*: the training forward against our `xnnpack` reading, on every activation;
+equal, but for tensors after a table op (LOGISTIC, SOFTMAX ...), where one step may differ at the op itself. *xnnpack* and
+*reference*: our reading of each kernel family against LiteRT running the very file; equal without exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxq.export.evaluate import evaluate
+from jaxq.export.program import Program
+from jaxq.export.runtime import run, runtime_version
+from jaxq.graph import Graph
+from jaxq.ops import OPS
+
+FAMILIES = ("xnnpack", "reference")
+BATCH = 64  # examples compared at a time
+
+
+@dataclasses.dataclass
+class Tally:
+    """One comparison: integers compared, and by tensor how many differ and by how much at most."""
+
+    compared: int = 0
+    differing: dict[str, int] = dataclasses.field(default_factory=dict)
+    largest: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+        """Compare one tensor of one batch."""
+        gap = np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64).reshape(np.shape(ours)))
+        self.compared += gap.size
+        self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
+        self.largest[name] = max(self.largest.get(name, 0), int(np.max(gap, initial=0)))
+
+    @property
+    def total(self) -> int:
+        """How many integers differ."""
+        return sum(self.differing.values())
+
+    @property
+    def first(self) -> str | None:
+        """The first tensor, in the order of computation, with a differing integer."""
+        return next((name for name, count in self.differing.items() if count), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What was compared and what differed. `exact_sites`: activations upon which no table op acts."""
+
+    examples: int
+    runtime: str
+    families: Mapping[str, Tally]
+    simulation: Tally | None
+    exact_sites: frozenset[str]
+
+    @property
+    def differing_integers(self) -> dict[str, int]:
+        """By kernel family, how many integers of the file differ from our reading."""
+        return {name: tally.total for name, tally in self.families.items()}
+
+    @property
+    def compared_integers(self) -> int:
+        """How many integers were compared with the runtimes."""
+        return sum(tally.compared for tally in self.families.values())
+
+    @property
+    def simulation_differing(self) -> int:
+        """How many integers of the training forward differ from the xnnpack reading, where they must be equal."""
+        if self.simulation is None:
+            return 0
+        return sum(count for name, count in self.simulation.differing.items() if name in self.exact_sites)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every integer that must be equal is."""
+        return not any(self.differing_integers.values()) and self.simulation_differing == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The certificate as JSON values."""
+        simulation = self.simulation
+        return {
+            "ok": self.ok,
+            "examples": self.examples,
+            "runtime": self.runtime,
+            "differing_integers": self.differing_integers,
+            "compared_integers": self.compared_integers,
+            "first_divergent": {name: tally.first for name, tally in self.families.items()},
+            "training_forward": None if simulation is None else {
+                "compared": simulation.compared,
+                "differing": self.simulation_differing,
+                "after_table_ops": {n: c for n, c in simulation.differing.items() if c and n not in self.exact_sites},
+                "largest_step": max(simulation.largest.values(), default=0),
+            },
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Two to four lines."""
+        lines = [f"certificate: {self.examples} examples, {self.runtime}"]
+        for name, tally in self.families.items():
+            where = f", first in {tally.first}" if tally.total else ""
+            lines.append(f"  {name}: {tally.total} of {tally.compared:,} integers differ{where}")
+        if self.simulation is not None:
+            lines.append(f"  training forward: {_simulation_text(self)}")
+        return "\n".join(lines)
+
+
+def _simulation_text(certificate: Certificate) -> str:
+    tally = certificate.simulation
+    assert tally is not None
+    loose = {n: c for n, c in tally.differing.items() if n not in certificate.exact_sites}
+    text = f"{certificate.simulation_differing} of {tally.compared:,} integers differ"
+    if sum(loose.values()):
+        worst = max(tally.largest[n] for n in loose)
+        text += f"; after table ops {sum(loose.values()):,}, by at most {worst} step{'s' if worst > 1 else ''}"
+    return text
+
+
+def compare_families(data: bytes, program: Program, inputs: Sequence[np.ndarray], tallies: Mapping[str, Tally]) -> None:
+    """Add to `tallies` our reading of a file against LiteRT's, on every tensor that the runtime computes."""
+    for family, tally in tallies.items():
+        ours = jax.jit(evaluate(program, family, every_tensor=True))(*inputs)
+        theirs = run(data, inputs, family, every_tensor=True)
+        assert isinstance(ours, dict) and isinstance(theirs, dict)
+        for index in (i for op in program.operators for i in op.outputs):
+            tally.add(program.tensors[index].name, np.asarray(ours[index]), theirs[index])
+
+
+def exact_sites(graph: Graph) -> frozenset[str]:
+    """The activations that no table op feeds: there the training forward equals the xnnpack reading in every integer."""
+    loose: set[int] = set()
+    for op in graph.ops:
+        if (op.kind in OPS and OPS[op.kind].table) or op.kind == "FLOAT" or loose.intersection(op.inputs):
+            loose.update(op.outputs)
+    return frozenset(name for value, name in graph.site_names.items() if value not in loose)
+
+
+def in_chunks(inputs: Sequence[np.ndarray], size: int = BATCH) -> Iterator[list[np.ndarray]]:
+    """The examples of several inputs together, `size` at a time."""
+    for start in range(0, len(inputs[0]), size):
+        yield [array[start : start + size] for array in inputs]
+
+
+def new_tallies() -> dict[str, Tally]:
+    """An empty tally for each family."""
+    return {family: Tally() for family in FAMILIES}
+
+
+def certificate(examples: int, tallies: Mapping[str, Tally], simulation: Tally | None, sites: frozenset[str]) -> Certificate:
+    """The certificate of finished tallies."""
+    return Certificate(examples, runtime_version(), dict(tallies), simulation, sites)

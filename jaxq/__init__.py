@@ -1,0 +1,41 @@
+"""jaxq: train a Flax model on the integers that a phone computes, and write the int8 TFLite file that computes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxq import optim as optim
+from jaxq.calibrate import calibrate as calibrate
+from jaxq.errors import JaxqError as JaxqError
+from jaxq.nnx import FakeQuant as FakeQuant
+from jaxq.quantize import QuantizedFunction as QuantizedFunction
+from jaxq.quantize import quantize as quantize
+from jaxq.recipe import Recipe as Recipe
+from jaxq.recipe import Rule as Rule
+from jaxq.scheme import Scheme as Scheme
+
+__version__ = "0.1.0"
+__all__ = [
+    "FakeQuant",
+    "JaxqError",
+    "QuantizedFunction",
+    "Recipe",
+    "Rule",
+    "Scheme",
+    "calibrate",
+    "export",
+    "load",
+    "optim",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`jaxq.export` and `jaxq.load` on first use: export needs LiteRT (`jaxq[export]`), training does not."""
+    import importlib
+
+    if name == "export":
+        return importlib.import_module("jaxq.export")
+    if name == "load":
+        return importlib.import_module("jaxq.export").load
+    raise AttributeError(f"module 'jaxq' has no attribute {name!r}")

@@ -1,0 +1,172 @@
+"""Calibration: ranges from data, in one streaming pass. Memory does not depend on the number of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+from jaxq.errors import CalibrationError
+from jaxq.faces import bind
+from jaxq.plan import Group, Plan
+from jaxq.quantize import Bound, Captured
+from jaxq.ranges import minmax, percentile
+from jaxq.simulate import range_parameters, reals
+from jaxq.weights import weight_scale, weight_values
+
+Ranges = dict[str, dict[str, jax.Array]]
+
+
+def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool = False, progress: bool = True) -> Any:
+    """Set every range of a quantized model from data.
+
+    Args:
+      target: what `jaxq.quantize` gave.
+      batches: any iterable of inputs: an array, a tuple of positional inputs, or a dict of keyword inputs. Read once.
+      state: nothing for NNX (ranges are set in place), `variables` for Linen, `params, ranges` for a function.
+      overwrite: replace ranges that have been set already, by calibration or by training.
+      progress: show a progress bar.
+
+    Returns: None (NNX), the variables (Linen) or the ranges (function), as new values.
+    Raises: CalibrationError for empty or non-finite data, for a tensor that is zero throughout, or for ranges already set.
+    """
+    bound = bind(target, *state)
+    if not overwrite:
+        _refuse_overwriting(bound)
+    ranges = _calibrated(bound, batches, progress)
+    return _given_back(target, state, ranges)
+
+
+def _refuse_overwriting(bound: Bound) -> None:
+    done = [name for name, r in bound.ranges.items() if np.all(np.isfinite(np.asarray(r["scale"])))]
+    if done:
+        raise CalibrationError(
+            f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or by training. "
+            "To discard them: jaxq.calibrate(..., overwrite=True)."
+        )
+
+
+def _given_back(target: Any, state: Sequence[Any], ranges: Ranges) -> Any:
+    if hasattr(target, "set_ranges"):
+        target.set_ranges(ranges)
+        return None
+    return {**state[0], "ranges": ranges} if len(state) == 1 else ranges
+
+
+def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
+    seen = _Observed(bound)
+    for index, batch in enumerate(track(batches, "calibrating", disable=not progress, transient=True)):
+        seen.add(index, *batch_arguments(batch))
+    if seen.captured is None:
+        raise CalibrationError("The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)")
+    return _ranges(bound, seen.captured, seen.finish())
+
+
+def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch as call arguments: an array, a tuple of positional inputs, or a dict of keyword inputs."""
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
+
+
+class _Observed:
+    """What has been seen of each group so far."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self.recipe = bound.core.recipe.activations
+        self.captured: Captured | None = None
+        self.extremes: dict[str, np.ndarray] = {}
+        self.histograms: dict[str, percentile.Histogram] = {}
+        self._jitted: dict[int, Callable[..., Any]] = {}
+
+    def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured = self.captured = self.bound.captured(*args, **kwargs)
+        arrays = self.bound.core.arrays(args, kwargs)
+        extremes, values = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
+        _refuse_non_finite(index, arrays, extremes)
+        for name, pair in extremes.items():
+            self.extremes[name] = minmax.update(self.extremes.get(name, minmax.start()), np.asarray(pair))
+            for array in values.get(name, ()):
+                self.histograms[name] = percentile.update(self.histograms.get(name, percentile.start()), np.asarray(array))
+
+    def _observe(self, captured: Captured) -> Callable[..., Any]:
+        keep = self.recipe.calibration == "percentile"
+        if id(captured) not in self._jitted:
+            self._jitted[id(captured)] = jax.jit(lambda params, arrays: group_values(captured.plan, params, arrays, keep))
+        return self._jitted[id(captured)]
+
+    def finish(self) -> dict[str, tuple[float, float]]:
+        if self.recipe.calibration == "percentile":
+            return {name: percentile.finish(h, self.recipe.percentile) for name, h in self.histograms.items()}
+        return {name: minmax.finish(pair) for name, pair in self.extremes.items()}
+
+
+def group_values(
+    plan: Plan, params: Sequence[Any], arrays: Sequence[jax.Array], keep: bool
+) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]]]:
+    """Each group's [min, max] over its members, in the float reading; with `keep` also the numbers themselves."""
+    members: dict[str, list[jax.Array]] = {}
+    for value, array in reals(plan, params, arrays).items():
+        group = plan.group(value)
+        if group is not None and group.fixed is None:
+            members.setdefault(group.name, []).append(array)
+    extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
+    return extremes, (members if keep else {})
+
+
+def _over(reduce: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
+    return reduce(jnp.stack([reduce(a.astype(jnp.float32)) for a in arrays]))
+
+
+def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str, Any]) -> None:
+    for i, array in enumerate(arrays):
+        bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array, np.float32))))
+        if bad:
+            raise CalibrationError(
+                f"Calibration batch {index}: input {i} holds {bad} of {np.size(array)} values that are NaN or infinite. "
+                "Clean the data; a range learnt from it would be meaningless."
+            )
+    for name, pair in extremes.items():
+        if not np.all(np.isfinite(np.asarray(pair))):
+            raise CalibrationError(
+                f"Calibration batch {index}: {name} becomes {np.asarray(pair)} in the float model, though its input is finite. "
+                "Check the model's weights for NaN."
+            )
+
+
+def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, float]]) -> Ranges:
+    ranges: Ranges = {}
+    for name, group in captured.plan.groups.items():
+        if name in bound.ranges:
+            ranges[name] = range_of(group, *found[name])
+    return {**ranges, **_weight_ranges(bound, captured, ranges)}
+
+
+def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
+    """The range of a group that covers [low, high] (and zero). Raises CalibrationError when that has no width."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        raise CalibrationError(
+            f"{group.name} is zero in all of the calibration data: a range of no width. Is the layer dead, or the data all "
+            "zeros? Calibrate on typical inputs, or remove the layer."
+        )
+    ends = jnp.float32(low), jnp.float32(high)
+    scale, zero_point = range_parameters(*ends, group)
+    return {"scale": scale, "zero_point": zero_point, "observed": jnp.stack(ends)}
+
+
+def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
+    """Trained weight scales start at max|w| / 127."""
+    plan, found = captured.plan, {}
+    env = weight_values(plan.graph, jax.tree.leaves(bound.params))
+    for op in plan.graph.ops:
+        if (site := plan.weight_site(op)) is not None:
+            w = jnp.asarray(env[op.inputs[1]], jnp.float32)
+            scale = weight_scale(w, plan.weights[op.name], None, jnp.float32(1.0))
+            found[site] = {"scale": scale, "zero_point": jnp.float32(0.0), "observed": jnp.zeros(2, jnp.float32)}
+    return found

@@ -1,0 +1,110 @@
+"""The graph under construction: ops and weight arithmetic appended in order, values numbered, aliases resolved.
+
+The one mutable object between `Trace` and `Graph`; the raising and the folding share it and nobody else sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.graph.ir import Aval, Equation, Op, Trace
+from jaxq.graph.patterns import View
+
+FLOAT32 = np.dtype(np.float32)
+
+
+class Builder:
+    """Draft of a graph. `inputs` are the values of the activations that enter it."""
+
+    def __init__(self, recorded: Trace, inputs: Sequence[int]) -> None:
+        self.view = View(recorded)
+        self.avals: dict[int, Aval] = dict(recorded.avals)
+        self.dynamic: set[int] = set(inputs)
+        self.weights: list[Equation] = []
+        self.ops: list[Op] = []
+        self.alias: dict[int, int] = {}
+        self.graph_inputs = frozenset(inputs)
+        self._next = max(self.avals) + 1
+        for eq in recorded.equations:
+            if self.dynamic.intersection(eq.inputs):
+                self.dynamic.update(eq.outputs)
+
+    def resolve(self, value: int) -> int:
+        """The value that `value` is another name of."""
+        while value in self.alias:
+            value = self.alias[value]
+        return value
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """Static shape of a value."""
+        return self.avals[value].shape
+
+    def new(self, shape: Sequence[int], dtype: np.dtype = FLOAT32, *, dynamic: bool = True) -> int:
+        """A fresh value."""
+        value = self._next
+        self._next += 1
+        self.avals[value] = Aval(tuple(int(d) for d in shape), np.dtype(dtype))
+        if dynamic:
+            self.dynamic.add(value)
+        return value
+
+    def weight(self, fn: Callable[..., jax.Array], inputs: Sequence[int], shape: Sequence[int], source: str = "") -> int:
+        """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export."""
+        value = self.new(shape, dynamic=False)
+        self.weights.append(Equation("weight", tuple(inputs), (value,), {}, lambda *a: [fn(*a)], source))
+        return value
+
+    def full(self, number: float, shape: Sequence[int]) -> int:
+        """A weight value filled with one number."""
+        return self.weight(lambda: jnp.full(tuple(shape), number, jnp.float32), (), shape)
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        attrs: Mapping[str, Any],
+        source: str,
+        *,
+        shape: Sequence[int] | None = None,
+        outputs: Sequence[int] = (),
+        call: Callable[..., Sequence[jax.Array]] | None = None,
+    ) -> int:
+        """Append an op that makes `outputs`, or one fresh value of `shape`; returns its first output."""
+        outs = tuple(outputs) or (self.new(shape if shape is not None else self.shape(inputs[0])),)
+        self.ops.append(Op(kind, "", tuple(self.resolve(v) for v in inputs), outs, dict(attrs), source, call))
+        return outs[0]
+
+    def becomes(self, value: int, other: int) -> None:
+        """Make `value` another name of `other`."""
+        if value != other:
+            self.alias[value] = other
+
+    def reshape(self, value: int, shape: Sequence[int], source: str) -> int:
+        """`value` in another shape: itself, a RESHAPE op, or a weight."""
+        shape = tuple(int(d) for d in shape)
+        if self.shape(value) == shape:
+            return value
+        if value not in self.dynamic:
+            return self.weight(lambda w: jnp.reshape(w, shape), (value,), shape, source)
+        return self.op("RESHAPE", (value,), {"shape": shape}, source, shape=shape)
+
+    def transpose(self, value: int, perm: Sequence[int], source: str) -> int:
+        """`value` with its axes permuted: itself, a TRANSPOSE op, or a weight."""
+        perm = tuple(int(d) for d in perm)
+        if perm == tuple(range(len(perm))):
+            return value
+        shape = tuple(self.shape(value)[d] for d in perm)
+        if value not in self.dynamic:
+            return self.weight(lambda w: jnp.transpose(w, perm), (value,), shape, source)
+        return self.op("TRANSPOSE", (value,), {"perm": perm}, source, shape=shape)
+
+
+def replace(op: Op, **changes: Any) -> Op:
+    """`op` with some fields changed."""
+    return dataclasses.replace(op, **changes)

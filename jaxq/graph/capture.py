@@ -1,0 +1,124 @@
+"""From a JAX function to a `Trace`: one flat list of equations, with every call inlined.
+
+The only file that touches `jax.extend`, which promises no compatibility. Functions with a gradient of their own
+(`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and stay one
+equation otherwise, so that their gradient survives. `scan`, `while` and `cond` stay whole: the raising refuses them where
+they touch an activation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex_core
+from jax.extend import source_info_util
+
+from jaxq.graph.ir import Aval, Equation, Trace
+
+# Call primitives whose body is inlined, and the parameter that holds it. JAX has renamed them over time.
+CALLS = {
+    "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "checkpoint": "jaxpr",
+    "remat": "jaxpr", "remat2": "jaxpr", "custom_lin": "jaxpr", "run_state": "jaxpr",
+}  # fmt: skip
+CUSTOM_GRADIENT = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+
+# A jitted function of this name is one equation, however it is built inside (`jaxq.nnx.FakeQuant`).
+FAKE_QUANT = "jaxq_fake_quant"
+
+
+def trace(fn: Callable[..., Any], arguments: Sequence[Any], recognised: Callable[[Trace], bool] | None = None) -> Trace:
+    """Record `fn(*arguments)`; `arguments` are arrays or `jax.ShapeDtypeStruct`s, `fn` returns a flat list of arrays."""
+    return _flatten(jax.make_jaxpr(fn)(*arguments), recognised)
+
+
+def _flatten(jaxpr: Any, recognised: Callable[[Trace], bool] | None) -> Trace:
+    recorder = _Recorder(recognised)
+    arguments = tuple(recorder.new(var.aval) for var in _open(jaxpr).invars)
+    outputs = tuple(recorder.run(jaxpr, arguments))
+    return Trace(recorder.avals, tuple(recorder.equations), recorder.constants, arguments, outputs)
+
+
+class _Recorder:
+    """Numbers the values of nested jaxprs and appends their equations to one list."""
+
+    def __init__(self, recognised: Callable[[Trace], bool] | None) -> None:
+        self.recognised = recognised
+        self.avals: dict[int, Aval] = {}
+        self.constants: dict[int, Any] = {}
+        self.equations: list[Equation] = []
+        self._numbers: Iterator[int] = itertools.count()
+        self._literals: dict[tuple[Any, ...], int] = {}
+
+    def new(self, aval: Any) -> int:
+        value = next(self._numbers)
+        self.avals[value] = Aval(tuple(aval.shape), aval.dtype)
+        return value
+
+    def constant(self, array: Any, aval: Any) -> int:
+        value = self.new(aval)
+        self.constants[value] = array
+        return value
+
+    def run(self, jaxpr: Any, arguments: Sequence[int]) -> list[int]:
+        body = _open(jaxpr)
+        env = dict(zip(body.invars, arguments, strict=True))
+        for var, const in zip(body.constvars, getattr(jaxpr, "consts", ()), strict=True):
+            env[var] = self.constant(const, var.aval)
+        for eqn in body.eqns:
+            inputs = tuple(self._read(env, atom) for atom in eqn.invars)
+            for var, value in zip(eqn.outvars, self._step(eqn, inputs), strict=True):
+                env[var] = value
+        return [self._read(env, atom) for atom in body.outvars]
+
+    def _read(self, env: Mapping[Any, int], atom: Any) -> int:
+        if not isinstance(atom, jex_core.Literal):
+            return env[atom]
+        key = (str(atom.aval.dtype), tuple(atom.aval.shape), np.asarray(atom.val).tobytes())
+        if key not in self._literals:
+            self._literals[key] = self.constant(atom.val, atom.aval)
+        return self._literals[key]
+
+    def _step(self, eqn: Any, inputs: tuple[int, ...]) -> Sequence[int]:
+        name = eqn.primitive.name
+        if name in CALLS and eqn.params.get("name") != FAKE_QUANT:
+            return self.run(eqn.params[CALLS[name]], inputs)
+        if name in CUSTOM_GRADIENT and self._may_inline(eqn.params[CUSTOM_GRADIENT[name]]):
+            return self.run(eqn.params[CUSTOM_GRADIENT[name]], inputs)
+        outputs = tuple(self.new(var.aval) for var in eqn.outvars)
+        primitive = FAKE_QUANT if eqn.params.get("name") == FAKE_QUANT else name
+        self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), _source(eqn)))
+        return outputs
+
+    def _may_inline(self, jaxpr: Any) -> bool:
+        return self.recognised is None or self.recognised(_flatten(jaxpr, self.recognised))
+
+
+def _open(jaxpr: Any) -> Any:
+    """The jaxpr inside a ClosedJaxpr; newer JAX has only the one kind."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _bind(eqn: Any) -> Callable[..., Sequence[jax.Array]]:
+    def call(*arguments: jax.Array) -> Sequence[jax.Array]:
+        with eqn.ctx.manager:
+            out = eqn.primitive.bind(*arguments, **eqn.primitive.get_bind_params(eqn.params))
+        return out if eqn.primitive.multiple_results else [out]
+
+    return call
+
+
+# Frames of these packages are not the user's; a frame's file names its package by a folder.
+LIBRARIES = ("/jax/", "/flax/", "/jaxq/", "/export/", "/optax/", "/_src/")
+
+
+def _source(eqn: Any) -> str:
+    """`model.py:29 (__call__)`: the innermost line that is the user's own, else what JAX summarizes."""
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        if not any(part in frame.file_name for part in LIBRARIES) and not frame.file_name.startswith("<frozen"):
+            return f"{frame.file_name.rpartition('/')[2]}:{frame.line_num} ({frame.function_name.rpartition('.')[2]})"
+    return source_info_util.summarize(eqn.source_info)

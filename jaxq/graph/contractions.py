@@ -1,0 +1,93 @@
+"""Convolutions and matrix products in their canonical forms: NHWC by HWIO, and rows by a [in, out] matrix.
+
+Whatever dimension numbers the model uses, the activation is moved there by TRANSPOSE and RESHAPE ops, the weight by weight
+arithmetic, and the result back. Flax's layers already have these forms, so for them nothing moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxq.graph.builder import Builder
+from jaxq.graph.ir import Equation
+
+
+def conv_general_dilated(builder: Builder, eq: Equation) -> bool:
+    """CONV_2D or DEPTHWISE_CONV_2D, also for 1-D convolutions. Not for transposed or 3-D ones."""
+    p = eq.params
+    spec = p["dimension_numbers"]
+    spatial = len(spec.lhs_spec) - 2
+    x, w = eq.inputs
+    if w in builder.dynamic or spatial not in (1, 2) or set(p["lhs_dilation"]) != {1} or p["batch_group_count"] != 1:
+        return False
+    x = builder.transpose(builder.resolve(x), (spec.lhs_spec[0], *spec.lhs_spec[2:], spec.lhs_spec[1]), eq.source)
+    w = builder.transpose(w, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]), eq.source)
+    window = _Window(p["window_strides"], p["padding"], p["rhs_dilation"])
+    if spatial == 1:
+        x = builder.reshape(x, (builder.shape(x)[0], 1, *builder.shape(x)[1:]), eq.source)
+        w = builder.reshape(w, (1, *builder.shape(w)), eq.source)
+        window = _Window((1, *window.stride), ((0, 0), *window.padding), (1, *window.dilation))
+    y = _conv_2d(builder, x, w, window, int(p["feature_group_count"]), eq.source)
+    if spatial == 1:
+        shape = builder.shape(y)
+        y = builder.reshape(y, (shape[0], *shape[2:]), eq.source)
+    back = np.argsort((spec.out_spec[0], *spec.out_spec[2:], spec.out_spec[1]))
+    builder.becomes(eq.outputs[0], builder.transpose(y, [int(i) for i in back], eq.source))
+    return True
+
+
+class _Window:
+    def __init__(self, stride: Sequence[int], padding: Sequence[Sequence[int]], dilation: Sequence[int]) -> None:
+        self.stride, self.dilation = tuple(stride), tuple(dilation)
+        self.padding = tuple((int(low), int(high)) for low, high in padding)
+
+
+def _conv_2d(builder: Builder, x: int, w: int, window: _Window, groups: int, source: str) -> int:
+    n, height, width, channels = builder.shape(x)
+    kh, kw, _, out = builder.shape(w)
+    sizes = [
+        (size + low + high - dilation * (k - 1) - 1) // stride + 1
+        for size, (low, high), dilation, k, stride in zip(
+            (height, width), window.padding, window.dilation, (kh, kw), window.stride, strict=True
+        )
+    ]
+    attrs: dict[str, Any] = {"stride": window.stride, "padding": window.padding, "dilation": window.dilation}
+    attrs["activation"] = None
+    depthwise = groups == channels and groups > 1
+    attrs |= {"multiplier": out // channels} if depthwise else {"groups": groups}
+    bias = builder.full(0.0, (out,))
+    kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+    return builder.op(kind, (x, w, bias), attrs, source, shape=(n, *sizes, out))
+
+
+def dot_general(builder: Builder, eq: Equation) -> bool:
+    """FULLY_CONNECTED, for an activation of any rank by a weight of any rank, on either side; no batched products."""
+    (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
+    left, right = eq.inputs
+    if left_batch or right_batch or {left, right} <= builder.dynamic:
+        return False
+    swapped = right in builder.dynamic
+    x, w, x_dims, w_dims = (right, left, right_dims, left_dims) if swapped else (left, right, left_dims, right_dims)
+    x, w = builder.resolve(x), builder.resolve(w)
+    x_free = [d for d in range(len(builder.shape(x))) if d not in x_dims]
+    w_free = [d for d in range(len(builder.shape(w))) if d not in w_dims]
+    rows = [builder.shape(x)[d] for d in x_free]
+    columns = [builder.shape(w)[d] for d in w_free]
+    inner = math.prod(builder.shape(x)[d] for d in x_dims)
+    x = builder.reshape(builder.transpose(x, (*x_free, *x_dims), eq.source), (*rows, inner), eq.source)
+    w = builder.reshape(builder.transpose(w, (*w_dims, *w_free), eq.source), (inner, math.prod(columns)), eq.source)
+    bias = builder.full(0.0, (math.prod(columns),))
+    matrix = rows or [1]  # TFLite has no product of a lone vector
+    x = builder.reshape(x, (*matrix, inner), eq.source)
+    shape = (*matrix, math.prod(columns))
+    y = builder.op("FULLY_CONNECTED", (x, w, bias), {"activation": None}, eq.source, shape=shape)
+    y = builder.reshape(y, (*rows, *columns), eq.source)
+    if swapped:  # the weight's axes come first
+        n, m = len(rows), len(columns)
+        y = builder.transpose(y, (*range(n, n + m), *range(n)), eq.source)
+    builder.becomes(eq.outputs[0], y)
+    return True

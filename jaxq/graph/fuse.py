@@ -1,0 +1,177 @@
+"""Folding: what TFLite does in one op becomes one op.
+
+    conv(x, w) * g + c         ->  conv(x, w * g) + c          BatchNorm, a bias added by hand
+    (x * g + c) @ w            ->  x @ (g * w) + c @ w         input scaling; a padded convolution only when c = 0
+    (x * g + c) * h + d        ->  x * (g h) + (c h + d)
+    clip(conv(x, w), 0, 6)     ->  conv with activation RELU6
+    clip(clip(x))              ->  clip(x)
+
+`g`, `c` are vectors over channels, which are last; AFFINE and CLIP move up through RESHAPE and TRANSPOSE that keep the last
+axis. All of it is weight arithmetic, so gradients flow to every original parameter (Jacob et al. 2018, section 3.2, folds
+with running statistics as here).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxq.graph.builder import Builder, replace
+from jaxq.graph.ir import CLIPS, Op
+
+CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+ACTIVATED = CONTRACTIONS | {"ADD", "SUB", "MUL", "AFFINE"}
+MOVES = frozenset({"RESHAPE", "TRANSPOSE"})
+
+
+def fuse(builder: Builder, outputs: Sequence[int]) -> tuple[Op, ...]:
+    """The builder's ops, folded. `outputs` are the graph's outputs, which must survive."""
+    return _Fuser(builder, outputs).run()
+
+
+class _Fuser:
+    def __init__(self, builder: Builder, outputs: Sequence[int]) -> None:
+        self.builder = builder
+        self.uses = Counter(builder.resolve(v) for op in builder.ops for v in op.inputs)
+        self.uses.update(builder.resolve(v) for v in outputs)
+        self.slots: list[Op | None] = []
+        self.slot_of: dict[int, int] = {}
+
+    def run(self) -> tuple[Op, ...]:
+        for op in self.builder.ops:
+            op = replace(op, inputs=tuple(self.builder.resolve(v) for v in op.inputs))
+            if op.kind in CONTRACTIONS:
+                op = self._absorb_affine(op)
+            if op.kind not in {"AFFINE", "CLIP"} or not self._push_up(op):
+                self._append(op)
+        return tuple(self._finish(op) for op in self.slots if op is not None)
+
+    def _append(self, op: Op) -> None:
+        self.slots.append(op)
+        self.slot_of.update(dict.fromkeys(op.outputs, len(self.slots) - 1))
+
+    def _sole_producer(self, value: int) -> Op | None:
+        """The op that makes `value`, if nobody else reads it."""
+        slot = self.slot_of.get(value)
+        return self.slots[slot] if slot is not None and self.uses[value] == 1 else None
+
+    def _put(self, old: Op, new: Op) -> None:
+        slot = self.slot_of[old.outputs[0]]
+        self.slots[slot] = new
+        self.slot_of.update(dict.fromkeys(new.outputs, slot))
+
+    def _push_up(self, op: Op) -> bool:
+        """Merge an AFFINE or a CLIP into the op that makes its input, through moves; whether that could be done."""
+        moves: list[Op] = []
+        producer = self._sole_producer(op.inputs[0])
+        while producer is not None and producer.kind in MOVES and _keeps_last_axis(self.builder, producer):
+            moves.append(producer)
+            producer = self._sole_producer(producer.inputs[0])
+        merged = None if producer is None else self._merged(producer, op)
+        if producer is None or merged is None:
+            return False
+        if not moves:
+            self._put(producer, replace(merged, outputs=op.outputs))
+            return True
+        self._put(producer, merged)
+        self._put(moves[0], replace(moves[0], outputs=op.outputs))
+        return True
+
+    def _merged(self, producer: Op, op: Op) -> Op | None:
+        if op.kind == "CLIP":
+            return _with_clip(producer, (op.attrs["low"], op.attrs["high"]))
+        if producer.attrs.get("activation") is not None:
+            return None
+        if producer.kind == "AFFINE":
+            return self._affine_of_affine(producer, op)
+        return self._scaled(producer, op) if producer.kind in CONTRACTIONS else None
+
+    def _affine_of_affine(self, first: Op, second: Op) -> Op:
+        b, (m1, a1), (m2, a2) = self.builder, _parts(first), _parts(second)
+        add = a1 if m2 is None or a1 is None else b.weight(jnp.multiply, (a1, m2), b.shape(a1))
+        mul = m1 if m2 is None else m2 if m1 is None else b.weight(jnp.multiply, (m1, m2), b.shape(m1))
+        if a2 is not None:
+            add = a2 if add is None else b.weight(jnp.add, (add, a2), b.shape(add))
+        return replace(first, attrs={**first.attrs, "mul": mul, "add": add})
+
+    def _scaled(self, contraction: Op, affine: Op) -> Op:
+        """The contraction with its weight and bias multiplied per output channel, and the offset added to its bias."""
+        b, (x, w, bias), (mul, add) = self.builder, contraction.inputs, _parts(affine)
+        if mul is not None:  # the output channel is the last axis of every canonical weight
+            w = b.weight(jnp.multiply, (w, mul), b.shape(w))
+            bias = b.weight(jnp.multiply, (bias, mul), b.shape(bias))
+        if add is not None:
+            bias = b.weight(jnp.add, (bias, add), b.shape(bias))
+        return replace(contraction, inputs=(x, w, bias))
+
+    def _absorb_affine(self, op: Op) -> Op:
+        """Input scaling folded into the contraction that follows it, when padding (real zeros) allows."""
+        affine = self._sole_producer(op.inputs[0])
+        if affine is None or affine.kind != "AFFINE" or affine.attrs.get("activation") is not None:
+            return op
+        b, (mul, add), (_, w, bias) = self.builder, _parts(affine), op.inputs
+        if add is not None and any(map(any, op.attrs.get("padding", ()))):
+            return op
+        if add is not None:
+            shift = b.weight(_response(op, b.shape(w)), (add, w), b.shape(bias))
+            bias = b.weight(jnp.add, (bias, shift), b.shape(bias))
+        if mul is not None:
+            w = b.weight(_input_scaled(op, b.shape(w)), (w, mul), b.shape(w))
+        self.slots[self.slot_of[affine.outputs[0]]] = None
+        return replace(op, inputs=(affine.inputs[0], w, bias))
+
+    def _finish(self, op: Op) -> Op:
+        """CLIP under the name TFLite has for it; AFFINE with both its vectors as inputs."""
+        if op.kind == "CLIP":
+            return replace(op, kind=CLIPS.get((op.attrs["low"], op.attrs["high"]), "CLIP"))
+        if op.kind != "AFFINE":
+            return op
+        mul, add = _parts(op)
+        channels = (self.builder.shape(op.outputs[0])[-1],)
+        inputs = (op.inputs[0], mul if mul is not None else self.builder.full(1.0, channels))
+        inputs += (add if add is not None else self.builder.full(0.0, channels),)
+        return replace(op, inputs=inputs, attrs={"activation": op.attrs.get("activation")})
+
+
+def _parts(affine: Op) -> tuple[int | None, int | None]:
+    return affine.attrs["mul"], affine.attrs["add"]
+
+
+def _keeps_last_axis(builder: Builder, move: Op) -> bool:
+    if move.kind == "TRANSPOSE":
+        return move.attrs["perm"][-1] == len(move.attrs["perm"]) - 1
+    before, after = builder.shape(move.inputs[0]), builder.shape(move.outputs[0])
+    return bool(before and after) and before[-1] == after[-1]
+
+
+def _with_clip(producer: Op, bounds: tuple[float, float]) -> Op | None:
+    if producer.kind == "CLIP":
+        low, high = max(producer.attrs["low"], bounds[0]), min(producer.attrs["high"], bounds[1])
+        return replace(producer, attrs={"low": low, "high": high}) if low < high else None
+    if producer.kind not in ACTIVATED:
+        return None
+    own = producer.attrs.get("activation")
+    if own is not None:
+        bounds = (max(own[0], bounds[0]), min(own[1], bounds[1]))
+    return replace(producer, attrs={**producer.attrs, "activation": bounds}) if bounds[0] < bounds[1] else None
+
+
+def _per_input(op: Op, shape: Sequence[int], vector: jax.Array) -> jax.Array:
+    """A vector over input channels laid out like the weight: [..., I, 1], or [..., I, O] where groups differ."""
+    if op.kind == "FULLY_CONNECTED":
+        return vector[:, None]
+    groups = shape[-1] // op.attrs["multiplier"] if op.kind == "DEPTHWISE_CONV_2D" else op.attrs["groups"]
+    per_group = jnp.reshape(vector, (groups, shape[-2]))  # [G, I]
+    return jnp.repeat(per_group.T, shape[-1] // groups, axis=1)  # [I, O]
+
+
+def _input_scaled(op: Op, shape: Sequence[int]):  # noqa: ANN202
+    return lambda w, vector: w * _per_input(op, shape, vector)
+
+
+def _response(op: Op, shape: Sequence[int]):  # noqa: ANN202
+    """The contraction's answer to a constant input: the sum of weight times vector over all but the output axis."""
+    return lambda vector, w: jnp.sum(w * _per_input(op, shape, vector), axis=tuple(range(len(shape) - 1)))

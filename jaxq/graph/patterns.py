@@ -1,0 +1,262 @@
+"""Ops that JAX spells in several primitives, found by tracing their JAX function and comparing it with the model's trace.
+
+The left side of each row is the function itself (`jax.nn.softmax`), recorded by the same JAX at the same shapes as the model,
+so a new JAX release brings its own spelling along. Rows are indexed by the primitive that computes their result, and
+recorded patterns are cached by shape: a model pays for the patterns it could contain, once each.
+
+To add an op: one row in `PATTERNS`, one row in `jaxq.ops.OPS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen
+from jax import lax
+
+from jaxq.graph.capture import trace
+from jaxq.graph.ir import Aval, Equation, Trace
+
+COMMUTATIVE = frozenset({"add", "mul", "max", "min"})
+IGNORED_PARAMS = frozenset({"sharding", "out_sharding"})
+
+
+class View:
+    """A trace with a look-up from each value to the equation that makes it."""
+
+    def __init__(self, recorded: Trace) -> None:
+        self.trace = recorded
+        self.producer: dict[int, Equation] = {v: eq for eq in recorded.equations for v in eq.outputs}
+
+    def scalar(self, value: int) -> float | None:
+        """The number held by a constant of one element, else None."""
+        array = self.trace.constants.get(value)
+        eq = self.producer.get(value)
+        if array is None and eq is not None and eq.primitive in {"convert_element_type", "broadcast_in_dim"}:
+            return self.scalar(eq.inputs[0])
+        return float(np.asarray(array).reshape(-1)[0]) if array is not None and np.size(array) == 1 else None
+
+    def upstream(self, value: int, primitive: str, through: frozenset[str]) -> Equation | None:
+        """The nearest equation of this primitive on the first-input path from `value` through the primitives named."""
+        eq = self.producer.get(value)
+        while eq is not None and eq.primitive in through:
+            eq = self.producer.get(eq.inputs[0])
+        return eq if eq is not None and eq.primitive == primitive else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One reading of an equation: the JAX function that it may be the result of, at the arguments' shapes."""
+
+    key: Hashable
+    fn: Callable[..., jax.Array] = dataclasses.field(compare=False)
+    arguments: tuple[Aval, ...]
+    attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """An op, the primitive its result comes from, and its candidates at an equation with that primitive."""
+
+    kind: str
+    root: str
+    candidates: Callable[[View, Equation], Iterator[Candidate]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """An op found: the values that are its inputs, and its attributes."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    attrs: Mapping[str, Any]
+
+
+def find(view: View, eq: Equation) -> Match | None:
+    """The first pattern, in the table's order, whose function computes `eq`'s result."""
+    for pattern in _by_root().get(eq.primitive, ()):
+        for candidate in pattern.candidates(view, eq):
+            binding = _match(view, eq.outputs[0], _recorded(candidate))
+            if binding is not None:
+                return Match(pattern.kind, binding, candidate.attrs)
+    return None
+
+
+def whole(recorded: Trace) -> bool:
+    """Whether one op of ours, or a clip, is all that a custom-gradient function computes (so its gradient is ours as well)."""
+    if len(recorded.outputs) != 1 or not recorded.equations:
+        return False
+    view = View(recorded)
+    root = view.producer.get(recorded.outputs[0])
+    if root is None:
+        return False
+    match = find(view, root)
+    if match is not None:
+        return set(match.inputs) <= set(recorded.arguments)
+    return all(_is_clip(view, eq) for eq in recorded.equations)
+
+
+def _is_clip(view: View, eq: Equation) -> bool:
+    return eq.primitive in {"max", "min"} and any(view.scalar(v) is not None for v in eq.inputs)
+
+
+# --- matching -----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def _recorded(candidate: Candidate) -> View:
+    arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in candidate.arguments]
+    return View(trace(lambda *a: [candidate.fn(*a)], arguments))
+
+
+def _match(view: View, root: int, pattern: View) -> tuple[int, ...] | None:
+    binding: dict[int, int] = {}
+    if not _unify(pattern, pattern.trace.outputs[0], view, root, binding):
+        return None
+    return tuple(binding[v] for v in pattern.trace.arguments)
+
+
+def _unify(pattern: View, p: int, view: View, v: int, binding: dict[int, int]) -> bool:
+    if p in binding:
+        return binding[p] == v
+    if p in pattern.trace.arguments:
+        same = pattern.trace.avals[p] == view.trace.avals[v]
+        binding[p] = v
+        return same
+    if p in pattern.trace.constants:
+        return v in view.trace.constants and _same_constant(pattern.trace.constants[p], view.trace.constants[v])
+    left, right = pattern.producer[p], view.producer.get(v)
+    if right is None or not _same_step(left, right):
+        return False
+    return _unify_inputs(pattern, left, view, right, binding)
+
+
+def _unify_inputs(pattern: View, left: Equation, view: View, right: Equation, binding: dict[int, int]) -> bool:
+    orders = [right.inputs]
+    if left.primitive in COMMUTATIVE:
+        orders.append(right.inputs[::-1])
+    for order in orders:
+        attempt = dict(binding)
+        if all(_unify(pattern, p, view, v, attempt) for p, v in zip(left.inputs, order, strict=True)):
+            binding.update(attempt)
+            return True
+    return False
+
+
+def _same_step(left: Equation, right: Equation) -> bool:
+    if left.primitive != right.primitive or len(left.inputs) != len(right.inputs):
+        return False
+    return all(_same_param(value, right.params.get(key)) for key, value in left.params.items() if key not in IGNORED_PARAMS)
+
+
+def _same_param(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(np.all(a == b))
+
+
+def _same_constant(a: Any, b: Any) -> bool:
+    return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
+
+
+# --- candidates ---------------------------------------------------------------------------------------------------------
+
+_VIEWS = frozenset({"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"})
+
+
+def _elementwise(*spellings: Callable[[jax.Array], jax.Array]) -> Callable[[View, Equation], Iterator[Candidate]]:
+    def candidates(view: View, eq: Equation) -> Iterator[Candidate]:
+        aval = view.trace.avals[eq.outputs[0]]
+        for fn in spellings:
+            yield Candidate(fn, fn, (aval,))
+
+    return candidates
+
+
+def _mean(view: View, eq: Equation) -> Iterator[Candidate]:
+    total = view.upstream(eq.inputs[0], "reduce_sum", _VIEWS)
+    if total is None or view.scalar(eq.inputs[1]) is None:
+        return
+    axes, operand = tuple(total.params["axes"]), total.inputs[0]
+    keepdims = len(view.trace.avals[eq.outputs[0]].shape) == len(view.trace.avals[operand].shape)
+    widened = view.producer.get(operand)  # jnp.mean of bfloat16 sums in float32
+    for value in [operand] if widened is None else [operand, widened.inputs[0]] if widened.inputs else [operand]:
+        fn = functools.partial(jnp.mean, axis=axes, keepdims=keepdims)
+        yield Candidate(("mean", axes, keepdims), fn, (view.trace.avals[value],), {"axes": axes, "keepdims": keepdims})
+
+
+def _average_pool(view: View, eq: Equation) -> Iterator[Candidate]:
+    total = view.upstream(eq.inputs[0], "reduce_window_sum", frozenset())
+    if total is None:
+        return
+    window, stride, padding = (total.params[k] for k in ("window_dimensions", "window_strides", "padding"))
+    if len(window) != 4 or (window[0], window[3]) != (1, 1):
+        return
+    counted = view.scalar(eq.inputs[1]) is not None
+    attrs = {"window": window[1:3], "stride": stride[1:3], "padding": tuple(padding[1:3]), "count_padding": counted}
+    fn = functools.partial(
+        linen.avg_pool,
+        window_shape=attrs["window"],
+        strides=attrs["stride"],
+        padding=attrs["padding"],
+        count_include_pad=counted,
+    )
+    yield Candidate(("pool", tuple(attrs.items())), fn, (view.trace.avals[total.inputs[0]],), attrs)
+
+
+def _softmax(view: View, eq: Equation) -> Iterator[Candidate]:
+    aval = view.trace.avals[eq.outputs[0]]
+    total = view.upstream(eq.inputs[1], "reduce_sum", _VIEWS)
+    if total is None or tuple(total.params["axes"]) != (len(aval.shape) - 1,):
+        return
+    yield Candidate("softmax", jax.nn.softmax, (aval,))
+
+
+def _dropout(view: View, eq: Equation) -> Iterator[Candidate]:
+    if len(eq.inputs) != 3:
+        return
+    scaled = view.producer.get(eq.inputs[2])
+    keep = view.scalar(scaled.inputs[1]) if scaled is not None and scaled.primitive == "div" else None
+    if keep is None:
+        return
+    aval, mask = view.trace.avals[eq.outputs[0]], view.trace.avals[eq.inputs[0]]
+
+    def dropout(x: jax.Array, kept: jax.Array) -> jax.Array:
+        return lax.select(kept, x / keep, jnp.zeros_like(x))
+
+    yield Candidate(("dropout", keep), dropout, (aval, mask), {"keep": keep})
+
+
+def _hard_swish_times(x: jax.Array) -> jax.Array:
+    return x * (jax.nn.relu6(x + 3.0) * (1.0 / 6.0))
+
+
+def _hard_swish_clip(x: jax.Array) -> jax.Array:
+    return x * jnp.clip(x + 3.0, 0.0, 6.0) / 6.0
+
+
+def _hard_swish_relu6(x: jax.Array) -> jax.Array:
+    return x * jax.nn.relu6(x + 3.0) / 6.0
+
+
+# In order: an outer op before the ops it is made of.
+PATTERNS = (
+    Pattern("HARD_SWISH", "mul", _elementwise(jax.nn.hard_swish, _hard_swish_times)),
+    Pattern("HARD_SWISH", "div", _elementwise(_hard_swish_relu6, _hard_swish_clip)),
+    Pattern("SOFTMAX", "div", _softmax),
+    Pattern("MEAN", "div", _mean),
+    Pattern("AVERAGE_POOL_2D", "div", _average_pool),
+    Pattern("DROPOUT", "select_n", _dropout),
+)
+
+
+@functools.cache
+def _by_root() -> dict[str, list[Pattern]]:
+    index: dict[str, list[Pattern]] = {}
+    for pattern in PATTERNS:
+        index.setdefault(pattern.root, []).append(pattern)
+    return index

@@ -1,0 +1,317 @@
+"""From JAX primitives to ops of TFLite's size: `RAISE`, one rule a primitive.
+
+A rule `(builder, equation) -> bool` appends ops and says whether it could. What no rule takes becomes a FLOAT op, executed as
+recorded: a float island. Equations that touch no activation are weight arithmetic and pass unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxq.errors import BatchStatisticsError, ControlFlowError
+from jaxq.graph import patterns
+from jaxq.graph.builder import Builder
+from jaxq.graph.capture import FAKE_QUANT
+from jaxq.graph.contractions import conv_general_dilated, dot_general
+from jaxq.graph.ir import Equation
+from jaxq.graph.patterns import Match
+
+CONTROL_FLOW = frozenset({"scan", "while", "cond"})
+REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin", "reduce_prod"})
+
+
+def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
+    """Append to `builder` the ops that compute `outputs`; what nothing needs is left out."""
+    matches = _needed(builder, outputs)
+    for eq in builder.view.trace.equations:
+        if not builder.dynamic.intersection(eq.inputs):
+            builder.weights.append(eq)
+        elif eq.outputs[0] in matches:
+            _emit(builder, eq, matches[eq.outputs[0]])
+
+
+def _needed(builder: Builder, outputs: Sequence[int]) -> dict[int, Match | None]:
+    """The activations to compute, from the last back: each with the pattern that makes it, or None."""
+    needed, matches = set(outputs), {}
+    for eq in reversed(builder.view.trace.equations):
+        if needed.isdisjoint(eq.outputs) or builder.dynamic.isdisjoint(eq.inputs):
+            continue
+        match = patterns.find(builder.view, eq)
+        needed.update(match.inputs if match else eq.inputs)
+        needed.update(_unbroadcast_sources(builder, match.inputs if match else eq.inputs))
+        matches[eq.outputs[0]] = match
+    return matches
+
+
+def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
+    producers = [builder.view.producer.get(v) for v in values]
+    return [eq.inputs[0] for eq in producers if eq is not None and eq.primitive == "broadcast_in_dim"]
+
+
+def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
+    if match is not None:
+        _refuse_batch_reduction(builder, eq, match.inputs[0], match.attrs.get("axes", ()))
+        builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs)
+        return
+    if eq.primitive in CONTROL_FLOW:
+        raise ControlFlowError(
+            f"`{eq.primitive}` at {eq.source} runs over activations; an integer graph for a device is static and has no "
+            "control flow. Unroll it (a Python loop over layers), or move it out of the model."
+        )
+    if eq.primitive in REDUCTIONS:
+        _refuse_batch_reduction(builder, eq, eq.inputs[0], eq.params.get("axes", ()))
+    rule = RAISE.get(eq.primitive)
+    if rule is None or not rule(builder, eq):
+        _island(builder, eq)
+
+
+def _refuse_batch_reduction(builder: Builder, eq: Equation, operand: int, axes: Sequence[int]) -> None:
+    if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
+        raise BatchStatisticsError(
+            f"`{eq.primitive}` at {eq.source} reduces over axis 0, the batch: the output for one example would depend on the "
+            "others, and a device runs one. A BatchNorm in training mode does this: call `model.eval()` (NNX), or pass "
+            "`use_running_average=True` (Linen), before `jaxq.quantize`; training then runs on the folded running statistics."
+        )
+
+
+def _island(builder: Builder, eq: Equation) -> None:
+    attrs = {"primitive": str(eq.params.get("name", eq.primitive))}
+    builder.op("FLOAT", eq.inputs, attrs, eq.source, outputs=eq.outputs, call=eq.call)
+
+
+# --- elementwise --------------------------------------------------------------------------------------------------------
+
+
+def _unary(kind: str) -> Callable[[Builder, Equation], bool]:
+    def rule(builder: Builder, eq: Equation) -> bool:
+        builder.op(kind, eq.inputs[:1], {}, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def _alias(builder: Builder, eq: Equation) -> bool:
+    for old, new in zip(eq.outputs, eq.inputs, strict=True):
+        builder.becomes(old, builder.resolve(new))
+    return True
+
+
+def _convert(builder: Builder, eq: Equation) -> bool:
+    source, target = (builder.avals[v].dtype for v in (eq.inputs[0], eq.outputs[0]))
+    real = jnp.issubdtype(source, jnp.floating) or builder.resolve(eq.inputs[0]) in builder.graph_inputs
+    return bool(jnp.issubdtype(target, jnp.floating) and real) and _alias(builder, eq)
+
+
+def _clip(side: str) -> Callable[[Builder, Equation], bool]:
+    def rule(builder: Builder, eq: Equation) -> bool:
+        numbers = [(v, builder.view.scalar(v)) for v in eq.inputs]
+        operand = next((v for v, number in numbers if number is None), None)
+        bound = next((number for _, number in numbers if number is not None), None)
+        if operand is None or bound is None:
+            return False
+        if math.isinf(bound):
+            builder.becomes(eq.outputs[0], builder.resolve(operand))
+            return True
+        attrs = {"low": bound if side == "low" else -math.inf, "high": bound if side == "high" else math.inf}
+        builder.op("CLIP", (operand,), attrs, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
+    def rule(builder: Builder, eq: Equation) -> bool:
+        left, right = eq.inputs
+        if {left, right} <= builder.dynamic:
+            pair = [_unbroadcast(builder, v, eq.source) for v in (left, right)]
+            builder.op(kind, pair, {}, eq.source, outputs=eq.outputs)
+            return True
+        return _with_weight(builder, eq, kind)
+
+    return rule
+
+
+def _unbroadcast(builder: Builder, value: int, source: str) -> int:
+    """The operand before an explicit broadcast, with ones in its place: TFLite's binary ops broadcast by themselves."""
+    eq = builder.view.producer.get(value)
+    if eq is None or eq.primitive != "broadcast_in_dim":
+        return value
+    operand = builder.resolve(eq.inputs[0])
+    ones = [1] * len(eq.params["shape"])
+    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
+        ones[axis] = size
+    return builder.reshape(operand, ones, source)
+
+
+def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:
+    """An activation with a weight: per-channel affine arithmetic when the weight is a vector over channels."""
+    weight_first = eq.inputs[0] not in builder.dynamic
+    weight, x = eq.inputs if weight_first else eq.inputs[::-1]
+    vector = channel_vector(builder, weight, builder.shape(eq.outputs[0]), eq.source)
+    if vector is not None and builder.shape(x) == builder.shape(eq.outputs[0]):
+        mul, add = _affine_parts(builder, kind, vector, weight_first)
+        builder.op("AFFINE", (x,), {"mul": mul, "add": add}, eq.source, outputs=eq.outputs)
+        return True
+    if kind == "DIV":
+        return False
+    pair = [_unbroadcast(builder, v, eq.source) if v in builder.dynamic else v for v in eq.inputs]
+    builder.op(kind, pair, {}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _affine_parts(builder: Builder, kind: str, vector: int, weight_first: bool) -> tuple[int | None, int | None]:
+    shape = builder.shape(vector)
+    if kind == "ADD":
+        return None, vector
+    if kind == "MUL":
+        return vector, None
+    if kind == "DIV":
+        return builder.weight(lambda c: 1.0 / c, (vector,), shape), None
+    if weight_first:  # c - x
+        return builder.full(-1.0, shape), vector
+    return None, builder.weight(jnp.negative, (vector,), shape)
+
+
+def channel_vector(builder: Builder, weight: int, shape: Sequence[int], source: str) -> int | None:
+    """The vector over the last axis of `shape` that a weight amounts to when broadcast to it, else None."""
+    eq = builder.view.producer.get(weight)
+    if eq is not None and eq.primitive == "broadcast_in_dim":
+        axes, inner = eq.params["broadcast_dimensions"], builder.shape(eq.inputs[0])
+        if all(size == 1 or axis == len(shape) - 1 for axis, size in zip(axes, inner, strict=True)):
+            weight = eq.inputs[0]
+    own, channels = builder.shape(weight), shape[-1] if shape else 1
+    if math.prod(own) == 1:
+        return builder.weight(lambda c: jnp.full((channels,), jnp.reshape(c, ())), (weight,), (channels,), source)
+    if own[-1] != channels or math.prod(own) != channels:
+        return None
+    return builder.weight(lambda c: jnp.reshape(c, (channels,)), (weight,), (channels,), source)
+
+
+def _div(builder: Builder, eq: Equation) -> bool:
+    return eq.inputs[1] not in builder.dynamic and _with_weight(builder, eq, "DIV")
+
+
+def _neg(builder: Builder, eq: Equation) -> bool:
+    shape = builder.shape(eq.inputs[0])
+    minus = builder.full(-1.0, (shape[-1] if shape else 1,))
+    builder.op("AFFINE", eq.inputs, {"mul": minus, "add": None}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _square(builder: Builder, eq: Equation) -> bool:
+    if eq.params.get("y", 2) != 2:
+        return False
+    builder.op("MUL", (eq.inputs[0], eq.inputs[0]), {}, eq.source, outputs=eq.outputs)
+    return True
+
+
+# --- movement -----------------------------------------------------------------------------------------------------------
+
+
+def _reshape(builder: Builder, eq: Equation) -> bool:
+    shape = builder.shape(eq.outputs[0])
+    if eq.params.get("dimensions") is not None or math.prod(shape) != math.prod(builder.shape(eq.inputs[0])):
+        return False
+    builder.becomes(eq.outputs[0], builder.reshape(builder.resolve(eq.inputs[0]), shape, eq.source))
+    return True
+
+
+def _transpose(builder: Builder, eq: Equation) -> bool:
+    builder.becomes(eq.outputs[0], builder.transpose(builder.resolve(eq.inputs[0]), eq.params["permutation"], eq.source))
+    return True
+
+
+def _concatenate(builder: Builder, eq: Equation) -> bool:
+    if not builder.dynamic.issuperset(eq.inputs):
+        return False
+    builder.op("CONCATENATION", eq.inputs, {"axis": int(eq.params["dimension"])}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _split(builder: Builder, eq: Equation) -> bool:
+    axis, sizes = int(eq.params["axis"]), [int(s) for s in eq.params["sizes"]]
+    if len(set(sizes)) == 1:
+        builder.op("SPLIT", eq.inputs, {"axis": axis, "splits": len(sizes)}, eq.source, outputs=eq.outputs)
+        return True
+    for i, out in enumerate(eq.outputs):
+        begin = [0] * len(builder.shape(out))
+        begin[axis] = sum(sizes[:i])
+        builder.op("SLICE", eq.inputs, {"begin": tuple(begin), "size": builder.shape(out)}, eq.source, outputs=(out,))
+    return True
+
+
+def _slice(builder: Builder, eq: Equation) -> bool:
+    begin, size = tuple(eq.params["start_indices"]), builder.shape(eq.outputs[0])
+    strides = tuple(eq.params["strides"] or ())
+    if set(strides) <= {1}:
+        builder.op("SLICE", eq.inputs, {"begin": begin, "size": size}, eq.source, outputs=eq.outputs)
+        return True
+    attrs = {"begin": begin, "end": tuple(eq.params["limit_indices"]), "strides": strides}
+    builder.op("STRIDED_SLICE", eq.inputs, attrs, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _pad(builder: Builder, eq: Equation) -> bool:
+    config = eq.params["padding_config"]
+    if builder.view.scalar(eq.inputs[1]) != 0.0 or any(low < 0 or high < 0 or inner for low, high, inner in config):
+        return False
+    pads = tuple((int(low), int(high)) for low, high, _ in config)
+    builder.op("PAD", eq.inputs[:1], {"pads": pads}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _max_pool(builder: Builder, eq: Equation) -> bool:
+    window, stride, padding = (tuple(eq.params[k]) for k in ("window_dimensions", "window_strides", "padding"))
+    dilated = set(eq.params["base_dilation"]) | set(eq.params["window_dilation"]) != {1}
+    if len(window) != 4 or (window[0], window[3]) != (1, 1) or dilated:
+        return False
+    attrs: dict[str, Any] = {"window": window[1:3], "stride": stride[1:3], "padding": tuple(map(tuple, padding[1:3]))}
+    builder.op("MAX_POOL_2D", eq.inputs, attrs, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _fake_quant(builder: Builder, eq: Equation) -> bool:
+    if not builder.dynamic.isdisjoint(eq.inputs[1:]):
+        return False
+    builder.op("FAKE_QUANT", eq.inputs, {}, eq.source, outputs=eq.outputs)
+    return True
+
+
+# Sorted; what is not here becomes a float island.
+RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
+    FAKE_QUANT: _fake_quant,
+    "add": _binary("ADD"),
+    "broadcast_in_dim": _reshape,
+    "concatenate": _concatenate,
+    "conv_general_dilated": conv_general_dilated,
+    "convert_element_type": _convert,
+    "copy": _alias,
+    "copy_p": _alias,
+    "div": _div,
+    "dot_general": dot_general,
+    "expand_dims": _reshape,
+    "integer_pow": _square,
+    "logistic": _unary("LOGISTIC"),
+    "max": _clip("low"),
+    "min": _clip("high"),
+    "mul": _binary("MUL"),
+    "name": _alias,
+    "neg": _neg,
+    "optimization_barrier": _alias,
+    "pad": _pad,
+    "reduce_window_max": _max_pool,
+    "reshape": _reshape,
+    "slice": _slice,
+    "split": _split,
+    "square": _square,
+    "squeeze": _reshape,
+    "stop_gradient": _unary("STOP_GRADIENT"),
+    "sub": _binary("SUB"),
+    "tanh": _unary("TANH"),
+    "transpose": _transpose,
+}
+

@@ -1,0 +1,99 @@
+"""The Linen face: a quantized module is a Linen module; its variables are the user's collections unchanged, plus `ranges`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+from jaxq.numerics import scale_and_zero_point
+from jaxq.placed import jaxq_fake_quant
+from jaxq.plan import Plan
+from jaxq.quantize import Bound, Captured, Core, initial_ranges, leaf_names
+from jaxq.scheme import RANGE_KEYS
+
+RANGES = "ranges"
+
+
+class QuantizedLinen(linen.Module):
+    """A Linen module that computes in integers. `init` and `apply` as ever; `variables["ranges"]` are the trained ranges."""
+
+    module: linen.Module
+    core: Core
+
+    def setup(self) -> None:
+        """Share the scope, so that the user's variables keep their names."""
+        linen.share_scope(self, self.module)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's result: in floats while initialising, then on the integers of the device."""
+        if self.is_initializing():
+            result = self.module(*args, **kwargs)
+            user = {name: value for name, value in self.variables.items() if name != RANGES}
+            for name, value in initial_ranges(self._captured(user, {}, args, kwargs)).items():
+                self.variable(RANGES, name, lambda value=value: value)
+            return result
+        user = {name: value for name, value in self.variables.items() if name != RANGES}
+        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+        captured = self._captured(user, rngs, args, kwargs)
+        return self.core.run(captured, (user, rngs), self.variables.get(RANGES, {}), args, kwargs)
+
+    def _captured(self, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
+        module = self.module.clone(parent=None)
+        return captured_linen(module, self.core, user, rngs, args, kwargs)
+
+
+def captured_linen(module: linen.Module, core: Core, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
+    """The plan of a Linen module for these shapes."""
+
+    def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
+        variables, keys = state
+        return module.apply(variables, *args, rngs=keys, **kwargs)
+
+    names = [*leaf_names(user, frozenset(user)), *leaf_names({"rngs": rngs})]
+    return core.capture(fn, ("linen", module), (user, rngs), names, args, kwargs)
+
+
+class FakeQuant(linen.Module):
+    """Simulated int8 quantization with a learned range; see `jaxq.nnx.FakeQuant`. Its range is in `params`."""
+
+    low: float = -6.0
+    high: float = 6.0
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`x` on the grid of 256 steps."""
+        scale, zero_point = scale_and_zero_point(jnp.float32(self.low), jnp.float32(self.high))
+        scale = self.param("scale", lambda _: scale)
+        zero_point = self.param("zero_point", lambda _: zero_point)
+        self.param("observed", lambda _: jnp.array([self.low, self.high], jnp.float32))
+        return jaxq_fake_quant(x, scale, zero_point)
+
+
+def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedLinen:
+    """Quantize a Linen module. Captures it once now, with variables of the right shapes, so that errors come early."""
+    core.remember_example(args, kwargs)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *core.zeros()[0], **core.zeros()[1]))
+    core.plan = captured_linen(module, core, shapes, {}, *core.example).plan
+    return QuantizedLinen(module, core)
+
+
+def plan_of(qmodule: QuantizedLinen) -> Plan:
+    """The plan made from the example."""
+    assert qmodule.core.plan is not None
+    return qmodule.core.plan
+
+
+def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
+    """What calibration and export need of a quantized module and its variables."""
+    user = {name: value for name, value in variables.items() if name != RANGES}
+
+    def captured(*args: Any, **kwargs: Any) -> Captured:
+        args, kwargs = (args, kwargs) if args or kwargs else qmodule.core.example
+        return captured_linen(qmodule.module, qmodule.core, user, {}, args, kwargs)
+
+    ranges = {n: {k: jnp.asarray(r[k]) for k in RANGE_KEYS} for n, r in variables.get(RANGES, {}).items()}
+    return Bound(qmodule.core, captured, (user, {}), ranges)

@@ -1,0 +1,111 @@
+"""The NNX face: quantized models and FakeQuant as ordinary `nnx.Module`s, ranges as `nnx.Param`s of their own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxq.numerics import scale_and_zero_point
+from jaxq.placed import jaxq_fake_quant
+from jaxq.plan import Plan
+from jaxq.quantize import Bound, Captured, Core, initial_ranges, leaf_names
+from jaxq.simulate import Record
+
+
+class Range(nnx.Param):
+    """A trained range's scale, zero point or moving min and max: an `nnx.Param`, so that optimizers see it."""
+
+
+class QuantizedModel(nnx.Module):
+    """A model that computes in integers. Holds the user's model unchanged (`model`) and the ranges (`ranges`).
+
+    Called as the model is called. `plan` says what is quantized and how. Its Params are the model's and the ranges:
+    `nnx.Optimizer(qmodel, jaxq.optim.partition(...), wrt=nnx.Param)` trains both.
+    """
+
+    def __init__(self, model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.model = model
+        self.core = core
+        core.remember_example(args, kwargs)
+        ranges = initial_ranges(self.captured())
+        self.ranges = nnx.Dict({n: nnx.Dict({k: Range(v) for k, v in r.items()}) for n, r in ranges.items()})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result, computed on the integers of the device."""
+        return self.recorded(None, *args, **kwargs)
+
+    def recorded(self, record: Record | None, *args: Any, **kwargs: Any) -> Any:
+        """As a call; `record(value, carrier)` sees every integer activation."""
+        state = nnx.state(self.model)
+        captured = self.captured(*args, **kwargs)
+        result, new_leaves = self.core.run(captured, state, self.pure_ranges(), args, kwargs, record)
+        nnx.update(self.model, _with_leaves(state, new_leaves))
+        return result
+
+    def captured(self, *args: Any, **kwargs: Any) -> Captured:
+        """The plan for a call of these shapes, by default the example's."""
+        args, kwargs = (args, kwargs) if args or kwargs else self.core.example
+        graphdef, state = nnx.split(self.model)
+        return self.core.capture(_function(graphdef), graphdef, state, leaf_names(state), args, kwargs)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan made from the example."""
+        return self.captured().plan
+
+    def pure_ranges(self) -> dict[str, dict[str, jax.Array]]:
+        """The ranges as plain arrays."""
+        return {n: {k: r[k][...] for k in ("scale", "zero_point", "observed")} for n, r in self.ranges.items()}
+
+    def set_ranges(self, ranges: Mapping[str, Mapping[str, jax.Array]]) -> None:
+        """Give every range new values."""
+        for name, values in ranges.items():
+            for key, array in values.items():
+                self.ranges[name][key][...] = array
+
+    def train(self, **attributes: Any) -> None:
+        """Training mode for dropout. BatchNorm keeps its running statistics: what trains are the folded weights."""
+        self.model.set_attributes(deterministic=False, raise_if_not_found=False, **attributes)
+
+
+class FakeQuant(nnx.Module):
+    """Simulated int8 quantization with a learned range, for models that place quantizers by hand.
+
+    `low`, `high`: the first range, in real units; it trains from there. Capture keeps it as the range of the tensor it is
+    called on, and the exported tensor has its scale and zero point. Shapes are kept; float in, float out.
+    """
+
+    def __init__(self, low: float = -6.0, high: float = 6.0) -> None:
+        scale, zero_point = scale_and_zero_point(jnp.float32(low), jnp.float32(high))
+        self.scale, self.zero_point = Range(scale), Range(zero_point)
+        self.observed = Range(jnp.array([low, high], jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`x` on the grid of 256 steps."""
+        return jaxq_fake_quant(x, self.scale[...], self.zero_point[...])
+
+
+def quantize_nnx(model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedModel:
+    """Quantize an `nnx.Module`."""
+    return QuantizedModel(model, core, args, kwargs)
+
+
+def bind_nnx(qmodel: QuantizedModel) -> Bound:
+    """What calibration and export need of a quantized module."""
+    return Bound(qmodel.core, qmodel.captured, nnx.state(qmodel.model), qmodel.pure_ranges())
+
+
+def _function(graphdef: Any) -> Callable[..., Any]:
+    def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
+        model = nnx.merge(graphdef, state)
+        return model(*args, **kwargs), jax.tree.leaves(nnx.state(model))
+
+    return fn
+
+
+def _with_leaves(state: Any, leaves: Sequence[Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)

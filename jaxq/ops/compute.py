@@ -1,0 +1,166 @@
+"""What each op means on real numbers, as a JAX function of its inputs.
+
+Ops that only move or select numbers mean the same on carriers (integers with the zero point removed), and a contraction of
+carriers is the int32 accumulator: the simulation runs these same functions. Activations are NHWC, weights HWIO or [in, out].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxq.graph import Op
+from jaxq.numerics import clip_ste, fake_quant
+
+
+def conv_2d(op: Op, x: jax.Array, w: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:
+    """x [N,H,W,C] by w [KH,KW,C/groups,O]; also depthwise, where groups = C. Accumulates in float32."""
+    groups = x.shape[-1] if op.kind == "DEPTHWISE_CONV_2D" else op.attrs["groups"]
+    y = lax.conv_general_dilated(
+        x,
+        w,
+        op.attrs["stride"],
+        op.attrs["padding"],
+        rhs_dilation=op.attrs["dilation"],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=jnp.float32,
+    )
+    return y + bias
+
+
+def fully_connected(op: Op, x: jax.Array, w: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:
+    """x [..., in] by w [in, out]."""
+    return jnp.matmul(x, w, preferred_element_type=jnp.float32) + bias
+
+
+def affine(op: Op, x: jax.Array, mul: jax.Array, add: jax.Array | float = 0.0) -> jax.Array:
+    """x [..., C] times a vector plus a vector over channels."""
+    return x * mul + add
+
+
+def add(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a + b, broadcasting."""
+    return a + b
+
+
+def sub(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a - b, broadcasting."""
+    return a - b
+
+
+def mul(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a * b, broadcasting."""
+    return a * b
+
+
+def window_sum(op: Op, x: jax.Array) -> jax.Array:
+    """Sums over the windows of a pooling op, padded with zeros."""
+    return lax.reduce_window(x, 0.0, lax.add, *_window(op))
+
+
+def average_pool_2d(op: Op, x: jax.Array) -> jax.Array:
+    """Mean over each window; padding counts as zeros where `count_padding`, else not at all."""
+    return window_sum(op, x) / window_count(op, x)
+
+
+def window_count(op: Op, x: jax.Array) -> jax.Array | float:
+    """How many numbers each window's mean is taken over."""
+    if op.attrs["count_padding"] or not any(map(any, op.attrs["padding"])):
+        return float(math.prod(op.attrs["window"]))
+    return window_sum(op, jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def max_pool_2d(op: Op, x: jax.Array) -> jax.Array:
+    """Greatest number of each window; padding never wins."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, *_window(op))
+
+
+def _window(op: Op) -> tuple[Sequence[int], Sequence[int], Sequence[Sequence[int]]]:
+    pads = ((0, 0), *op.attrs["padding"], (0, 0))
+    return (1, *op.attrs["window"], 1), (1, *op.attrs["stride"], 1), pads
+
+
+def mean(op: Op, x: jax.Array) -> jax.Array:
+    """Mean over `axes`."""
+    return jnp.mean(x, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
+
+
+def clip(op: Op, x: jax.Array) -> jax.Array:
+    """RELU, RELU6 and their like: x inside [low, high]."""
+    return clip_ste(x, jnp.float32(op.attrs["low"]), jnp.float32(op.attrs["high"]))
+
+
+def reshape(op: Op, x: jax.Array) -> jax.Array:
+    """The same numbers in another shape."""
+    return jnp.reshape(x, op.attrs["shape"])
+
+
+def transpose(op: Op, x: jax.Array) -> jax.Array:
+    """Axes permuted."""
+    return jnp.transpose(x, op.attrs["perm"])
+
+
+def pad(op: Op, x: jax.Array) -> jax.Array:
+    """Zeros around."""
+    return jnp.pad(x, op.attrs["pads"])
+
+
+def concatenation(op: Op, *xs: jax.Array) -> jax.Array:
+    """Inputs side by side along `axis`."""
+    return jnp.concatenate(xs, op.attrs["axis"])
+
+
+def split(op: Op, x: jax.Array) -> tuple[jax.Array, ...]:
+    """Equal parts along `axis`."""
+    return tuple(jnp.split(x, op.attrs["splits"], op.attrs["axis"]))
+
+
+def slice_(op: Op, x: jax.Array) -> jax.Array:
+    """The block of `size` at `begin`."""
+    begin = op.attrs["begin"]
+    return lax.slice(x, begin, [b + s for b, s in zip(begin, op.attrs["size"], strict=True)])
+
+
+def strided_slice(op: Op, x: jax.Array) -> jax.Array:
+    """Every `strides`-th number from `begin` to `end`."""
+    return lax.slice(x, op.attrs["begin"], op.attrs["end"], op.attrs["strides"])
+
+
+def logistic(op: Op, x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x))."""
+    return jax.nn.sigmoid(x)
+
+
+def tanh(op: Op, x: jax.Array) -> jax.Array:
+    """Hyperbolic tangent."""
+    return jnp.tanh(x)
+
+
+def softmax(op: Op, x: jax.Array) -> jax.Array:
+    """exp(x) over its sum along the last axis."""
+    return jax.nn.softmax(x)
+
+
+def hard_swish(op: Op, x: jax.Array) -> jax.Array:
+    """x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return jax.nn.hard_swish(x)
+
+
+def stop_gradient(op: Op, x: jax.Array) -> jax.Array:
+    """x, as a constant for differentiation."""
+    return lax.stop_gradient(x)
+
+
+def dropout(op: Op, x: jax.Array, kept: jax.Array) -> jax.Array:
+    """x / keep where kept, else zero. Present only while the model is in training mode."""
+    return jnp.where(kept, x / op.attrs["keep"], 0.0)
+
+
+def fake_quantized(op: Op, x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+    """A quantizer that the model placed by hand."""
+    return fake_quant(x, scale, zero_point)

@@ -1,0 +1,162 @@
+"""What each op computes in integers: the arithmetic of LiteRT's default CPU runtime (XNNPACK), differentiable.
+
+A rule `(op, inputs, scale, zero_point) -> v` returns the output in units of its own step with the zero point removed,
+before rounding and clipping (`jaxq.simulate` does both, ties to even); a rule whose kernel rounds otherwise returns the
+rounded number. Inputs are carriers. Sources: XNNPACK `qs8-*` kernels and TFLite's builtin ones for what XNNPACK leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxq.graph import Op
+from jaxq.numerics import round_ste, true_divide
+from jaxq.ops import compute
+
+
+class Carrier(NamedTuple):
+    """An integer tensor in floating point: `real = scale * q`, `stored = q + zero_point`, |q| <= 255 for int8."""
+
+    q: Float[Array, "..."]
+    scale: Float[Array, "..."]
+    zero_point: Float[Array, ""]
+
+    @property
+    def real(self) -> Array:
+        """The real numbers."""
+        return self.q * self.scale
+
+
+Rule = Callable[..., Array]
+
+
+def contraction(accumulate: Callable[..., Array]) -> Callable[[str], Rule]:
+    """Rule of an op with weights: `(sum q_x q_w + round(b / (s_x s_w))) * f32(f32(s_x s_w) / s_y)`.
+
+    The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32 of
+    scale `s_x s_w` (Jacob et al. 2018, section 2.4).
+    """
+
+    def with_dtype(dtype: str) -> Rule:
+        def rule(op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array) -> Array:
+            product = x.scale * w.scale
+            q_bias = round_ste(true_divide(bias, product))
+            accumulator = accumulate(op, x.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32) + q_bias
+            return accumulator * true_divide(product, scale)
+
+        return rule
+
+    return with_dtype
+
+
+def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """`q_a q_b * f32(f32(s_a s_b) / s_y)` (XNNPACK qs8-vmul)."""
+    return a.q * b.q * true_divide(a.scale * b.scale, scale)
+
+
+def add(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """XNNPACK's qs8-vadd; see `shifted_sum`."""
+    return shifted_sum(a.q, b.q, a.scale, b.scale, scale)
+
+
+def sub(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """XNNPACK's qs8-vsub: `shifted_sum` with the second operand negated."""
+    return shifted_sum(a.q, -b.q, a.scale, b.scale, scale)
+
+
+@jax.custom_jvp
+def shifted_sum(a: Array, b: Array, scale_a: Array, scale_b: Array, scale: Array) -> Array:
+    """`(2^(n-1) + k_a q_a + k_b q_b) >> n`, in int32, with `k = round(f32(s / s_y) 2^n)` and the larger k in [2^20, 2^21).
+
+    The products pass 2^24, so this is integer arithmetic with the gradient of `(s_a q_a + s_b q_b) / s_y` around it.
+    """
+    ratio_a, ratio_b = true_divide(scale_a, scale), true_divide(scale_b, scale)
+    _, exponent = jnp.frexp(jnp.maximum(ratio_a, ratio_b))  # in [0.5, 1): one more than floor(log2)
+    shift = 21 - exponent
+    k_a, k_b = (jnp.round(jnp.ldexp(r, shift)).astype(jnp.int32) for r in (ratio_a, ratio_b))
+    total = (jnp.int32(1) << (shift - 1)) + k_a * a.astype(jnp.int32) + k_b * b.astype(jnp.int32)
+    return (total >> shift).astype(jnp.float32)
+
+
+@shifted_sum.defjvp
+def _shifted_sum_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    def real(a: Array, b: Array, scale_a: Array, scale_b: Array, scale: Array) -> Array:
+        return (a * scale_a + b * scale_b) / scale
+
+    return shifted_sum(*primals), jax.jvp(real, primals, tangents)[1]
+
+
+def mean(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """`sum q * f32(f32(s_x / s_y) * f32(1 / n))` (XNNPACK qs8-rsum)."""
+    n = math.prod(x.q.shape[axis] for axis in op.attrs["axes"])
+    total = jnp.sum(x.q, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
+    return total * (true_divide(x.scale, scale) * (np.float32(1) / np.float32(n)))
+
+
+def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """Mean of the *stored* integers, ties away from zero (TFLite's builtin kernel), with the zero point taken off again."""
+    counts = compute.window_count(op, x.q)
+    counted_zeros = op.attrs["count_padding"] and any(map(any, op.attrs["padding"]))
+    inside = counts if counted_zeros else compute.window_sum(op, jnp.ones((1, *x.q.shape[1:3], 1), jnp.float32))
+    stored = compute.window_sum(op, x.q) + inside * x.zero_point
+    return round_away(true_divide(stored, jnp.asarray(counts, jnp.float32))) - x.zero_point
+
+
+def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """RELU and its like at the input's own scale: the bounds in steps, rounded as TFLite rounds them."""
+    low, high = clip_bounds((op.attrs["low"], op.attrs["high"]), x.scale)
+    return jnp.minimum(jnp.maximum(x.q, low), high)
+
+
+def clip_bounds(bounds: tuple[float, float], scale: Array) -> tuple[Array, Array]:
+    """Real bounds in steps of `scale`: `round(bound / s)`, ties away from zero; infinite ones stay."""
+    low, high = (
+        jnp.float32(b) if math.isinf(b) else round_away(true_divide(jnp.full_like(scale, b), scale)) for b in bounds
+    )
+    return low, high
+
+
+@jax.custom_jvp
+def round_away(x: Array) -> Array:
+    """Round, ties away from zero (C's `round`), with gradient one."""
+    whole = jnp.trunc(x)
+    return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), 0.0)
+
+
+@round_away.defjvp
+def _round_away_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return round_away(primals[0]), tangents[0]
+
+
+def identity(op: Op, x: Carrier, *_: Array, scale: Array, zero_point: Array) -> Array:
+    """The same integers: a quantizer placed by hand, whose scale the plan has given to its input already."""
+    return x.q
+
+
+def multiply(op: Op, x: Array, w: Array) -> Array:
+    """Products of carriers per channel, in float32: 255 * 127 is not exact in bfloat16."""
+    return x.astype(jnp.float32) * w.astype(jnp.float32)
+
+
+def table(function: Callable[[Op, Array], Array]) -> Rule:
+    """Rule of an op that a device looks up: the float function on the output's grid, within one step of the table."""
+
+    def rule(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
+        return function(op, x.real) / scale
+
+    return rule
+
+
+def requantized(x: Carrier, scale: Array) -> Array:
+    """int8 to int8: `(q k + 128) >> 8`, `k = round(256 f32(s_x / s_y))` (XNNPACK qs8-vcvt: eight fractional bits)."""
+    k = round_ste(256.0 * true_divide(x.scale, scale))
+    exact = (x.q * k + 128.0) * (1.0 / 256.0)
+    return exact + lax.stop_gradient(jnp.floor(exact) - exact)

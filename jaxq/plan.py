@@ -1,0 +1,257 @@
+"""Recipe x graph -> Plan: which tensors are quantized and how, which share a scale and why, which stay float and why.
+
+Solved before training and without data. Tensors that an op only copies share one range (a union-find over the op
+catalogue's rules); a group may have a fixed scale (SOFTMAX: 1/256, -128). A group goes by the name of its first site, and
+that name is its key among the ranges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+
+from jaxq.errors import PlanError
+from jaxq.graph import Graph, Op, weight_origins
+from jaxq.ops import OPS
+from jaxq.recipe import Recipe, check_rules, rule_for
+from jaxq.scheme import Scheme
+from jaxq.target import target_named
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Activations with one range. fixed: TFLite's scale and zero point, if it prescribes them. nonnegative: the zero point
+    is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. ties: why shared.
+    """
+
+    name: str
+    scheme: Scheme
+    members: tuple[str, ...]
+    fixed: tuple[float, int] | None = None
+    nonnegative: bool = False
+    fake_quant: str | None = None
+    ties: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The decisions for one graph. `group_of` maps a site's name to its group, `weights` an op's name to its weight's scheme,
+    `islands` an op's name to why it runs in floating point, `requantized` (op, operand) pairs that need a QUANTIZE before.
+    """
+
+    recipe: Recipe
+    graph: Graph
+    groups: Mapping[str, Group]
+    group_of: Mapping[str, str]
+    weights: Mapping[str, Scheme]
+    islands: Mapping[str, str]
+    requantized: frozenset[tuple[str, int]]
+
+    def group(self, value: int) -> Group | None:
+        """The group of a value of the graph; None for a float."""
+        key = self.group_of.get(self.graph.site_names.get(value, ""))
+        return None if key is None else self.groups[key]
+
+    def weight_site(self, op: Op) -> str | None:
+        """The name of the trained scale of an op's weight; None where the scale follows the weight."""
+        if op.name not in self.weights or self.weights[op.name].ranges == "follow":
+            return None
+        return f"{op.name}:weight" if op.name in self.group_of else op.name
+
+    def __str__(self) -> str:
+        """The whole plan as text."""
+        return "\n".join(_lines(self))
+
+
+def make_plan(graph: Graph, recipe: Recipe) -> Plan:
+    """Solve the recipe for a graph. Raises UnmatchedRuleError, PlanError."""
+    check_rules(recipe, _rule_names(graph))
+    islands = _islands(graph, recipe)
+    sites = _sites(graph, islands)
+    solver = _Ties(graph, islands, sites)
+    made = {v: op for op in graph.ops for v in op.outputs}
+    groups = {g.name: g for g in (_group(graph, recipe, members, solver, made) for members in solver.groups())}
+    weighted = [op for op in graph.ops if has_weights(op) and op.name not in islands]
+    weights = {op.name: _weight_scheme(op, graph, recipe) for op in weighted}
+    group_of = {member: g.name for g in groups.values() for member in g.members}
+    return Plan(recipe, graph, groups, group_of, weights, islands, frozenset(solver.requantized))
+
+
+def has_weights(op: Op) -> bool:
+    """Whether the op has a kernel and a bias."""
+    return op.kind in OPS and OPS[op.kind].weights
+
+
+def _rule_names(graph: Graph) -> list[str]:
+    return list(dict.fromkeys([*graph.site_names.values(), *(op.name for op in graph.ops)]))
+
+
+def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
+    reasons = {}
+    for op in graph.ops:
+        if op.kind == "FLOAT":
+            reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
+        elif not all(jnp.issubdtype(graph.avals[v].dtype, jnp.floating) for v in op.outputs):
+            reasons[op.name] = "it computes no real numbers"
+        elif rule_for(recipe, _names_of(graph, op)).float:
+            reasons[op.name] = "a rule of the recipe says float"
+    return reasons
+
+
+def _names_of(graph: Graph, op: Op) -> list[str]:
+    return [op.name, *(graph.site_names[v] for v in op.outputs)]
+
+
+def _sites(graph: Graph, islands: Mapping[str, str]) -> list[int]:
+    """The activations that are integers: made or read by an op that is no island."""
+    touched = {v for op in graph.ops if op.name not in islands for v in (*op.inputs, *op.outputs)}
+    ordered = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
+    return [v for v in ordered if v in touched]
+
+
+class _Ties:
+    """Union-find over the activations that share a scale."""
+
+    def __init__(self, graph: Graph, islands: Mapping[str, str], sites: Sequence[int]) -> None:
+        self.graph = graph
+        self.parent = {v: v for v in sites}
+        self.order = {v: i for i, v in enumerate(sites)}
+        self.fixed: dict[int, tuple[float, int]] = {}
+        self.reasons: dict[int, list[str]] = {}
+        self.requantized: set[tuple[str, int]] = set()
+        live = [op for op in graph.ops if op.name not in islands]
+        for op in live:
+            scales = OPS[op.kind].scales
+            if isinstance(scales, tuple):
+                self.fixed[op.outputs[0]] = scales
+        for op in live:
+            if OPS[op.kind].scales == "same":
+                self._tie(op)
+
+    def find(self, value: int) -> int:
+        while self.parent[value] != value:
+            self.parent[value] = self.parent[self.parent[value]]
+            value = self.parent[value]
+        return value
+
+    def _tie(self, op: Op) -> None:
+        activations = [v for v in op.inputs if v in self.parent]
+        for operand, value in enumerate(op.inputs):
+            if value in activations and not self._union(op.outputs[0], value, op.name, len(activations)):
+                self.requantized.add((op.name, operand))
+        for value in op.outputs[1:]:
+            self._union(op.outputs[0], value, op.name, 1)
+
+    def _union(self, a: int, b: int, reason: str, operands: int) -> bool:
+        """Join two activations, unless that would force a prescribed scale on a tensor that has another use."""
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return True
+        fixed_a, fixed_b = self.fixed.get(a), self.fixed.get(b)
+        if fixed_a != fixed_b and (operands > 1 or (fixed_a is not None and fixed_b is not None)):
+            return False
+        first, second = sorted((a, b), key=self.order.__getitem__)
+        self.parent[second] = first
+        if (fixed := fixed_a or fixed_b) is not None:
+            self.fixed[first] = fixed
+        self.reasons.setdefault(first, []).extend([reason, *self.reasons.pop(second, [])])
+        return True
+
+    def groups(self) -> list[list[int]]:
+        members: dict[int, list[int]] = {}
+        for value in self.parent:
+            members.setdefault(self.find(value), []).append(value)
+        return list(members.values())
+
+
+def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, made: Mapping[int, Op]) -> Group:
+    names = tuple(graph.site_names[v] for v in members)
+    root = solver.find(members[0])
+    rule = rule_for(recipe, names)
+    quantizers = [made[v] for v in members if v in made and made[v].kind == "FAKE_QUANT"]
+    if len(quantizers) > 1:
+        raise PlanError(
+            f"{names[0]} and what shares its scale pass two FakeQuant modules, {quantizers[0].name} and {quantizers[1].name} "
+            f"(at {quantizers[1].source}); a tensor has one range. Remove one."
+        )
+    scheme = Scheme(
+        bits=recipe.activations.bits,
+        symmetric=recipe.activations.symmetric if rule.symmetric is None else rule.symmetric,
+        ranges=rule.ranges or recipe.activations.ranges,
+    )
+    return Group(
+        names[0],
+        scheme,
+        names,
+        solver.fixed.get(root),
+        not scheme.symmetric and _nonnegative(made, members),
+        quantizers[0].name if quantizers else None,
+        tuple(dict.fromkeys(solver.reasons.get(root, ()))),
+    )
+
+
+def _nonnegative(made: Mapping[int, Op], members: Sequence[int]) -> bool:
+    """Whether everything that enters the group comes out of an op whose activation starts at zero."""
+    sources = [made.get(v) for v in members if v not in made or not _copies(made[v], members)]
+    return all(op is not None and (op.attrs.get("activation") or (-1.0,))[0] >= 0.0 for op in sources)
+
+
+def _copies(op: Op, members: Sequence[int]) -> bool:
+    return op.kind in OPS and OPS[op.kind].scales == "same" and op.inputs[0] in members
+
+
+def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
+    rule = rule_for(recipe, [op.name])
+    axis = len(graph.avals[op.inputs[1]].shape) - 1
+    ranges = rule.ranges or recipe.weights.ranges
+    return Scheme(recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges)
+
+
+# --- text ---------------------------------------------------------------------------------------------------------------
+
+
+def _lines(plan: Plan) -> list[str]:
+    target = target_named(plan.recipe.target)
+    lines = [
+        f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output {plan.recipe.output}",
+        f"weights ({len(plan.weights)})",
+        *(f"  {name}: {scheme}" for name, scheme in plan.weights.items()),
+        f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",
+        *(f"  {_group_text(g)}" for g in plan.groups.values()),
+        f"float islands ({len(plan.islands)})",
+        *(f"  {name}: {reason}" for name, reason in plan.islands.items()),
+    ]
+    lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
+    return [*lines, _verdict(plan)]
+
+
+def _group_text(group: Group) -> str:
+    text = f"{group.name}: {group.scheme}"
+    if group.fixed is not None:
+        text = f"{group.name}: int8 fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
+    if group.fake_quant is not None:
+        text += f"; range of {group.fake_quant}"
+    if group.nonnegative:
+        text += "; zero point at the least integer (ReLU)"
+    if len(group.members) > 1:
+        text += f"; shared with {', '.join(group.members[1:])} (tied by {', '.join(group.ties)})"
+    return text
+
+
+def _verdict(plan: Plan) -> str:
+    target = target_named(plan.recipe.target)
+    refused = sorted({op.kind for op in plan.graph.ops if target.refuses(op.kind)})
+    if plan.islands and not target.float_islands:
+        refused = sorted({*refused, *plan.islands})
+    if refused:
+        return f"verdict: {target.title} does not take {', '.join(refused)}"
+    kind = "every tensor is an integer" if not plan.islands else f"{len(plan.islands)} ops run in floating point"
+    return f"verdict: {kind}; {target.title} takes every op"
+
+
+def weight_paths(graph: Graph, op: Op) -> tuple[str, ...]:
+    """The parameters that an op's weights are computed from."""
+    origins = weight_origins(graph)
+    return tuple(sorted({name for v in op.inputs[1:] for name in origins.get(v, ())}))

@@ -1,0 +1,280 @@
+"""The one verb, and the core that the three faces (NNX, Linen, functions) share. The core knows no Flax.
+
+`jaxq.quantize(target, recipe, *example, **example_kwargs)` captures the target once with the example, plans, and returns the
+quantized form of what it was given. At every call the function is captured again for the shapes of that call (cached), so
+any batch size works; the plan's names are the same each time, and they are the keys of the ranges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.errors import InputError, RangeError
+from jaxq.graph import capture
+from jaxq.plan import Plan, make_plan
+from jaxq.recipe import Recipe, read_recipe
+from jaxq.scheme import is_range
+from jaxq.simulate import Ranges, Record, reals, simulate
+
+
+class Call(NamedTuple):
+    """Arguments of one call: arrays to trace, and the rest (flags, None, structure), which is part of the function."""
+
+    arrays: tuple[Any, ...]
+    static: Hashable
+    rebuild: Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def split_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    """Separate the arrays of a call from its static part."""
+    leaves, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
+    traced = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if i not in traced)
+
+    def rebuild(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        filled = [*leaves]
+        for i, array in zip(traced, arrays, strict=True):
+            filled[i] = array
+        return jax.tree.unflatten(structure, filled)
+
+    return Call(tuple(leaves[i] for i in traced), (structure, static), rebuild)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captured:
+    """A plan for one set of shapes, the structure of the function's result, and the compiled simulation."""
+
+    plan: Plan
+    structure: Any
+    simulate: Callable[..., list[Any]]
+
+
+class Core:
+    """Captures, plans and runs one target. `fn(params, *args, **kwargs)`; `names` are the paths of the leaves of params."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.plan: Plan | None = None
+        self.example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._captured: dict[Hashable, Captured] = {}
+
+    def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Keep the shapes and dtypes of the example's arrays; they are what `plan` and export default to."""
+        if not split_call(args, kwargs).arrays:
+            raise InputError("jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, \"int8\", images[:1]).")
+        self.example = jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
+
+    def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example as arrays of zeros."""
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, self.example)
+
+    def capture(
+        self, fn: Callable[..., Any], key: Hashable, params: Any, names: Sequence[str], args: Any, kwargs: Any
+    ) -> Captured:
+        """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
+        call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
+        shapes = tuple((tuple(a.shape), jnp.dtype(a.dtype) if not _is_key(a) else a.dtype) for a in (*leaves, *call.arrays))
+        full_key = (key, call.static, shapes)
+        if full_key not in self._captured:
+            self._check_inputs(call.arrays)
+            self._captured[full_key] = self._capture(fn, params, names, call)
+        return self._captured[full_key]
+
+    def _capture(self, fn: Callable[..., Any], params: Any, names: Sequence[str], call: Call) -> Captured:
+        leaves, tree = jax.tree.flatten(params)
+        structures: list[Any] = []
+
+        def flat(*arrays: Any) -> list[Any]:
+            args, kwargs = call.rebuild(arrays[len(leaves) :])
+            out, structure = jax.tree.flatten(fn(jax.tree.unflatten(tree, arrays[: len(leaves)]), *args, **kwargs))
+            structures.append(structure)
+            return [jnp.asarray(o) if not _is_key(o) else o for o in out]
+
+        shaped = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*leaves, *call.arrays)]
+        graph = capture(flat, shaped[: len(leaves)], names, shaped[len(leaves) :])
+        plan = make_plan(graph, self.recipe)
+        return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
+
+    def _check_inputs(self, arrays: Sequence[Any]) -> None:
+        """Compare a call with the example: same number, same sizes but for the first axis, floats where it has floats."""
+        known = split_call(*self.example).arrays
+        if len(arrays) != len(known):
+            raise InputError(f"The model was quantized with {len(known)} input arrays; this call has {len(arrays)}.")
+        for i, (array, example) in enumerate(zip(arrays, known, strict=True)):
+            shape, dtype = tuple(example.shape), example.dtype
+            if len(array.shape) != len(shape) or tuple(array.shape[1:]) != shape[1:]:
+                raise InputError(
+                    f"Input {i} has shape {tuple(array.shape)}; the model was quantized with {shape}, and only the first "
+                    "axis, the batch, may differ. Resize the input, or quantize again with an example of this shape."
+                )
+            if jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.floating):
+                raise InputError(
+                    f"Input {i} has dtype {array.dtype}; the model was quantized with {dtype}. Convert it, scaled as in "
+                    "training (images: `x.astype('float32') / 255`)."
+                )
+
+    def run(
+        self, captured: Captured, params: Any, ranges: Ranges, args: Any, kwargs: Any, record: Record | None = None
+    ) -> Any:
+        """The simulated forward: the function's result, on the integers of the device."""
+        check_ranges(captured.plan, ranges)
+        run = captured.simulate if record is None else functools.partial(simulate, captured.plan, record=record)
+        outputs = run(jax.tree.leaves(params), _plain(ranges), split_call(args, kwargs).arrays)
+        return jax.tree.unflatten(captured.structure, outputs)
+
+    def with_arrays(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example's arguments with these arrays in the place of its own."""
+        return split_call(*self.example).rebuild(arrays)
+
+    def arrays(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """The arrays of a call, in the order of the graph's inputs."""
+        return split_call(args, kwargs).arrays
+
+    def reals(self, captured: Captured, params: Any, args: Any, kwargs: Any) -> dict[str, jax.Array]:
+        """The float reading of the folded graph: every activation by its site's name."""
+        found = reals(captured.plan, jax.tree.leaves(params), split_call(args, kwargs).arrays)
+        return {captured.plan.graph.site_names[v]: array for v, array in found.items()}
+
+
+def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
+    return {name: dict(r) for name, r in ranges.items()}
+
+
+def _is_key(array: Any) -> bool:
+    return jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key)
+
+
+def _shaped(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else leaf
+
+
+class Bound(NamedTuple):
+    """A quantized target with its state, in the one form that calibration, analysis and export take.
+
+    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's.
+    """
+
+    core: Core
+    captured: Callable[..., Captured]
+    params: Any
+    ranges: Mapping[str, Mapping[str, jax.Array]]
+
+
+def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
+    """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale."""
+    plan = captured.plan
+    ranges = {g.name: new_range() for g in plan.groups.values() if g.fixed is None and g.fake_quant is None}
+    for op in plan.graph.ops:
+        if (site := plan.weight_site(op)) is not None:
+            ranges[site] = new_range(shape=(plan.graph.avals[op.inputs[1]].shape[-1],))
+    return ranges
+
+
+def new_range(shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
+    """An uncalibrated range: NaN, so that using it cannot go unnoticed. A weight's range observes nothing."""
+    return {
+        "scale": jnp.full(shape, jnp.nan, jnp.float32),
+        "zero_point": jnp.zeros((), jnp.float32),
+        "observed": jnp.full((2,), 0.0 if shape else jnp.nan, jnp.float32),
+    }
+
+
+def check_ranges(plan: Plan, ranges: Ranges) -> None:
+    """Raise RangeError for a range that is missing or, where its value is known, not finite."""
+    for name, group in plan.groups.items():
+        if group.fixed is not None or group.fake_quant is not None:
+            continue
+        if name not in ranges or not is_range(ranges[name]):
+            raise RangeError(
+                f"{name} has no range: the ranges given are of another model or recipe ({len(ranges)} of them). "
+                "Take them from this quantized model."
+            )
+        leaf = ranges[name]["observed" if group.scheme.ranges == "ema" else "scale"]
+        if not isinstance(leaf, jax.core.Tracer) and not bool(np.all(np.isfinite(np.asarray(leaf)))):
+            raise RangeError(f"{name} has no range yet ({np.asarray(leaf)}). Call jaxq.calibrate first.")
+
+
+class QuantizedFunction(NamedTuple):
+    """A quantized function, in optax's shape. Both members are pure.
+
+    init(params, *example) -> ranges, not yet calibrated. apply(params, ranges, *args, **kwargs) -> the function's result.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    core: Core
+    captured: Callable[..., Captured]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan made from the example."""
+        assert self.core.plan is not None
+        return self.core.plan
+
+
+def quantize(target: Any, recipe: Recipe | str | Mapping[str, Any] = "int8", *example: Any, **example_kwargs: Any) -> Any:
+    """Quantize a model: an `nnx.Module` gives an `nnx.Module`, a Linen module a Linen module, a function a QuantizedFunction.
+
+    Args:
+      target: the model. A plain function is `f(params, *inputs)`, and its example begins with params.
+      recipe: a Recipe, the name of a shipped one ("int8"), a dict, or the path of a TOML file.
+      example: inputs of the shapes to export, usually one example (`images[:1]`). Only shapes and dtypes are read.
+
+    Raises: CaptureError for a model that cannot be a static graph; RecipeError; PlanError.
+
+    The model itself is unchanged: its parameters are trained through the simulation, and a float checkpoint loads as before.
+    """
+    from jaxq.faces import face_of
+
+    return face_of(target)(target, Core(read_recipe(recipe)), example, example_kwargs)
+
+
+def quantize_function(
+    fn: Callable[..., Any], core: Core, example: Sequence[Any], example_kwargs: Mapping[str, Any]
+) -> QuantizedFunction:
+    """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`."""
+
+    core.remember_example(example[1:], example_kwargs)
+
+    def captured(params: Any, *args: Any, **kwargs: Any) -> Captured:
+        args, kwargs = (args, kwargs) if args or kwargs else core.example
+        return core.capture(fn, fn, params, leaf_names(params), args, kwargs)
+
+    def init(params: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, jax.Array]]:
+        return initial_ranges(captured(params, *args, **kwargs))
+
+    def apply(params: Any, ranges: Ranges, *args: Any, **kwargs: Any) -> Any:
+        return core.run(captured(params, *args, **kwargs), params, ranges, args, kwargs)
+
+    core.plan = captured(example[0]).plan
+    return QuantizedFunction(init, apply, core, captured)
+
+
+def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> Bound:
+    """What calibration and export need of a quantized function, its parameters and ranges."""
+
+    def captured(*args: Any, **kwargs: Any) -> Captured:
+        return function.captured(params, *args, **kwargs)
+
+    return Bound(function.core, captured, params, ranges)
+
+
+def leaf_names(params: Any, strip: frozenset[str] = frozenset()) -> list[str]:
+    """The path of each leaf of a pytree, `block0/conv/kernel`, without leading keys in `strip` or a variable's `.value`."""
+    paths = [[_key_text(k) for k in path] for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    return ["/".join(p for i, p in enumerate(path) if p and not (i == 0 and p in strip)) for path in paths]
+
+
+def _key_text(key: Any) -> str:
+    if isinstance(key, jax.tree_util.GetAttrKey):
+        return "" if key.name == "value" else key.name
+    return str(getattr(key, "key", getattr(key, "idx", key)))
+
+

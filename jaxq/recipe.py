@@ -1,0 +1,156 @@
+"""A recipe says how a model is quantized: one frozen value, from Python, a dict, a TOML file, or the name of a shipped one.
+
+    Recipe(rules=(Rule("head/*", float=True),))
+    {"activations": {"ranges": "ema"}, "rules": [{"match": "head/*", "float": true}]}
+
+Rules match site names by glob (`fnmatch`: `*` crosses slashes). Later rules win. A rule that matches nothing is an error.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import pathlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from jaxq.errors import RecipeError, UnmatchedRuleError
+from jaxq.target import target_named
+from jaxq.text import did_you_mean
+
+LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+
+IOType = Literal["int8", "uint8", "float32"]
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Weights: symmetric integers in [-127, 127].
+
+    ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
+    """
+
+    bits: Literal[8] = 8
+    per_channel: bool = True
+    ranges: Literal["follow", "learned", "frozen"] = "follow"
+
+
+class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Activations: one scale and one zero point a tensor.
+
+    ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the moving
+    min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
+    calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
+    """
+
+    bits: Literal[8] = 8
+    symmetric: bool = False
+    ranges: Literal["learned", "frozen", "ema"] = "learned"
+    observe: bool = False
+    calibration: Literal["minmax", "percentile"] = "minmax"
+    percentile: float = 99.99
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
+
+    float: run the op in floating point. ranges: "learned" or "frozen". symmetric: zero point 0.
+    """
+
+    match: str
+    float: bool | None = None
+    ranges: Literal["learned", "frozen"] | None = None
+    symmetric: bool | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to quantize a model. input, output: the element type at the file's two ends. carrier: what integers ride in while
+    training ("bfloat16" on an accelerator is exact and fast).
+    """
+
+    name: str = "custom"
+    target: str = "litert"
+    input: IOType = "int8"
+    output: IOType = "int8"
+    weights: Weights = Weights()
+    activations: Activations = Activations()
+    rules: tuple[Rule, ...] = ()
+    carrier: Literal["float32", "bfloat16"] = "float32"
+
+
+SHIPPED: dict[str, Recipe] = {
+    "int8": Recipe(name="int8"),
+    "int8-ema": Recipe(name="int8-ema", activations=Activations(ranges="ema")),
+    "int8-float-io": Recipe(name="int8-float-io", input="float32", output="float32"),
+    "int8-uint8-io": Recipe(name="int8-uint8-io", input="uint8", output="uint8"),
+}
+
+
+def read_recipe(source: Recipe | str | Mapping[str, Any] | pathlib.Path) -> Recipe:
+    """A recipe from a Recipe, a shipped name, a mapping, or the path of a TOML file. Raises RecipeError."""
+    if isinstance(source, Recipe):
+        return _checked(source, "the recipe")
+    if isinstance(source, Mapping):
+        return _convert(source, "the recipe")
+    if isinstance(source, str) and source in SHIPPED:
+        return SHIPPED[source]
+    path = pathlib.Path(source)
+    if path.suffix != ".toml":
+        raise RecipeError(f"There is no recipe {str(source)!r}. {did_you_mean(str(source), SHIPPED)} Or give a path to a .toml file.")
+    return _convert(_read_toml(path), str(path))
+
+
+def _read_toml(path: pathlib.Path) -> Mapping[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise RecipeError(f"{path} has {size:,} bytes; a recipe has at most {LARGEST_FILE:,}. Is it another file?")
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise RecipeError(f"Cannot read the recipe {path}: {e.strerror}.") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path} is not TOML: {e}.") from e
+
+
+def _convert(values: Mapping[str, Any], where: str) -> Recipe:
+    try:
+        return _checked(msgspec.convert(dict(values), Recipe), where)
+    except msgspec.ValidationError as e:
+        raise RecipeError(f"In {where}: {e}.{_suggestion(str(e))}") from e
+
+
+def _checked(recipe: Recipe, where: str) -> Recipe:
+    target_named(recipe.target)
+    if not 50.0 < recipe.activations.percentile <= 100.0:
+        raise RecipeError(f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99.")
+    return recipe
+
+
+def _suggestion(message: str) -> str:
+    if "unknown field" not in message:
+        return ""
+    field = message.split("`")[1]
+    known = {name for s in (Recipe, Weights, Activations, Rule) for name in s.__struct_fields__}
+    return " " + did_you_mean(field, sorted(known))
+
+
+def rule_for(recipe: Recipe, names: Iterable[str]) -> Rule:
+    """The combined rule for something that goes by any of `names`; later rules win."""
+    combined = Rule("")
+    for rule in recipe.rules:
+        if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
+            changes = {f: v for f in ("float", "ranges", "symmetric") if (v := getattr(rule, f)) is not None}
+            combined = msgspec.structs.replace(combined, **changes)
+    return combined
+
+
+def check_rules(recipe: Recipe, names: Iterable[str]) -> None:
+    """Raise UnmatchedRuleError for a rule that matches none of the model's names."""
+    known = list(names)
+    for rule in recipe.rules:
+        if not any(fnmatch.fnmatchcase(name, rule.match) for name in known):
+            raise UnmatchedRuleError(
+                f"The rule {rule.match!r} of recipe {recipe.name!r} matches none of the model's {len(known)} sites. "
+                f"{did_you_mean(rule.match, known)}"
+            )

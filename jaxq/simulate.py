@@ -1,0 +1,277 @@
+"""The differentiable reading of a graph: training forward, in the integers of LiteRT's default CPU runtime.
+
+An activation is a `Carrier`, an integer-valued float array with its scale. Each op computes its output in steps, which is then
+rounded (ties to even) and clipped, as XNNPACK does; straight-through gradients make all of it differentiable, scales and
+zero points included. `reals` is the float reading of the same folded graph: calibration and analysis run it.
+
+Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their like (`jaxq.export.kernels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxq.graph import Op
+from jaxq.numerics import (
+    SMALLEST_SCALE,
+    carrier_bounds,
+    clip_ste,
+    dequantize,
+    positive,
+    quantize,
+    round_ste,
+    scale_and_zero_point,
+    true_divide,
+)
+from jaxq.ops import OPS
+from jaxq.ops.steps import Carrier, clip_bounds, requantized
+from jaxq.plan import Group, Plan
+from jaxq.scheme import QParams
+from jaxq.weights import quantized_constant, quantized_weight, weight_values
+
+Ranges = Mapping[str, Mapping[str, jax.Array]]
+Record = Callable[[int, Carrier], None]
+
+
+def simulate(
+    plan: Plan, params: Sequence[Any], ranges: Ranges, inputs: Sequence[jax.Array], record: Record | None = None
+) -> list[jax.Array]:
+    """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
+
+    `record(value, carrier)` is called for every integer activation. Differentiable in params, ranges and inputs.
+    """
+    run = _Run(plan, weight_values(plan.graph, params), ranges, record)
+    for value, array in zip(plan.graph.inputs, inputs, strict=True):
+        run.enter(value, array)
+    for op in plan.graph.ops:
+        run.island(op) if op.name in plan.islands else run.step(op)
+    outputs = [run.output(v) for v in plan.graph.outputs]
+    return run.with_observations(outputs)
+
+
+def qparams(group: Group, ranges: Ranges, env: Mapping[int, Any], plan: Plan) -> QParams:
+    """Scale and zero point in use for a group: prescribed, of a FakeQuant module, or from its range."""
+    if group.fixed is not None:
+        return QParams(jnp.float32(group.fixed[0]), jnp.float32(group.fixed[1]))
+    if group.fake_quant is not None:
+        op = next(op for op in plan.graph.ops if op.name == group.fake_quant)
+        scale, zero_point = (jnp.asarray(env[v], jnp.float32) for v in op.inputs[1:])
+        return QParams(positive(scale), _integer(zero_point, group))
+    trained = ranges[group.name]
+    if group.scheme.ranges == "ema":
+        return _from_observed(trained["observed"], group)
+    scale, zero_point = positive(trained["scale"]), _integer(trained["zero_point"], group)
+    if group.scheme.ranges == "frozen":
+        return QParams(lax.stop_gradient(scale), lax.stop_gradient(zero_point))
+    return QParams(scale, zero_point)
+
+
+def _integer(zero_point: jax.Array, group: Group) -> jax.Array:
+    """The zero point as used: rounded, or given by the group's sign."""
+    low, high = jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax)
+    if group.scheme.symmetric:
+        return jnp.zeros_like(zero_point)
+    if group.nonnegative:
+        return jnp.full_like(zero_point, group.scheme.qmin)
+    return clip_ste(round_ste(zero_point), low, high)
+
+
+def _from_observed(observed: jax.Array, group: Group) -> QParams:
+    observed = lax.stop_gradient(observed)
+    return range_parameters(observed[0], observed[1], group)
+
+
+def range_parameters(low: jax.Array, high: jax.Array, group: Group) -> QParams:
+    """Scale and zero point of a group that covers [low, high]."""
+    if group.scheme.symmetric:
+        bound = jnp.maximum(jnp.abs(low), jnp.abs(high))
+        return QParams(positive(true_divide(bound, jnp.full_like(bound, group.scheme.qmax))), jnp.zeros_like(bound))
+    scale, zero_point = scale_and_zero_point(low, high, group.scheme.qmin, group.scheme.qmax)
+    return QParams(scale, _integer(zero_point, group))
+
+
+class _Run:
+    """One pass over the graph: values by number, carriers for integers, plain arrays for floats and weights."""
+
+    def __init__(self, plan: Plan, env: dict[int, Any], ranges: Ranges, record: Record | None) -> None:
+        self.plan, self.env, self.ranges, self.record = plan, env, ranges, record
+        self.parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
+        self.activations = plan.graph.activations
+        self.observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
+        self.seen: dict[str, list[jax.Array]] = {}
+
+    def enter(self, value: int, array: jax.Array) -> None:
+        if self.plan.group(value) is None:
+            self.env[value] = array
+        else:
+            self._quantize(value, jnp.asarray(array, jnp.float32))
+
+    def island(self, op: Op) -> None:
+        arguments = [self._real(v) for v in op.inputs]
+        if op.call is not None:
+            outputs = op.call(*(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True)))
+        else:
+            outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *arguments)))
+        for value, out in zip(op.outputs, outputs, strict=True):
+            if self.plan.group(value) is None:
+                self.env[value] = out
+            else:
+                self._quantize(value, out.astype(jnp.float32))
+
+    def step(self, op: Op) -> None:
+        spec, group = OPS[op.kind], self._group(op.outputs[0])
+        scale, zero_point = self.parameters[group.name]
+        if spec.scales == "same" and spec.step is None:
+            outputs = as_tuple(spec.compute(op, *(self._operand(op, i, scale) for i in range(len(op.inputs)))))
+        else:
+            steps = self._steps(op, scale, zero_point)
+            self._observe(op.outputs[0], steps * scale, op.attrs.get("activation"))
+            outputs = (self._rounded(op, steps, scale, zero_point, group),)
+        for value, q in zip(op.outputs, outputs, strict=True):
+            self._keep(value, Carrier(q, scale, zero_point))
+
+    def _steps(self, op: Op, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
+        spec = OPS[op.kind]
+        assert spec.step is not None
+        if spec.weights:
+            x = self.env[op.inputs[0]]
+            rule = spec.step(self.plan.recipe.carrier)
+            w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
+            site = self.plan.weight_site(op)
+            trained = None if site is None else self.ranges[site]
+            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained)
+            return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
+        operands = op.inputs[:1] if op.kind == "FAKE_QUANT" else op.inputs
+        return spec.step(op, *(self._tensor(v, scale) for v in operands), scale=scale, zero_point=zero_point)
+
+    def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
+        low, high = carrier_bounds(zero_point, group.scheme.bits)
+        if (bounds := op.attrs.get("activation")) is not None:
+            least, greatest = clip_bounds(bounds, scale)
+            low, high = jnp.maximum(low, least), jnp.minimum(high, greatest)
+        return clip_ste(round_ste(steps), low, high)
+
+    def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:
+        """The carrier array that a copying op reads, requantized where the plan says so; extra inputs as they are."""
+        value = op.inputs[index]
+        if value not in self.activations:
+            return self.env[value]
+        carrier = self.env[value]
+        if (op.name, index) not in self.plan.requantized:
+            return carrier.q
+        low, high = carrier_bounds(self.parameters[self._group(op.outputs[0]).name].zero_point)
+        return clip_ste(requantized(carrier, scale), low, high)
+
+    def _tensor(self, value: int, scale: jax.Array) -> Carrier:
+        """An operand: a carrier, or a constant quantized per tensor, symmetric."""
+        if value in self.activations:
+            return self.env[value]
+        return quantized_operand(jnp.asarray(self.env[value], jnp.float32), scale)
+
+    def _quantize(self, value: int, real: jax.Array) -> None:
+        group = self._group(value)
+        scale, zero_point = self.parameters[group.name]
+        low, high = carrier_bounds(zero_point, group.scheme.bits)
+        self._observe(value, real, None)
+        self._keep(value, Carrier(quantize(real, scale, low, high), scale, zero_point))
+
+    def _keep(self, value: int, carrier: Carrier) -> None:
+        self.env[value] = carrier
+        if self.record is not None:
+            self.record(value, carrier)
+
+    def _group(self, value: int) -> Group:
+        group = self.plan.group(value)
+        assert group is not None, self.plan.graph.site_names[value]
+        return group
+
+    def _real(self, value: int) -> jax.Array:
+        held = self.env[value]
+        return dequantize(held.q, held.scale) if isinstance(held, Carrier) else jnp.asarray(held)
+
+    def output(self, value: int) -> jax.Array:
+        if value not in self.activations:
+            return self.env[value]  # state that passes through
+        return self._real(value).astype(self.plan.graph.avals[value].dtype)
+
+    # --- observing: statistics travel as the gradient of `observed` ---
+
+    def _observe(self, value: int, real: jax.Array, bounds: tuple[float, float] | None) -> None:
+        if self.observing and (group := self._group(value)).name in self.ranges:
+            real = lax.stop_gradient(real if bounds is None else jnp.clip(real, *bounds))
+            self.seen.setdefault(group.name, []).append(jnp.stack([jnp.min(real), jnp.max(real)]))
+
+    def with_observations(self, outputs: list[jax.Array]) -> list[jax.Array]:
+        if not self.seen:
+            return outputs
+        for name, pairs in self.seen.items():
+            found = jnp.stack([jnp.min(jnp.stack([p[0] for p in pairs])), jnp.max(jnp.stack([p[1] for p in pairs]))])
+            index = next(i for i, v in enumerate(self.plan.graph.outputs) if v in self.activations)
+            outputs[index] = observe(outputs[index], self.ranges[name]["observed"], found)
+        return outputs
+
+
+@jax.custom_vjp
+def observe(y: jax.Array, observed: jax.Array, found: jax.Array) -> jax.Array:
+    """`y`, unchanged; the gradient of `observed` [min, max] becomes `observed - found`.
+
+    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics of a
+    batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that step).
+    """
+    return y
+
+
+def _observe_forward(y: jax.Array, observed: jax.Array, found: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return y, observed - found
+
+
+def _observe_backward(difference: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return cotangent, difference, jnp.zeros_like(difference)
+
+
+observe.defvjp(_observe_forward, _observe_backward)
+
+
+def quantized_operand(constant: jax.Array, scale: jax.Array) -> Carrier:
+    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale."""
+    magnitude = jnp.max(jnp.abs(constant))
+    own = true_divide(magnitude, jnp.full_like(magnitude, 127))
+    return quantized_constant(constant, jnp.maximum(own, jnp.maximum(lax.stop_gradient(scale) * 2.0**-9, SMALLEST_SCALE)), 127)
+
+
+# --- the float reading --------------------------------------------------------------------------------------------------
+
+
+def reals(plan: Plan, params: Sequence[Any], inputs: Sequence[jax.Array]) -> dict[int, jax.Array]:
+    """Every activation of the folded graph in real numbers, unquantized."""
+    env = weight_values(plan.graph, params)
+    for value, array in zip(plan.graph.inputs, inputs, strict=True):
+        env[value] = array if plan.group(value) is None else jnp.asarray(array, jnp.float32)
+    for op in plan.graph.ops:
+        arguments = [jnp.asarray(env[v]) for v in op.inputs]
+        if op.call is not None:
+            outputs = op.call(*(a.astype(plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True)))
+        else:
+            outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *(_wide(a) for a in arguments))))
+        env.update(zip(op.outputs, outputs, strict=True))
+    return {v: env[v] for v in plan.graph.activations}
+
+
+def _wide(array: jax.Array) -> jax.Array:
+    return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def activated(op: Op, y: Any) -> Any:
+    """`y` after the op's fused activation."""
+    bounds = op.attrs.get("activation")
+    return y if bounds is None else clip_ste(y, jnp.float32(bounds[0]), jnp.float32(bounds[1]))
+
+
+def as_tuple(y: Any) -> tuple[jax.Array, ...]:
+    """A tuple of outputs, from a rule of one or of several."""
+    return y if isinstance(y, tuple) else (y,)

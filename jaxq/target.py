@@ -1,0 +1,51 @@
+"""What a target takes, before training: which ops it maps, and whether it runs floating point at all.
+
+Capabilities by kind of op only; `jaxq.export.targets` checks finished files against a target's finer rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxq.errors import RecipeError
+from jaxq.text import did_you_mean
+
+EVERYTHING = frozenset({"*"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A device family. forbidden: op kinds it has no kernel for. float_islands: whether it can run floats between integers."""
+
+    name: str
+    title: str
+    forbidden: frozenset[str] = frozenset()
+    float_islands: bool = True
+    source: str = ""
+
+    def refuses(self, kind: str) -> bool:
+        """Whether an op of this kind cannot run there."""
+        return kind in self.forbidden or (kind == "FLOAT" and not self.float_islands)
+
+
+TARGETS: dict[str, Target] = {
+    "litert": Target("litert", "LiteRT on a CPU (XNNPACK)", source="google-ai-edge/LiteRT, kernels/register.cc"),
+    "tflm": Target(
+        "tflm", "TensorFlow Lite for Microcontrollers", float_islands=False, source="tflite-micro, all_ops_resolver"
+    ),
+    "ethos-u": Target("ethos-u", "Arm Ethos-U", float_islands=False, source="ethos-u-vela, supported operators"),
+    "edgetpu": Target(
+        "edgetpu",
+        "Coral Edge TPU",
+        forbidden=frozenset({"HARD_SWISH"}),
+        float_islands=False,
+        source="coral.ai, TensorFlow models on the Edge TPU, supported operations",
+    ),
+}
+
+
+def target_named(name: str) -> Target:
+    """The target of this name. Raises RecipeError with the nearest names."""
+    if name in TARGETS:
+        return TARGETS[name]
+    raise RecipeError(f"There is no target {name!r}. {did_you_mean(name, TARGETS)}")

@@ -1,0 +1,1 @@
+"""Recipes: models, data and training scripts."""
