@@ -1,9 +1,9 @@
 """Export: a plan with its weights becomes a TFLite file, proven equal. Alone in knowing TFLite.
 
-    frozen = freeze(plan, params, ranges)      integers
-    program, tensor_of = lower(frozen)         TFLite's own ops
-    data = write(program)                      bytes
-    certificate = artifact.verify(images)      every tensor, two kernel families, LiteRT itself
+frozen = freeze(plan, params, ranges)      integers
+program, tensor_of = lower(frozen)         TFLite's own ops
+data = write(program)                      bytes
+certificate = artifact.verify(images)      every tensor, two kernel families, LiteRT itself
 """
 
 from __future__ import annotations

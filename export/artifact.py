@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -17,12 +18,13 @@ from rich.progress import Progress
 
 from jaxq.calibrate import batch_arguments
 from jaxq.errors import ExportError, InputError, MismatchError
+from jaxq.export import runtime
+from jaxq.export.evaluate import evaluate
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.freeze import Frozen, freeze
 from jaxq.export.lower import lower
 from jaxq.export.program import Program
-from jaxq.export.runtime import load_check
 from jaxq.export.verify import (
     Certificate,
     Tally,
@@ -40,7 +42,10 @@ from jaxq.simulate import simulate
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Artifact:
-    """A finished TFLite file. `data`: its bytes. `manifest`: what `model.json` holds. `certificate`: the proof, if one ran."""
+    """A finished TFLite file.
+
+    `data`: its bytes. `manifest`: what `model.json` holds. `certificate`: the proof, if one ran.
+    """
 
     data: bytes
     program: Program
@@ -72,6 +77,21 @@ class Artifact:
             raise InputError("There is no example to verify on: the iterable is empty.")
         return certificate(examples, tallies, simulated, sites)
 
+    def run(self, *inputs: Any) -> list[np.ndarray]:
+        """The file on LiteRT, as a phone would: real inputs quantized by the manifest's formula, outputs as real numbers."""
+        integers = [self._host_quantized(f, np.asarray(a)) for f, a in zip(self.manifest["inputs"], inputs, strict=True)]
+        outputs = runtime.run(self.data, integers, "xnnpack")
+        assert isinstance(outputs, tuple)
+        return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]
+
+    @staticmethod
+    def _host_quantized(formula: Mapping[str, Any], real: np.ndarray) -> np.ndarray:
+        if formula["dtype"] == "float32":
+            return real.astype(np.float32)
+        limits = np.iinfo(formula["dtype"])
+        steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
+        return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
+
     def _recorded(self) -> list[tuple[int, int]]:
         """The graph's values that the program holds under their own name, and their tensors."""
         names = self.frozen.plan.graph.site_names
@@ -84,10 +104,18 @@ class Artifact:
         """
         target = pathlib.Path(path)
         if target.exists() and not force:
-            raise ExportError(f"{target} exists ({target.stat().st_size:,} bytes). Give another path, or force=True to replace it.")
+            raise ExportError(
+                f"{target} exists ({target.stat().st_size:,} bytes). Give another path, or force=True to replace it."
+            )
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
         return target
+
+
+def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
+    if formula["dtype"] == "float32":
+        return q
+    return np.float32(formula["scale"]) * (q.astype(np.float32) - formula["zero_point"])
 
 
 def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:
@@ -105,13 +133,17 @@ def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:
             os.chmod(name, 0o644)
             os.replace(name, path)
     except OSError as e:
-        raise ExportError(f"Cannot write {e.filename or next(iter(files))}: {e.strerror}. Nothing was left behind.") from e
+        raise ExportError(
+            f"Cannot write {e.filename or next(iter(files))}: {e.strerror}. Nothing was left behind."
+        ) from e
     finally:
         for name, _ in done:
             pathlib.Path(name).unlink(missing_ok=True)
 
 
-def to_tflite(target: Any, *state: Any, verify: Any = None, allow_mismatch: bool = False, progress: bool = True) -> Artifact:
+def to_tflite(
+    target: Any, *state: Any, verify: Any = None, allow_mismatch: bool = False, progress: bool = True
+) -> Artifact:
     """Export a quantized model as a TFLite file whose integers are those of the training forward.
 
     Args:
@@ -128,12 +160,15 @@ def to_tflite(target: Any, *state: Any, verify: Any = None, allow_mismatch: bool
     frozen = freeze(captured.plan, params, bound.ranges)
     program, tensor_of = lower(frozen)
     data = write(program)
-    load_check(data)
+    runtime.load_check(data)
     artifact = Artifact(data, read(data), {}, None, _forward(bound, frozen), frozen, tensor_of)
     proof = None if verify is None else artifact.verify(verify, progress=progress)
     artifact = dataclasses.replace(artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof))
     if proof is not None and not proof.ok and not allow_mismatch:
-        raise MismatchError(f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this graph:\n{captured.plan.graph}")
+        raise MismatchError(
+            f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this "
+            f"graph:\n{captured.plan.graph}"
+        )
     return artifact
 
 
@@ -143,7 +178,8 @@ def _forward(bound: Bound, frozen: Frozen) -> Callable[[Sequence[Any]], tuple[di
     compiled: dict[int, Any] = {}
 
     def forward(arrays: Sequence[Any]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        plan = bound.captured(*_as_arguments(bound, arrays)[0], **_as_arguments(bound, arrays)[1]).plan
+        args, kwargs = bound.core.with_arrays(arrays)
+        plan = bound.captured(*args, **kwargs).plan
 
         def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
             seen: dict[str, jax.Array] = {}
@@ -163,11 +199,6 @@ def _forward(bound: Bound, frozen: Frozen) -> Callable[[Sequence[Any]], tuple[di
     return forward
 
 
-def _as_arguments(bound: Bound, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example's arguments with these arrays in the place of its own."""
-    return bound.core.with_arrays(arrays)
-
-
 def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
     dtype = frozen.plan.recipe.input
     if dtype == "float32":
@@ -176,17 +207,13 @@ def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
 
 
 def _read_program(artifact: Artifact, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    from jaxq.export.evaluate import evaluate
-
     found = jax.jit(evaluate(artifact.program, "xnnpack", every_tensor=True))(*inputs)
     assert isinstance(found, dict)
     return {i: np.asarray(a) for i, a in found.items()}
 
 
 def _chunks(batches: Any) -> Iterable[list[Any]]:
-    if hasattr(batches, "shape"):
-        batches = [batches]
-    elif isinstance(batches, tuple):
+    if hasattr(batches, "shape") or isinstance(batches, tuple):
         batches = [batches]
     for batch in batches:
         args, kwargs = batch_arguments(batch)
@@ -194,9 +221,9 @@ def _chunks(batches: Any) -> Iterable[list[Any]]:
 
 
 def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:
-    import importlib.metadata
-
-    recipe = frozen.plan.recipe
+    recipe, graph = frozen.plan.recipe, frozen.plan.graph
+    inputs = zip(program.inputs, graph.inputs, strict=True)
+    outputs = zip(program.outputs, (v for v in graph.outputs if v in graph.activations), strict=True)
     return {
         "format": 1,
         "jaxq": importlib.metadata.version("jaxq"),
@@ -204,22 +231,21 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
         "bytes": len(data),
         "recipe": recipe.name,
         "target": recipe.target,
-        "inputs": [_formula(frozen, program, i, v, recipe.input) for i, v in zip(program.inputs, frozen.plan.graph.inputs, strict=True)],
-        "outputs": [_formula(frozen, program, i, v, recipe.output) for i, v in zip(program.outputs, _output_values(frozen), strict=True)],
+        "inputs": [_formula(frozen, program, i, v, recipe.input) for i, v in inputs],
+        "outputs": [_formula(frozen, program, i, v, recipe.output) for i, v in outputs],
         "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},
         "certificate": None if proof is None else proof.as_dict(),
-    }  # fmt: skip
-
-
-def _output_values(frozen: Frozen) -> list[int]:
-    graph = frozen.plan.graph
-    return [v for v in graph.outputs if v in graph.activations]
+    }
 
 
 def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
     """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
     scale, zero_point = frozen.of(value)
-    entry: dict[str, Any] = {"name": frozen.plan.graph.site_names[value], "shape": list(program.tensors[tensor].shape), "dtype": dtype}
+    entry: dict[str, Any] = {
+        "name": frozen.plan.graph.site_names[value],
+        "shape": list(program.tensors[tensor].shape),
+        "dtype": dtype,
+    }
     if dtype == "float32":
         return entry
     shift, low, high = (zero_point, -128, 127) if dtype == "int8" else (zero_point + 128, 0, 255)

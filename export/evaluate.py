@@ -112,9 +112,7 @@ def _over_batch(program: Program, single: Callable[..., Environment], values: li
     sizes = {value.shape[0] for value, has_batch in zip(values, batched, strict=True) if has_batch}
     if len(sizes) != 1:
         raise InputError(f"Inputs with batches of different sizes: {sorted(sizes)}.")
-    examples = [
-        value[:, None] if has_batch else value for value, has_batch in zip(values, batched, strict=True)
-    ]
+    examples = [value[:, None] if has_batch else value for value, has_batch in zip(values, batched, strict=True)]
     found = jax.vmap(single, in_axes=tuple(0 if has_batch else None for has_batch in batched))(*examples)
     return {index: _joined(value) for index, value in found.items()}
 

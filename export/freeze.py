@@ -28,7 +28,10 @@ BINARY = frozenset({"ADD", "SUB", "MUL"})
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
-    """An op's integer weights. q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,)."""
+    """An op's integer weights.
+
+    q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,).
+    """
 
     q: np.ndarray
     scale: np.ndarray
@@ -108,7 +111,9 @@ def _group_name(plan: Plan, value: int) -> str:
 
 def _parameters(group: Group, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.float32, int]:
     if not np.isfinite(scale) or not np.isfinite(zero_point):
-        raise RangeError(f"{group.name} has scale {scale} and zero point {zero_point}: not finite. Calibrate, or lower the rate.")
+        raise RangeError(
+            f"{group.name} has scale {scale} and zero point {zero_point}: not finite. Calibrate, or lower the rate."
+        )
     if scale <= 2 * SMALLEST_SCALE:
         raise RangeError(f"{group.name} has scale {scale:.3g}: a range of no width. Calibrate again (overwrite=True).")
     return np.float32(scale), int(zero_point)
@@ -116,18 +121,21 @@ def _parameters(group: Group, scale: np.ndarray, zero_point: np.ndarray) -> tupl
 
 def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Kernel:
     if not (np.all(np.isfinite(q)) and np.all(np.isfinite(scale)) and np.all(np.isfinite(bias))):
-        raise ExportError(f"The weights of {name} are not finite. Did training diverge? Restore the last good checkpoint.")
+        raise ExportError(
+            f"The weights of {name} are not finite. Did training diverge? Restore the last good checkpoint."
+        )
     worst = float(np.max(np.abs(bias), initial=0.0))
     if worst >= 2.0**31:
         channel = int(np.argmax(np.abs(bias)))
         raise ExportError(
-            f"The bias of {name}, channel {channel}, is {worst:.4g} steps of its scale; int32 holds 2,147,483,647. The weights "
-            "of that channel are almost zero beside its bias. Prune the channel, or give the weight a learned scale."
+            f"The bias of {name}, channel {channel}, is {worst:.4g} steps of its scale; int32 holds 2,147,483,647. "
+            "The weights of that channel are almost zero beside its bias. Prune the channel, or give the weight a "
+            "learned scale."
         )
     return Kernel(q.astype(np.int8), scale.astype(np.float32), bias.astype(np.int32))
 
 
-# --- scales that kernels cannot take -----------------------------------------------------------------------------------
+# --- scales that kernels cannot take --------------------------------------------------------------------------------
 
 
 def _check_scales(frozen: Frozen, op: Op) -> None:
@@ -136,7 +144,13 @@ def _check_scales(frozen: Frozen, op: Op) -> None:
             _within(op, f"scale of {name} / scale of the output", ratio, 2.0**-10, 2.0**8)
     elif op.kind == "MUL":
         (_, a), (_, b) = _operand_scales(frozen, op)
-        _within(op, "product of the input scales / scale of the output", a * b / frozen.of(op.outputs[0])[0], 2.0**-16, 2.0**8)
+        _within(
+            op,
+            "product of the input scales / scale of the output",
+            a * b / frozen.of(op.outputs[0])[0],
+            2.0**-16,
+            2.0**8,
+        )
     elif op.kind == "HARD_SWISH":
         x, y = frozen.of(op.inputs[0])[0], frozen.of(op.outputs[0])[0]
         _within(op, "scale of the input / 128 / scale of the output", float(x) / 128 / float(y), 0.0, 1.0)
@@ -167,6 +181,7 @@ def _within(op: Op, what: str, ratio: float, low: float, high: float) -> None:
     if not low <= ratio < high:
         span = f"[2^{math.log2(low):.0f}, {high:g})" if low else f"below {high:g}"
         raise ExportError(
-            f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or change their "
-            "arithmetic there. One of the ranges is far too wide or too narrow: look at them in `print(frozen)` or calibrate again."
+            f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or "
+            "change their arithmetic there. One of the ranges is far too wide or too narrow: look at them in "
+            "`print(frozen)` or calibrate again."
         )

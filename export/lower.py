@@ -1,7 +1,7 @@
 """How each op of the graph is written in TFLite: `RULES`, one a kind. A rule `(writer, op) -> None` adds operators.
 
-What cannot be written is in `REFUSED`, with what to do instead. Versions are the lowest that express the op: old consumers
-(the Edge TPU compiler, TFLite Micro) refuse higher ones.
+What cannot be written is in `REFUSED`, with what to do instead. Versions are the lowest that express the op: old
+consumers (the Edge TPU compiler, TFLite Micro) refuse higher ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 
 # Kinds that no rule writes, and what to do instead.
 REFUSED = {
-    "FLOAT": "TFLite has no op for it that jaxq knows. Move it before or after the model, or write it in ops of docs/ops.md.",
+    "FLOAT": "TFLite has no op for it that jaxq knows. Move it before or after the model, or write it in ops of "
+    "docs/ops.md.",
 }
 
 
@@ -48,8 +49,8 @@ def _refuse(frozen: Frozen) -> None:
     for op in frozen.plan.graph.ops:
         if target.refuses(op.kind):
             raise TargetError(
-                f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use another op, or "
-                "another target."
+                f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use "
+                "another op, or another target."
             )
         if op.name in frozen.plan.islands:
             advice = REFUSED.get(op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only.")
@@ -136,7 +137,7 @@ class Writer:
         return requantized
 
 
-# --- rules --------------------------------------------------------------------------------------------------------------
+# --- rules ----------------------------------------------------------------------------------------------------------
 
 Rule = Callable[[Writer, Op], None]
 
@@ -195,7 +196,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 
 def _padding(w: Writer, op: Op, window: Sequence[int]) -> tuple[str, bool]:
-    """"SAME" or "VALID", and whether an explicit PAD must come first."""
+    """ "SAME" or "VALID", and whether an explicit PAD must come first."""
     sizes = w.graph.avals[op.inputs[0]].shape[1:3]
     dilation = op.attrs.get("dilation", (1, 1))
     if not any(map(any, op.attrs["padding"])):
@@ -233,7 +234,9 @@ def _conv(w: Writer, op: Op) -> None:
     q = w.frozen.kernels[op.name].q  # HWIO
     padding, explicit = _padding(w, op, q.shape[:2])
     x = _padded(w, op) if explicit else w.tensor_of[op.inputs[0]]
-    weights = _weights(w, op, q.reshape(1, *q.shape[:2], -1) if depthwise else q.transpose(3, 0, 1, 2), 3 if depthwise else 0)
+    weights = _weights(
+        w, op, q.reshape(1, *q.shape[:2], -1) if depthwise else q.transpose(3, 0, 1, 2), 3 if depthwise else 0
+    )
     (stride_h, stride_w), (dilation_h, dilation_w) = op.attrs["stride"], op.attrs["dilation"]
     options: dict[str, Any] = {"padding": padding, "stride_h": stride_h, "stride_w": stride_w}
     options |= {"dilation_h_factor": dilation_h, "dilation_w_factor": dilation_w}
@@ -290,8 +293,8 @@ def _pool(w: Writer, op: Op) -> None:
         padding, explicit = "VALID", True  # SAME leaves padding out of the mean: write the zeros
     if explicit and average and not op.attrs["count_padding"]:
         raise ExportError(
-            f"{op.name} ({op.source}): an average pool over padding {op.attrs['padding']} that does not count it is not TFLite's "
-            "SAME. Use padding='SAME', or count_include_pad=True."
+            f"{op.name} ({op.source}): an average pool over padding {op.attrs['padding']} that does not count it is "
+            "not TFLite's SAME. Use padding='SAME', or count_include_pad=True."
         )
     x = _padded(w, op, lowest=not average) if explicit else w.tensor_of[op.inputs[0]]
     size = {"filter_height": window[0], "filter_width": window[1], "stride_h": stride_h, "stride_w": stride_w}
@@ -314,7 +317,12 @@ def _reshape(w: Writer, op: Op) -> None:
 def _transpose(w: Writer, op: Op) -> None:
     perm = op.attrs["perm"]
     version = {5: 4, 6: 6}.get(len(perm), 2)
-    w.emit("TRANSPOSE", [w.tensor_of[op.inputs[0]], w.ints(f"{op.name}:perm", perm)], [w.activation(op.outputs[0])], version)
+    w.emit(
+        "TRANSPOSE",
+        [w.tensor_of[op.inputs[0]], w.ints(f"{op.name}:perm", perm)],
+        [w.activation(op.outputs[0])],
+        version,
+    )
 
 
 def _pad(w: Writer, op: Op) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 
 # TFLite's tensor types by the names used here. int4 data is held one value per int8 element, and packed by the writer.
 DTYPES = (
-    "float32", "float16", "int4", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool", "float64", "string"
-)  # fmt: skip
+    *("float16", "float32", "float64", "int4", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "bool", "string"),
+)
 
 Option = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
 
@@ -107,9 +108,7 @@ def _names(program: Program, indices: Sequence[int]) -> str:
 
 def _operator(program: Program, op: Operator) -> str:
     args = ", ".join("-" if i < 0 else _argument(program.tensors[i]) for i in op.inputs)
-    options = "".join(
-        f" {key}={value}" for key, value in sorted(op.options.items()) if _worth_printing(value)
-    )
+    options = "".join(f" {key}={value}" for key, value in sorted(op.options.items()) if _worth_printing(value))
     return f"{op.kind}.v{op.version}({args}){options}"
 
 

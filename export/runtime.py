@@ -27,11 +27,6 @@ def runtime_version() -> str:
         raise _missing() from error
 
 
-def load_check(data: bytes) -> None:
-    """Raise ExportError unless LiteRT's default resolver loads the file and prepares all its operators."""
-    _interpreter(data, "xnnpack", threads=1)
-
-
 def run(
     data: bytes, inputs: Sequence[np.ndarray], family: str, every_tensor: bool = False, threads: int = 1
 ) -> tuple[np.ndarray, ...] | dict[int, np.ndarray]:
@@ -114,9 +109,7 @@ def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
     return [interpreter.get_tensor(detail["index"]).copy() for detail in interpreter.get_output_details()]
 
 
-def _stacked(
-    program: Program, inputs: Sequence[np.ndarray], results: list[list[np.ndarray]]
-) -> list[np.ndarray]:
+def _stacked(program: Program, inputs: Sequence[np.ndarray], results: list[list[np.ndarray]]) -> list[np.ndarray]:
     if _as_in_file(program, inputs):
         return results[0]
     return [_joined(np.stack(values)) for values in zip(*results, strict=True)]

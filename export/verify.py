@@ -1,8 +1,9 @@
 """The certificate: integer for integer, the artifact against the training forward and against the runtimes.
 
-Three comparisons, tensor by tensor. *simulation*: the training forward against our `xnnpack` reading, on every activation;
-equal, but for tensors after a table op (LOGISTIC, SOFTMAX ...), where one step may differ at the op itself. *xnnpack* and
-*reference*: our reading of each kernel family against LiteRT running the very file; equal without exception.
+Three comparisons, tensor by tensor. *simulation*: the training forward against our `xnnpack` reading, on every
+activation; equal, but for tensors after a table op (LOGISTIC, SOFTMAX ...), where one step may differ at the op
+itself. *xnnpack* and *reference*: our reading of each kernel family against LiteRT running the very file; equal
+without exception.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def compare_families(data: bytes, program: Program, inputs: Sequence[np.ndarray]
 
 
 def exact_sites(graph: Graph) -> frozenset[str]:
-    """The activations that no table op feeds: there the training forward equals the xnnpack reading in every integer."""
+    """The activations that no table op feeds; there training and the xnnpack reading agree in every integer."""
     loose: set[int] = set()
     for op in graph.ops:
         if (op.kind in OPS and OPS[op.kind].table) or op.kind == "FLOAT" or loose.intersection(op.inputs):
@@ -152,6 +153,8 @@ def new_tallies() -> dict[str, Tally]:
     return {family: Tally() for family in FAMILIES}
 
 
-def certificate(examples: int, tallies: Mapping[str, Tally], simulation: Tally | None, sites: frozenset[str]) -> Certificate:
+def certificate(
+    examples: int, tallies: Mapping[str, Tally], simulation: Tally | None, sites: frozenset[str]
+) -> Certificate:
     """The certificate of finished tallies."""
     return Certificate(examples, runtime_version(), dict(tallies), simulation, sites)

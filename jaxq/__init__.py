@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
@@ -13,6 +13,10 @@ from jaxq.quantize import quantize as quantize
 from jaxq.recipe import Recipe as Recipe
 from jaxq.recipe import Rule as Rule
 from jaxq.scheme import Scheme as Scheme
+
+if TYPE_CHECKING:  # at run time both come by __getattr__, for training needs no LiteRT
+    from jaxq import export as export
+    from jaxq.export import load as load
 
 __version__ = "0.1.0"
 __all__ = [

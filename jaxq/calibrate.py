@@ -32,7 +32,8 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
       progress: show a progress bar.
 
     Returns: None (NNX), the variables (Linen) or the ranges (function), as new values.
-    Raises: CalibrationError for empty or non-finite data, for a tensor that is zero throughout, or for ranges already set.
+    Raises: CalibrationError for empty or non-finite data, for a tensor that is zero throughout, or for ranges already
+    set.
     """
     bound = bind(target, *state)
     if not overwrite:
@@ -45,8 +46,8 @@ def _refuse_overwriting(bound: Bound) -> None:
     done = [name for name, r in bound.ranges.items() if np.all(np.isfinite(np.asarray(r["scale"])))]
     if done:
         raise CalibrationError(
-            f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or by training. "
-            "To discard them: jaxq.calibrate(..., overwrite=True)."
+            f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or "
+            "by training. To discard them: jaxq.calibrate(..., overwrite=True)."
         )
 
 
@@ -62,7 +63,9 @@ def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
     for index, batch in enumerate(track(batches, "calibrating", disable=not progress, transient=True)):
         seen.add(index, *batch_arguments(batch))
     if seen.captured is None:
-        raise CalibrationError("The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)")
+        raise CalibrationError(
+            "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"
+        )
     return _ranges(bound, seen.captured, seen.finish())
 
 
@@ -92,12 +95,16 @@ class _Observed:
         for name, pair in extremes.items():
             self.extremes[name] = minmax.update(self.extremes.get(name, minmax.start()), np.asarray(pair))
             for array in values.get(name, ()):
-                self.histograms[name] = percentile.update(self.histograms.get(name, percentile.start()), np.asarray(array))
+                self.histograms[name] = percentile.update(
+                    self.histograms.get(name, percentile.start()), np.asarray(array)
+                )
 
     def _observe(self, captured: Captured) -> Callable[..., Any]:
         keep = self.recipe.calibration == "percentile"
         if id(captured) not in self._jitted:
-            self._jitted[id(captured)] = jax.jit(lambda params, arrays: group_values(captured.plan, params, arrays, keep))
+            self._jitted[id(captured)] = jax.jit(
+                lambda params, arrays: group_values(captured.plan, params, arrays, keep)
+            )
         return self._jitted[id(captured)]
 
     def finish(self) -> dict[str, tuple[float, float]]:
@@ -128,14 +135,14 @@ def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str,
         bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array, np.float32))))
         if bad:
             raise CalibrationError(
-                f"Calibration batch {index}: input {i} holds {bad} of {np.size(array)} values that are NaN or infinite. "
-                "Clean the data; a range learnt from it would be meaningless."
+                f"Calibration batch {index}: input {i} holds {bad} of {np.size(array)} values that are NaN or "
+                "infinite. Clean the data; a range learnt from it would be meaningless."
             )
     for name, pair in extremes.items():
         if not np.all(np.isfinite(np.asarray(pair))):
             raise CalibrationError(
-                f"Calibration batch {index}: {name} becomes {np.asarray(pair)} in the float model, though its input is finite. "
-                "Check the model's weights for NaN."
+                f"Calibration batch {index}: {name} becomes {np.asarray(pair)} in the float model, though its input "
+                "is finite. Check the model's weights for NaN."
             )
 
 
@@ -152,8 +159,8 @@ def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         raise CalibrationError(
-            f"{group.name} is zero in all of the calibration data: a range of no width. Is the layer dead, or the data all "
-            "zeros? Calibrate on typical inputs, or remove the layer."
+            f"{group.name} is zero in all of the calibration data: a range of no width. Is the layer dead, or the "
+            "data all zeros? Calibrate on typical inputs, or remove the layer."
         )
     ends = jnp.float32(low), jnp.float32(high)
     scale, zero_point = range_parameters(*ends, group)

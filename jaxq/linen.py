@@ -1,4 +1,7 @@
-"""The Linen face: a quantized module is a Linen module; its variables are the user's collections unchanged, plus `ranges`."""
+"""The Linen face:
+
+a quantized module is a Linen module; its variables are the user's collections unchanged, plus `ranges`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ RANGES = "ranges"
 
 
 class QuantizedLinen(linen.Module):
-    """A Linen module that computes in integers. `init` and `apply` as ever; `variables["ranges"]` are the trained ranges."""
+    """A Linen module that computes in integers.
+
+    `init` and `apply` as ever; `variables["ranges"]` are the trained ranges.
+    """
 
     module: linen.Module
     core: Core
@@ -71,6 +77,11 @@ class FakeQuant(linen.Module):
         zero_point = self.param("zero_point", lambda _: zero_point)
         self.param("observed", lambda _: jnp.array([self.low, self.high], jnp.float32))
         return jaxq_fake_quant(x, scale, zero_point)
+
+
+def takes(target: Any) -> bool:
+    """Whether this face serves a target."""
+    return isinstance(target, linen.Module)
 
 
 def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedLinen:

@@ -75,8 +75,8 @@ class QuantizedModel(nnx.Module):
 class FakeQuant(nnx.Module):
     """Simulated int8 quantization with a learned range, for models that place quantizers by hand.
 
-    `low`, `high`: the first range, in real units; it trains from there. Capture keeps it as the range of the tensor it is
-    called on, and the exported tensor has its scale and zero point. Shapes are kept; float in, float out.
+    `low`, `high`: the first range, in real units; it trains from there. Capture keeps it as the range of the tensor
+    it is called on, and the exported tensor has its scale and zero point. Shapes are kept; float in, float out.
     """
 
     def __init__(self, low: float = -6.0, high: float = 6.0) -> None:
@@ -87,6 +87,11 @@ class FakeQuant(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`x` on the grid of 256 steps."""
         return jaxq_fake_quant(x, self.scale[...], self.zero_point[...])
+
+
+def takes(target: Any) -> bool:
+    """Whether this face serves a target."""
+    return isinstance(target, nnx.Module)
 
 
 def quantize_nnx(model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedModel:

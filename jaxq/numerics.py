@@ -1,14 +1,16 @@
 """The arithmetic of quantization, as pure differentiable functions of arrays.
 
 Notation: `r` is a real number, `q` an integer carried in a float array with the zero point *removed* (a carrier), `s` a
-scale (float32, > 0), `z` a zero point (an integer in [-128, 127] for int8), so that `r = s * q` and the stored integer is
-`q + z` (Jacob et al. 2018, section 2.1, writes `r = S (q - Z)`). A carrier of an int8 tensor lies in [-128 - z, 127 - z],
-so |q| <= 255: exact in bfloat16 (integers to 2^8) and in float32 (to 2^24).
+scale (float32, > 0), `z` a zero point (an integer in [-128, 127] for int8), so that `r = s * q` and the stored
+integer is
+`q + z` (Jacob et al. 2018, section 2.1, writes `r = S (q - Z)`). A carrier of an int8 tensor lies in [-128 - z, 127 -
+z], so |q| <= 255: exact in bfloat16 (integers to 2^8) and in float32 (to 2^24).
 
-Gradients are straight-through (Bengio et al. 2013): rounding passes the gradient unchanged, clipping passes it where the
-*rounded* integer lies inside its bounds, ends included, and hands it to the bound elsewhere. By the chain rule that gives
-LSQ's gradient to the scale (Esser et al. 2020, eq. 3) and LSQ+'s to the zero point (Bhalgat et al. 2020, eq. 5). The LSQ
-paper masks on the unrounded `r / s`; PyTorch and this file on the rounded integer: they differ within half a step of a bound.
+Gradients are straight-through (Bengio et al. 2013): rounding passes the gradient unchanged, clipping passes it where
+the *rounded* integer lies inside its bounds, ends included, and hands it to the bound elsewhere. By the chain rule
+that gives LSQ's gradient to the scale (Esser et al. 2020, eq. 3) and LSQ+'s to the zero point (Bhalgat et al. 2020,
+eq. 5). The LSQ paper masks on the unrounded `r / s`; PyTorch and this file on the rounded integer: they differ within
+half a step of a bound.
 
 Not here: TFLite's fixed-point forms (`jaxq.export.kernels`), and which tensor gets which scale (`jaxq.plan`).
 """
@@ -27,11 +29,27 @@ SMALLEST_SCALE = 2.0**-100
 def true_divide(a: Array, b: Array) -> Array:
     """`a / b` rounded once, as numpy, TFLite and the exported file compute it. Float arrays; `b` broadcasts to `a`.
 
-    XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one quotient in
-    ten. The barrier hides that `b` is a broadcast. Every scale, multiplier and integer weight is formed by this function.
+    XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one
+    quotient in ten. The barrier hides that `b` is a broadcast. Every scale, multiplier and integer weight is formed
+    by this function.
     """
     shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
     return jnp.broadcast_to(a, shape) / lax.optimization_barrier(jnp.broadcast_to(b, shape))
+
+
+@jax.custom_jvp
+def unfused(x: Array) -> Array:
+    """`x`, rounded to float32 where it stands: XLA may not contract `a * b + c` into one rounding across it.
+
+    An optimization barrier alone does not hold on every backend (measured on CPU: jaxlib 0.10.2 contracts through it), a
+    maximum with a number below all others does.
+    """
+    return jnp.maximum(lax.optimization_barrier(x), -3.0e38)
+
+
+@unfused.defjvp
+def _unfused_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return unfused(primals[0]), tangents[0]
 
 
 @jax.custom_jvp
@@ -47,7 +65,8 @@ def _round_ste_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
 
 @jax.custom_jvp
 def clip_ste(x: Array, low: Array, high: Array) -> Array:
-    """`min(max(x, low), high)`, whose gradient goes to `x` inside [low, high], both ends included, and to the bound outside.
+    """`min(max(x, low), high)`, whose gradient goes to `x` inside [low, high], both ends included, and to the bound
+    outside.
 
     `jnp.clip` halves the gradient at a tie; an integer sits on its bound all the time.
     """
@@ -63,7 +82,10 @@ def _clip_ste_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
 
 
 def positive(scale: Array) -> Array:
-    """A trained scale as it is used: its magnitude, at least `SMALLEST_SCALE`. Bitwise the scale itself when that is > 0."""
+    """A trained scale as it is used:
+
+    its magnitude, at least `SMALLEST_SCALE`. Bitwise the scale itself when that is > 0.
+    """
     return jnp.maximum(jnp.abs(scale), SMALLEST_SCALE)
 
 
@@ -91,27 +113,33 @@ def dequantize(q: Array, scale: Array) -> Array:
 def requantize(accumulator: Array, multiplier: Array, low: Array, high: Array) -> Array:
     """`clip(round(acc * m), low, high)`, ties to even: XNNPACK's `fp32` requantization of an int32 accumulator.
 
-    `m = f32(f32(s_x * s_w) / s_y)` must be formed first and multiplied once: any other association differs in the last bit.
+    `m = f32(f32(s_x * s_w) / s_y)` must be formed first and multiplied once: any other association differs in the
+    last bit.
     """
     return clip_ste(round_ste(accumulator * multiplier), low, high)
 
 
 def fake_quant(
-    r: Float[Array, "..."], scale: Float[Array, "..."], zero_point: Float[Array, "..."], qmin: int = -128, qmax: int = 127
+    r: Float[Array, "..."],
+    scale: Float[Array, "..."],
+    zero_point: Float[Array, "..."],
+    qmin: int = -128,
+    qmax: int = 127,
 ) -> Float[Array, "..."]:
     """`s * clip(round(r / s), qmin - z, qmax - z)` with `z = clip(round(zero_point))`: simulated quantization.
 
     Differentiable in `r`, `scale` and `zero_point` (LSQ, LSQ+); scale and zero point broadcast against `r`.
 
-    References: Jacob et al. 2018, eq. 12; Esser et al. 2020, eq. 1-3; Bhalgat et al. 2020, eq. 4-5. LSQ+ adds a free float
-    offset, which makes real zero inexact; here the zero point is rounded, as TFLite requires.
+    References: Jacob et al. 2018, eq. 12; Esser et al. 2020, eq. 1-3; Bhalgat et al. 2020, eq. 4-5. LSQ+ adds a free
+    float offset, which makes real zero inexact; here the zero point is rounded, as TFLite requires.
     """
     s, z = positive(scale), clip_ste(round_ste(zero_point), jnp.float32(qmin), jnp.float32(qmax))
     return dequantize(quantize(r, s, qmin - z, qmax - z), s)
 
 
 def scale_and_zero_point(low: Array, high: Array, qmin: int = -128, qmax: int = 127) -> tuple[Array, Array]:
-    """The scale and integer zero point of the range [low, high], widened to hold zero: `s = (high - low) / (qmax - qmin)`.
+    """The scale and integer zero point of the range [low, high], widened to hold zero: `s = (high - low) / (qmax -
+    qmin)`.
 
     The zero point is nudged to an integer so that real zero is exact (Jacob et al. 2018, section 3).
     """
@@ -126,8 +154,9 @@ def fake_quant_min_max(
 ) -> Float[Array, "..."]:
     """Simulated quantization by a trained range [low, high], with TensorFlow's gradients to its two ends.
 
-    The range is nudged so that zero is an integer; then `dr = g` inside the nudged range, `dlow` is the sum of `g` below it
-    and `dhigh` the sum above it (`fake_quant_with_min_max_vars`). TensorFlow rounds ties up, this function to even.
+    The range is nudged so that zero is an integer; then `dr = g` inside the nudged range, `dlow` is the sum of `g`
+    below it and `dhigh` the sum above it (`fake_quant_with_min_max_vars`). TensorFlow rounds ties up, this function
+    to even.
     """
     qmin, qmax = (1 if narrow else 0), 2**bits - 1
     scale, zero_point = scale_and_zero_point(low, high, qmin, qmax)

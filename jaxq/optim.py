@@ -1,9 +1,10 @@
-"""Optimizers for quantization-aware training, in optax: ranges get a rate of their own, no weight decay, and a schedule.
+"""Optimizers for quantization-aware training, in optax: ranges get a rate of their own, no weight decay, and a
+schedule.
 
     tx = partition(optax.adamw(schedule), observe=200, freeze=1800)
 
-Everything is a function of the step counter inside the optimizer's state: a training step has no Python branch and never
-recompiles.
+Everything is a function of the step counter inside the optimizer's state: a training step has no Python branch and
+never recompiles.
 """
 
 from __future__ import annotations
@@ -38,16 +39,19 @@ def partition(
 ) -> optax.GradientTransformation:
     """`weights` for the model's parameters and `ranges` for the learned ranges, whatever pytree they come in.
 
-    Ranges move multiplicatively: `ranges` (default `optax.adam(1e-3)`) sees the gradient of log(scale) and of the zero point
-    as a part of the range, and its update u gives `scale * exp(u)`. That is the log parametrisation (Jain et al. 2020, TQT)
-    with the scale itself stored, so that the number trained is bit for bit the number exported.
+    Ranges move multiplicatively: `ranges` (default `optax.adam(1e-3)`) sees the gradient of log(scale) and of the
+    zero point as a part of the range, and its update u gives `scale * exp(u)`. That is the log parametrisation (Jain
+    et al. 2020, TQT) with the scale itself stored, so that the number trained is bit for bit the number exported.
 
     Args:
-      observe: for this many steps ranges follow the moving min and max of their tensors, then they learn (needs a recipe
+      observe: for this many steps ranges follow the moving min and max of their tensors, then they learn (needs a
+      recipe
         with `activations.observe` or `ranges = "ema"`).
       freeze: from this step on ranges stand still.
-      decay: of the moving min and max, `m <- decay m + (1 - decay) batch`. The first steps weigh calibration and each batch
-        equally, `1 / (t + 2)`, so that the average has no bias from its start (TFMOT's starts at +-6 and never forgets).
+      decay: of the moving min and max, `m <- decay m + (1 - decay) batch`. The first steps weigh calibration and each
+      batch
+        equally, `1 / (t + 2)`, so that the average has no bias from its start (TFMOT's starts at +-6 and never
+        forgets).
     """
     learner = ranges if ranges is not None else optax.adam(1e-3)
 
@@ -55,12 +59,13 @@ def partition(
         plain, found = _split(params)
         return PartitionState(jnp.zeros((), jnp.int32), weights.init(plain), learner.init(_coordinates(found)))
 
-    def update(updates: Any, state: PartitionState, params: Any = None) -> tuple[Any, PartitionState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("jaxq.optim.partition needs params: tx.update(grads, state, params).")
         plain_grads, range_grads = _split(updates)
         plain, found = _split(params)
         weight_updates, weight_state = weights.update(plain_grads, state.weights, plain)
+        moves: Any
         moves, range_state = learner.update(_log_gradients(range_grads, found), state.ranges, _coordinates(found))
         rate = jnp.maximum(1.0 - decay, 1.0 / (state.step + 2.0))
         phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
@@ -114,9 +119,10 @@ def _join(like: Any, plain: Any, ranges: list[Any]) -> Any:
 
 
 def qat_schedule(float_rate: float, steps: int, *, share: float = 0.01) -> optax.Schedule:
-    """The usual rate of quantization-aware fine-tuning: `share` of the float training's, by cosine to a hundredth of that.
+    """The usual rate of quantization-aware fine-tuning: `share` of the float training's, by cosine to a hundredth of
+    that.
 
-    References: Wu et al. 2020, "Integer quantization for deep learning inference", section 5.2 (1 % of the original rate).
+    References: Wu et al. 2020, "Integer quantization for deep learning inference", section 5.2 (1 % of the original
+    rate).
     """
     return optax.cosine_decay_schedule(float_rate * share, steps, alpha=0.01)
-

@@ -1,8 +1,8 @@
 """Recipe x graph -> Plan: which tensors are quantized and how, which share a scale and why, which stay float and why.
 
 Solved before training and without data. Tensors that an op only copies share one range (a union-find over the op
-catalogue's rules); a group may have a fixed scale (SOFTMAX: 1/256, -128). A group goes by the name of its first site, and
-that name is its key among the ranges.
+catalogue's rules); a group may have a fixed scale (SOFTMAX: 1/256, -128). A group goes by the name of its first site,
+and that name is its key among the ranges.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from jaxq.target import target_named
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Activations with one range. fixed: TFLite's scale and zero point, if it prescribes them. nonnegative: the zero point
-    is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. ties: why shared.
+    """Activations with one range. fixed: TFLite's scale and zero point, if it prescribes them. nonnegative: the zero
+    point is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. ties:
+    why shared.
     """
 
     name: str
@@ -37,8 +38,10 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The decisions for one graph. `group_of` maps a site's name to its group, `weights` an op's name to its weight's scheme,
-    `islands` an op's name to why it runs in floating point, `requantized` (op, operand) pairs that need a QUANTIZE before.
+    """The decisions for one graph. `group_of` maps a site's name to its group, `weights` an op's name to its weight's
+    scheme,
+    `islands` an op's name to why it runs in floating point, `requantized` (op, operand) pairs that need a QUANTIZE
+    before.
     """
 
     recipe: Recipe
@@ -173,8 +176,8 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
     quantizers = [made[v] for v in members if v in made and made[v].kind == "FAKE_QUANT"]
     if len(quantizers) > 1:
         raise PlanError(
-            f"{names[0]} and what shares its scale pass two FakeQuant modules, {quantizers[0].name} and {quantizers[1].name} "
-            f"(at {quantizers[1].source}); a tensor has one range. Remove one."
+            f"{names[0]} and what shares its scale pass two FakeQuant modules, {quantizers[0].name} and "
+            f"{quantizers[1].name} (at {quantizers[1].source}); a tensor has one range. Remove one."
         )
     scheme = Scheme(
         bits=recipe.activations.bits,
@@ -209,13 +212,14 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     return Scheme(recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges)
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
 def _lines(plan: Plan) -> list[str]:
     target = target_named(plan.recipe.target)
     lines = [
-        f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output {plan.recipe.output}",
+        f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output "
+        f"{plan.recipe.output}",
         f"weights ({len(plan.weights)})",
         *(f"  {name}: {scheme}" for name, scheme in plan.weights.items()),
         f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",

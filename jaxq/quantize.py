@@ -1,8 +1,8 @@
 """The one verb, and the core that the three faces (NNX, Linen, functions) share. The core knows no Flax.
 
-`jaxq.quantize(target, recipe, *example, **example_kwargs)` captures the target once with the example, plans, and returns the
-quantized form of what it was given. At every call the function is captured again for the shapes of that call (cached), so
-any batch size works; the plan's names are the same each time, and they are the keys of the ranges.
+`jaxq.quantize(target, recipe, *example, **example_kwargs)` captures the target once with the example, plans, and
+returns the quantized form of what it was given. At every call the function is captured again for the shapes of that
+call (cached), so any batch size works; the plan's names are the same each time, and they are the keys of the ranges.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +58,10 @@ class Captured:
 
 
 class Core:
-    """Captures, plans and runs one target. `fn(params, *args, **kwargs)`; `names` are the paths of the leaves of params."""
+    """Captures, plans and runs one target.
+
+    `fn(params, *args, **kwargs)`; `names` are the paths of the leaves of params.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -68,7 +72,9 @@ class Core:
     def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Keep the shapes and dtypes of the example's arrays; they are what `plan` and export default to."""
         if not split_call(args, kwargs).arrays:
-            raise InputError("jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, \"int8\", images[:1]).")
+            raise InputError(
+                'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'
+            )
         self.example = jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
 
     def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -80,7 +86,9 @@ class Core:
     ) -> Captured:
         """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
         call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
-        shapes = tuple((tuple(a.shape), jnp.dtype(a.dtype) if not _is_key(a) else a.dtype) for a in (*leaves, *call.arrays))
+        shapes = tuple(
+            (tuple(a.shape), jnp.dtype(a.dtype) if not _is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
+        )
         full_key = (key, call.static, shapes)
         if full_key not in self._captured:
             self._check_inputs(call.arrays)
@@ -103,7 +111,10 @@ class Core:
         return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
 
     def _check_inputs(self, arrays: Sequence[Any]) -> None:
-        """Compare a call with the example: same number, same sizes but for the first axis, floats where it has floats."""
+        """Compare a call with the example:
+
+        same number, same sizes but for the first axis, floats where it has floats.
+        """
         known = split_call(*self.example).arrays
         if len(arrays) != len(known):
             raise InputError(f"The model was quantized with {len(known)} input arrays; this call has {len(arrays)}.")
@@ -111,13 +122,14 @@ class Core:
             shape, dtype = tuple(example.shape), example.dtype
             if len(array.shape) != len(shape) or tuple(array.shape[1:]) != shape[1:]:
                 raise InputError(
-                    f"Input {i} has shape {tuple(array.shape)}; the model was quantized with {shape}, and only the first "
-                    "axis, the batch, may differ. Resize the input, or quantize again with an example of this shape."
+                    f"Input {i} has shape {tuple(array.shape)}; the model was quantized with {shape}, and only the "
+                    "first axis, the batch, may differ. Resize the input, or quantize again with an example of "
+                    "this shape."
                 )
             if jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.floating):
                 raise InputError(
-                    f"Input {i} has dtype {array.dtype}; the model was quantized with {dtype}. Convert it, scaled as in "
-                    "training (images: `x.astype('float32') / 255`)."
+                    f"Input {i} has dtype {array.dtype}; the model was quantized with {dtype}. Convert it, scaled "
+                    "as in training (images: `x.astype('float32') / 255`)."
                 )
 
     def run(
@@ -148,7 +160,7 @@ def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
 
 
 def _is_key(array: Any) -> bool:
-    return jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key)
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _shaped(leaf: Any) -> Any:
@@ -204,7 +216,8 @@ def check_ranges(plan: Plan, ranges: Ranges) -> None:
 class QuantizedFunction(NamedTuple):
     """A quantized function, in optax's shape. Both members are pure.
 
-    init(params, *example) -> ranges, not yet calibrated. apply(params, ranges, *args, **kwargs) -> the function's result.
+    init(params, *example) -> ranges, not yet calibrated. apply(params, ranges, *args, **kwargs) -> the function's
+    result.
     """
 
     init: Callable[..., Any]
@@ -219,8 +232,11 @@ class QuantizedFunction(NamedTuple):
         return self.core.plan
 
 
-def quantize(target: Any, recipe: Recipe | str | Mapping[str, Any] = "int8", *example: Any, **example_kwargs: Any) -> Any:
-    """Quantize a model: an `nnx.Module` gives an `nnx.Module`, a Linen module a Linen module, a function a QuantizedFunction.
+def quantize(
+    target: Any, recipe: Recipe | str | Mapping[str, Any] = "int8", *example: Any, **example_kwargs: Any
+) -> Any:
+    """Quantize a model: an `nnx.Module` gives an `nnx.Module`, a Linen module a Linen module, a function a
+    QuantizedFunction.
 
     Args:
       target: the model. A plain function is `f(params, *inputs)`, and its example begins with params.
@@ -229,7 +245,8 @@ def quantize(target: Any, recipe: Recipe | str | Mapping[str, Any] = "int8", *ex
 
     Raises: CaptureError for a model that cannot be a static graph; RecipeError; PlanError.
 
-    The model itself is unchanged: its parameters are trained through the simulation, and a float checkpoint loads as before.
+    The model itself is unchanged: its parameters are trained through the simulation, and a float checkpoint loads as
+    before.
     """
     from jaxq.faces import face_of
 
@@ -267,7 +284,9 @@ def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> B
 
 
 def leaf_names(params: Any, strip: frozenset[str] = frozenset()) -> list[str]:
-    """The path of each leaf of a pytree, `block0/conv/kernel`, without leading keys in `strip` or a variable's `.value`."""
+    """The path of each leaf of a pytree, `block0/conv/kernel`, without leading keys in `strip` or a variable's
+    `.value`.
+    """
     paths = [[_key_text(k) for k in path] for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     return ["/".join(p for i, p in enumerate(path) if p and not (i == 0 and p in strip)) for path in paths]
 
@@ -276,5 +295,3 @@ def _key_text(key: Any) -> str:
     if isinstance(key, jax.tree_util.GetAttrKey):
         return "" if key.name == "value" else key.name
     return str(getattr(key, "key", getattr(key, "idx", key)))
-
-

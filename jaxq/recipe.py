@@ -1,9 +1,11 @@
-"""A recipe says how a model is quantized: one frozen value, from Python, a dict, a TOML file, or the name of a shipped one.
+"""A recipe says how a model is quantized: one frozen value, from Python, a dict, a TOML file, or the name of a
+shipped one.
 
     Recipe(rules=(Rule("head/*", float=True),))
     {"activations": {"ranges": "ema"}, "rules": [{"match": "head/*", "float": true}]}
 
-Rules match site names by glob (`fnmatch`: `*` crosses slashes). Later rules win. A rule that matches nothing is an error.
+Rules match site names by glob (`fnmatch`: `*` crosses slashes). Later rules win. A rule that matches nothing is an
+error.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Activations: one scale and one zero point a tensor.
 
-    ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the moving
-    min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
+    ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
+    moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
     calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
     """
 
@@ -65,8 +67,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to quantize a model. input, output: the element type at the file's two ends. carrier: what integers ride in while
-    training ("bfloat16" on an accelerator is exact and fast).
+    """How to quantize a model. input, output: the element type at the file's two ends. carrier: what integers ride in
+    while training ("bfloat16" on an accelerator is exact and fast).
     """
 
     name: str = "custom"
@@ -90,14 +92,16 @@ SHIPPED: dict[str, Recipe] = {
 def read_recipe(source: Recipe | str | Mapping[str, Any] | pathlib.Path) -> Recipe:
     """A recipe from a Recipe, a shipped name, a mapping, or the path of a TOML file. Raises RecipeError."""
     if isinstance(source, Recipe):
-        return _checked(source, "the recipe")
+        return _convert(msgspec.to_builtins(source), "the recipe")  # a constructor checks no types
     if isinstance(source, Mapping):
         return _convert(source, "the recipe")
     if isinstance(source, str) and source in SHIPPED:
         return SHIPPED[source]
     path = pathlib.Path(source)
     if path.suffix != ".toml":
-        raise RecipeError(f"There is no recipe {str(source)!r}. {did_you_mean(str(source), SHIPPED)} Or give a path to a .toml file.")
+        raise RecipeError(
+            f"There is no recipe {str(source)!r}. {did_you_mean(str(source), SHIPPED)} Or give a path to a .toml file."
+        )
     return _convert(_read_toml(path), str(path))
 
 
@@ -123,7 +127,9 @@ def _convert(values: Mapping[str, Any], where: str) -> Recipe:
 def _checked(recipe: Recipe, where: str) -> Recipe:
     target_named(recipe.target)
     if not 50.0 < recipe.activations.percentile <= 100.0:
-        raise RecipeError(f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99.")
+        raise RecipeError(
+            f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99."
+        )
     return recipe
 
 

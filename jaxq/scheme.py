@@ -1,7 +1,7 @@
 """How a tensor is quantized, as frozen values: `Scheme` says it before training, `QParams` while a model runs.
 
-A *range* is a plain mapping of three float32 arrays, so that it is a subtree of any pytree, of Linen's variables and of an
-NNX state alike:
+A *range* is a plain mapping of three float32 arrays, so that it is a subtree of any pytree, of Linen's variables and
+of an NNX state alike:
 
     scale         ()  or (channels,)   the trained step, in real units; > 0
     zero_point    ()                   the trained zero point, in steps; used rounded
@@ -25,8 +25,9 @@ RANGE_KEYS = frozenset({"scale", "zero_point", "observed"})
 class Scheme:
     """The integer type of a tensor and how its scale comes about.
 
-    bits: width of the signed integer. symmetric: zero point fixed at 0. axis: the channel axis of a per-channel scale, None for
-    one scale. narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018, section 3).
+    bits: width of the signed integer. symmetric: zero point fixed at 0. axis: the channel axis of a per-channel
+    scale, None for one scale. narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018,
+    section 3).
     ranges: "learned" by gradient, "frozen", or "follow" (a weight's scale is max|w| / 127 at every step).
     """
 

@@ -1,8 +1,9 @@
 """The differentiable reading of a graph: training forward, in the integers of LiteRT's default CPU runtime.
 
-An activation is a `Carrier`, an integer-valued float array with its scale. Each op computes its output in steps, which is then
-rounded (ties to even) and clipped, as XNNPACK does; straight-through gradients make all of it differentiable, scales and
-zero points included. `reals` is the float reading of the same folded graph: calibration and analysis run it.
+An activation is a `Carrier`, an integer-valued float array with its scale. Each op computes its output in steps,
+which is then rounded (ties to even) and clipped, as XNNPACK does; straight-through gradients make all of it
+differentiable, scales and zero points included. `reals` is the float reading of the same folded graph: calibration
+and analysis run it.
 
 Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their like (`jaxq.export.kernels`).
 """
@@ -29,7 +30,7 @@ from jaxq.numerics import (
     true_divide,
 )
 from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier, clip_bounds, requantized
+from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
 from jaxq.weights import quantized_constant, quantized_weight, weight_values
@@ -114,7 +115,9 @@ class _Run:
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
         if op.call is not None:
-            outputs = op.call(*(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True)))
+            outputs = op.call(
+                *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
+            )
         else:
             outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *arguments)))
         for value, out in zip(op.outputs, outputs, strict=True):
@@ -152,7 +155,7 @@ class _Run:
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
         low, high = carrier_bounds(zero_point, group.scheme.bits)
         if (bounds := op.attrs.get("activation")) is not None:
-            least, greatest = clip_bounds(bounds, scale)
+            least, greatest = fused_bounds(bounds, scale, zero_point)
             low, high = jnp.maximum(low, least), jnp.minimum(high, greatest)
         return clip_ste(round_ste(steps), low, high)
 
@@ -220,8 +223,9 @@ class _Run:
 def observe(y: jax.Array, observed: jax.Array, found: jax.Array) -> jax.Array:
     """`y`, unchanged; the gradient of `observed` [min, max] becomes `observed - found`.
 
-    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics of a
-    batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that step).
+    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics
+    of a batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that
+    step).
     """
     return y
 
@@ -241,10 +245,12 @@ def quantized_operand(constant: jax.Array, scale: jax.Array) -> Carrier:
     """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale."""
     magnitude = jnp.max(jnp.abs(constant))
     own = true_divide(magnitude, jnp.full_like(magnitude, 127))
-    return quantized_constant(constant, jnp.maximum(own, jnp.maximum(lax.stop_gradient(scale) * 2.0**-9, SMALLEST_SCALE)), 127)
+    return quantized_constant(
+        constant, jnp.maximum(own, jnp.maximum(lax.stop_gradient(scale) * 2.0**-9, SMALLEST_SCALE)), 127
+    )
 
 
-# --- the float reading --------------------------------------------------------------------------------------------------
+# --- the float reading ----------------------------------------------------------------------------------------------
 
 
 def reals(plan: Plan, params: Sequence[Any], inputs: Sequence[jax.Array]) -> dict[int, jax.Array]:

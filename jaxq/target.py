@@ -15,7 +15,10 @@ EVERYTHING = frozenset({"*"})
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A device family. forbidden: op kinds it has no kernel for. float_islands: whether it can run floats between integers."""
+    """A device family.
+
+    forbidden: op kinds it has no kernel for. float_islands: whether it can run floats between integers.
+    """
 
     name: str
     title: str

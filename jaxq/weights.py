@@ -1,7 +1,8 @@
 """Weight arithmetic and weight quantization: from parameters to the integers that ship.
 
-Training and export both run this file, and every number between a parameter and an integer passes an optimization barrier, so
-that XLA cannot fuse, reassociate or contract (`a * b + c` into one rounding) in one of them and not in the other.
+Training and export both run this file, and every number between a parameter and an integer passes an optimization
+barrier, so that XLA cannot fuse, reassociate or contract (`a * b + c` into one rounding) in one of them and not in
+the other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxq.graph import Graph
-from jaxq.numerics import SMALLEST_SCALE, clip_ste, positive, round_ste, true_divide
+from jaxq.numerics import SMALLEST_SCALE, clip_ste, positive, round_ste, true_divide, unfused
 from jaxq.ops.steps import Carrier
 from jaxq.scheme import Scheme
 
@@ -35,7 +36,7 @@ def weight_values(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
 
 
 def _fixed(array: jax.Array) -> jax.Array:
-    return lax.optimization_barrier(array) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return unfused(array) if array.dtype == jnp.float32 else array
 
 
 def weight_scale(w: jax.Array, scheme: Scheme, bias: jax.Array | None, x_scale: jax.Array) -> jax.Array:
@@ -68,7 +69,7 @@ def quantized_weight(
     else:
         own = positive(trained["scale"] if scheme.ranges == "learned" else lax.stop_gradient(trained["scale"]))
         scale = floored(own, bias, x_scale)
-    return quantized_constant(w, lax.optimization_barrier(scale), scheme.qmax)
+    return quantized_constant(w, unfused(scale), scheme.qmax)
 
 
 def quantized_constant(w: jax.Array, scale: jax.Array, qmax: int) -> Carrier:

@@ -56,9 +56,7 @@ def weights(
     )
 
 
-def program(
-    kind: str, inputs: list[Tensor], outputs: list[Tensor], options: Options, version: int = 2
-) -> Program:
+def program(kind: str, inputs: list[Tensor], outputs: list[Tensor], options: Options, version: int = 2) -> Program:
     tensors = (*inputs, *outputs)
     indices = range(len(tensors))
     op = Operator(kind, tuple(indices[: len(inputs)]), tuple(indices[len(inputs) :]), options, version)
@@ -178,9 +176,7 @@ def unary(
     return program(kind, [value("x", shape, x)], [value("y", shape, y)], options, version)
 
 
-def reduce(
-    kind: str, shape: tuple[int, ...], axes: tuple[int, ...], x: Grid, y: Grid, keep: bool = True
-) -> Program:
+def reduce(kind: str, shape: tuple[int, ...], axes: tuple[int, ...], x: Grid, y: Grid, keep: bool = True) -> Program:
     kept = np.zeros(shape).sum(axis=axes, keepdims=keep).shape
     inputs = [value("x", shape, x), int32s("axes", *axes)]
     return program(kind, inputs, [value("y", kept, y)], {"keep_dims": keep})
@@ -204,9 +200,7 @@ def pool(
         "stride_w": stride[1],
         "fused_activation_function": act,
     }
-    return program(
-        kind, [value("x", (1, *size), grid)], [value("y", (1, rows, columns, size[2]), grid)], options
-    )
+    return program(kind, [value("x", (1, *size), grid)], [value("y", (1, rows, columns, size[2]), grid)], options)
 
 
 def convert(source: str, x: Grid | None, target: str, y: Grid | None, kind: str = "QUANTIZE") -> Program:
@@ -235,9 +229,7 @@ def moved(
 
 
 def several(kind: str, shapes: list[tuple[int, ...]], out: tuple[int, ...], options: Options) -> Program:
-    return program(
-        kind, [value(f"x{i}", shape, X) for i, shape in enumerate(shapes)], [value("y", out, X)], options
-    )
+    return program(kind, [value(f"x{i}", shape, X) for i, shape in enumerate(shapes)], [value("y", out, X)], options)
 
 
 # ---------------------------------------------------------------- comparison
@@ -328,11 +320,7 @@ CONTRACTIONS: dict[str, tuple[Program, int]] = {
 }
 
 ELEMENTWISE: dict[str, tuple[Program, int]] = {
-    **{
-        f"{kind}, {act}": (binary(kind, X, Y, Z, act), 4)
-        for kind in ("ADD", "SUB", "MUL")
-        for act in ACTS[1:]
-    },
+    **{f"{kind}, {act}": (binary(kind, X, Y, Z, act), 4) for kind in ("ADD", "SUB", "MUL") for act in ACTS[1:]},
     "add, constant vector": (binary("ADD", X, Y, Z, shapes=LEFT_TO, const=True), 4),
     "sub, constant vector": (binary("SUB", X, Y, Z, shapes=LEFT_TO, const=True), 4),
     "mul, constant scalar": (binary("MUL", X, Y, Z, shapes=((1, 30, 30, 24), ()), const=True), 4),
@@ -461,9 +449,24 @@ def test_every_integer_equals_litert(name: str, family: str) -> None:
     assert total >= (10**6 if name.startswith("large") else 1)
 
 
-@pytest.mark.parametrize(
-    "kind, x, y", [("ELU", (0.0473, 7), (0.0301, -90)), ("SUM", (0.0473, 7), (1.37, -20))]
-)
+def rows_with_every_sum(count: int) -> np.ndarray:
+    """int8 rows of `count` values, one row for each sum that they can have."""
+    sums = np.arange(-128 * count, 127 * count + 1)
+    base = sums // count
+    return (base[:, None] + (np.arange(count) < (sums - base * count)[:, None])).astype(np.int8)
+
+
+@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("x, y, count", [((0.0915, -50), (0.0154, -68), 38), ((0.125, 99), (0.0625, -3), 96)])
+def test_mean_of_every_possible_sum(x: Grid, y: Grid, count: int, family: str) -> None:
+    """Random rows hardly ever come near a tie; the exhaustive list does."""
+    rows = rows_with_every_sum(count)[None]
+    built = reduce("MEAN", rows.shape, (2,), x, y, keep=False)
+    (ours,), (theirs,) = jax.jit(evaluate(built, family))(rows), runtime.run(write(built), [rows], family)
+    assert int((np.asarray(ours) != theirs).sum()) == 0
+
+
+@pytest.mark.parametrize("kind, x, y", [("ELU", (0.0473, 7), (0.0301, -90)), ("SUM", (0.0473, 7), (1.37, -20))])
 def test_ops_of_xnnpack_alone(kind: str, x: Grid, y: Grid) -> None:
     built = unary(kind, x, y, 1) if kind == "ELU" else reduce(kind, (1, 7, 7, 64), (1, 2), x, y)
     assert differing(built, "xnnpack", 8)[0] == 0
@@ -521,9 +524,7 @@ def test_every_tensor_of_a_chain(family: str) -> None:
     assert {i: int((np.asarray(ours[i]) != theirs[i]).sum()) for i in ours} == dict.fromkeys(ours, 0)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda f: f, jax.jit, lambda f: lambda x: [y[:, 0] for y in jax.vmap(f)(x[:, None])]]
-)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, lambda f: lambda x: [y[:, 0] for y in jax.vmap(f)(x[:, None])]])
 def test_batches_jit_and_vmap_agree(wrap: Callable) -> None:
     built = chain()
     (images,) = examples(built, 3)
@@ -631,8 +632,6 @@ def test_requantize_double(acc: list[int], reals: list[float]) -> None:
 @given(st.lists(st.integers(-32768, 32767), min_size=8, max_size=8), st.integers(-32768, 32767))
 @settings(deadline=None)
 def test_srdhm16(a: list[int], b: int) -> None:
-    product = ints(a).astype(np.int64) * b + np.where(
-        ints(a).astype(np.int64) * b >= 0, 1 << 14, 1 - (1 << 14)
-    )
+    product = ints(a).astype(np.int64) * b + np.where(ints(a).astype(np.int64) * b >= 0, 1 << 14, 1 - (1 << 14))
     want = np.clip(np.where(product >= 0, product >> 15, -((-product) >> 15)), -32768, 32767)
     assert (np.asarray(fixedpoint.srdhm16(jnp.asarray(ints(a)), b)) == want).all()

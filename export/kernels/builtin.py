@@ -77,16 +77,12 @@ def leaky_relu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array
     slope = option_float(op, "alpha", 0.0)
     positive, negative = scale(x) / scale(y), scale(x) * slope / scale(y)
     if slope < 0:
-        raise ExportError(
-            f"LEAKY_RELU with alpha = {slope}: TFLite has no multiplier below zero. Use alpha >= 0."
-        )
+        raise ExportError(f"LEAKY_RELU with alpha = {slope}: TFLite has no multiplier below zero. Use alpha >= 0.")
     d = centred(present(op, values), x)
     return [_two_slopes(d, d, quantize_multiplier(positive), quantize_multiplier(negative), y)]
 
 
-def _two_slopes(
-    d: jax.Array, below: jax.Array, positive: Multiplier, negative: Multiplier, y: Tensor
-) -> jax.Array:
+def _two_slopes(d: jax.Array, below: jax.Array, positive: Multiplier, negative: Multiplier, y: Tensor) -> jax.Array:
     up = multiply_by_quantized_multiplier(d, positive)
     down = multiply_by_quantized_multiplier(below, negative)
     return saturate(jnp.where(d >= 0, up, down) + zero_point(y), y, *limits(y))
@@ -126,9 +122,7 @@ def hard_swish(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array
     fine = np.float32(np.float32(1 / 128) * scale(x))
     out_multiplier, out_exponent = _multiplier16(fine / scale(y))
     if out_exponent > 0:
-        raise ExportError(
-            f"HARD_SWISH: s_x / (128 s_y) = {fine / scale(y):.3g} >= 1, which TFLite refuses. Raise s_y."
-        )
+        raise ExportError(f"HARD_SWISH: s_x / (128 s_y) = {fine / scale(y):.3g} >= 1, which TFLite refuses. Raise s_y.")
     wide = centred(present(op, values), x) * 128
     relu_ish = _saturating_relu(wide, *_multiplier16(fine / np.float32(3.0 / 32768.0)))
     product = relu_ish * srdhm16(wide, out_multiplier)

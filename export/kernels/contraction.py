@@ -75,10 +75,7 @@ def convolve(
 
     `x`: int32 centred (N, H, W, C). `weights`: OHWI integers, I = C / groups. Padding adds real zeros.
     """
-    windows = [
-        window_padding(padding, x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i])
-        for i in (0, 1)
-    ]
+    windows = [window_padding(padding, x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i]) for i in (0, 1)]
     groups = x.shape[3] // weights.shape[3]
 
     def contract(a: jax.Array, w: jax.Array) -> jax.Array:
@@ -116,9 +113,7 @@ def convolve_transposed(
     It is the convolution of x, dilated by the strides, with the flipped kernel. `weights`: OHWI integers.
     """
     window = weights.shape[1:3]
-    before = [
-        _transposed_padding(padding, out_size[i], window[i], strides[i], x.shape[1 + i]) for i in (0, 1)
-    ]
+    before = [_transposed_padding(padding, out_size[i], window[i], strides[i], x.shape[1 + i]) for i in (0, 1)]
     spans = [(x.shape[1 + i] - 1) * strides[i] + 1 for i in (0, 1)]
     low = [window[i] - 1 - before[i] for i in (0, 1)]
     pads = [(low[i], out_size[i] + window[i] - 1 - spans[i] - low[i]) for i in (0, 1)]

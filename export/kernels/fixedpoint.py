@@ -6,6 +6,8 @@ shift. Sources: gemmlowp/fixedpoint/fixedpoint.h, tflite/kernels/internal/{quant
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,9 +93,7 @@ def multiply_rounding_up(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]
     q, shift = multiplier
     left, right = _shifts(shift)
     half = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0)
-    return (srdhm(x << jnp.asarray(left, jnp.int32), q) + jnp.asarray(half, jnp.int32)) >> jnp.asarray(
-        right, jnp.int32
-    )
+    return (srdhm(x << jnp.asarray(left, jnp.int32), q) + jnp.asarray(half, jnp.int32)) >> jnp.asarray(right, jnp.int32)
 
 
 def srdhm16(a: jax.Array, b: jax.Array | int) -> jax.Array:
@@ -167,9 +167,7 @@ def double_thresholds(multiplier: np.ndarray, low: int, high: int) -> np.ndarray
     for step in (-1.0, 1.0):  # the guess is off by one at most: the product rounds once
         guess = _first_reaching(guess, m, wanted, step)
     edge = np.ones((len(m), 1))
-    return np.hstack([edge * INT32_MIN, np.clip(guess, INT32_MIN, INT32_MAX), edge * INT32_MAX]).astype(
-        np.int32
-    )
+    return np.hstack([edge * INT32_MIN, np.clip(guess, INT32_MIN, INT32_MAX), edge * INT32_MAX]).astype(np.int32)
 
 
 def _first_reaching(guess: np.ndarray, m: np.ndarray, wanted: np.ndarray, step: float) -> np.ndarray:
@@ -180,12 +178,33 @@ def _first_reaching(guess: np.ndarray, m: np.ndarray, wanted: np.ndarray, step: 
 def requantize_double(acc: jax.Array, multiplier: np.ndarray, low: int, high: int) -> jax.Array:
     """`clip(round_half_away(float64(acc) * m), low, high)` without float64 (BUILTIN_REF FULLY_CONNECTED).
 
-    `acc`: int32 (..., channels). `multiplier`: float64 (channels,). A float32 estimate is off by one at most;
-    the thresholds correct it.
+    `acc`: int32 (..., channels). `multiplier`: float64 (channels,).
     """
-    table = jnp.asarray(double_thresholds(multiplier, low, high))
     estimate = jnp.round(acc.astype(jnp.float32) * jnp.asarray(multiplier.astype(np.float32)))
-    guess = jnp.clip(estimate, low, high).astype(jnp.int32) - low
+    return corrected(acc, estimate, double_thresholds(multiplier, low, high), low, high)
+
+
+def monotone_thresholds(reading: Callable[[np.ndarray], np.ndarray], low: int, high: int) -> np.ndarray:
+    """As `double_thresholds` for any non-decreasing `reading` of int64 accumulators, by bisection on the host.
+
+    It fixes float32 steps that a compiler might fuse. Returns int32 (1, high - low + 2).
+    """
+    wanted = np.arange(low + 1, high + 1)
+    below, reaching = np.full(wanted.shape, INT32_MIN), np.full(wanted.shape, INT32_MAX)
+    for _ in range(32):
+        middle = (below + reaching) // 2
+        reached = reading(middle) >= wanted
+        below, reaching = np.where(reached, below, middle), np.where(reached, middle, reaching)
+    return np.concatenate([[INT32_MIN], reaching, [INT32_MAX]]).astype(np.int32)[None]
+
+
+def corrected(acc: jax.Array, estimate: jax.Array, thresholds: np.ndarray, low: int, high: int) -> jax.Array:
+    """The exact integers in [low, high] of accumulators, from float estimates that are off by one at most.
+
+    `acc`: int32 (..., channels). `thresholds`: (channels, high - low + 2), or one row for all. Returns int32.
+    """
+    table = jnp.asarray(thresholds)
     channel = jnp.arange(table.shape[0])
+    guess = jnp.clip(estimate, low, high).astype(jnp.int32) - low
     guess = guess + (acc >= table[channel, guess + 1]) - (acc < table[channel, guess])
     return jnp.clip(guess, 0, high - low) + low

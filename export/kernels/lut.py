@@ -89,9 +89,7 @@ def elu(v: np.ndarray) -> np.ndarray:
 def log(v: np.ndarray, smallest: np.float32) -> np.ndarray:
     """float32 logarithm; `smallest` where v <= 0."""
     positive = v > 0
-    return np.where(
-        positive, np.log(np.where(positive, v, 1).astype(np.float64)).astype(np.float32), smallest
-    )
+    return np.where(positive, np.log(np.where(positive, v, 1).astype(np.float64)).astype(np.float32), smallest)
 
 
 def gelu(v: np.ndarray) -> np.ndarray:

@@ -73,8 +73,7 @@ def strided_slice(op: Operator, tensors: Tensors, values: Values) -> list[jax.Ar
     """STRIDED_SLICE with all five masks, which mean what numpy's indexing means."""
     begins, ends, steps = (constant(op, tensors, position) for position in (1, 2, 3))
     index = tuple(
-        _index(op, axis, int(b), int(e), int(s))
-        for axis, (b, e, s) in enumerate(zip(begins, ends, steps, strict=True))
+        _index(op, axis, int(b), int(e), int(s)) for axis, (b, e, s) in enumerate(zip(begins, ends, steps, strict=True))
     )
     return [present(op, values)[index].reshape(target(op, tensors).shape)]
 
@@ -154,9 +153,7 @@ def arg_max(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 def _no_activation(op: Operator) -> None:
     fused = op.options.get("fused_activation_function", "NONE")
     if fused != "NONE":
-        raise ExportError(
-            f"{op.kind} with the fused activation {fused}. Put the activation in an operator of its own."
-        )
+        raise ExportError(f"{op.kind} with the fused activation {fused}. Put the activation in an operator of its own.")
 
 
 KERNELS: dict[str, Kernel] = {

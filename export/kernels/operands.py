@@ -54,8 +54,7 @@ def constant(op: Operator, tensors: tuple[Tensor, ...], position: int) -> np.nda
     tensor = source(op, tensors, position)
     if tensor.data is None:
         raise ExportError(
-            f"{op.kind} reads {tensor.name!r} (input {position}) at run time. "
-            "Only a constant can be evaluated there."
+            f"{op.kind} reads {tensor.name!r} (input {position}) at run time. Only a constant can be evaluated there."
         )
     return np.asarray(tensor.data)
 
@@ -64,8 +63,7 @@ def scales(tensor: Tensor) -> np.ndarray:
     """float32 scales, shape (1,) or (channels,)."""
     if tensor.quantization is None or not tensor.quantization.scale.size:
         raise ExportError(
-            f"Tensor {tensor.name!r} ({tensor.dtype}) has no quantization parameters. "
-            "Give it a scale and a zero point."
+            f"Tensor {tensor.name!r} ({tensor.dtype}) has no quantization parameters. Give it a scale and a zero point."
         )
     return np.asarray(tensor.quantization.scale, np.float32)
 

@@ -171,9 +171,7 @@ def convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
 def depthwise_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
     """DEPTHWISE_CONV_2D accumulator with bias, int32 (N, H', W', O)."""
     x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
-    acc = contraction.convolve_depthwise(
-        x, weights, _strides(op), _dilations(op), option_str(op, "padding", "SAME")
-    )
+    acc = contraction.convolve_depthwise(x, weights, _strides(op), _dilations(op), option_str(op, "padding", "SAME"))
     return _plus_bias(acc, values, 2)
 
 
@@ -182,9 +180,7 @@ def transposed_convolution(op: Operator, tensors: Tensors, values: Values) -> ja
     x, weights = centred(present(op, values, 2), source(op, tensors, 2)), weight(op, tensors, values)
     height, width = (int(size) for size in constant(op, tensors, 0)[1:3])
     padding = option_str(op, "padding", "SAME")
-    return _plus_bias(
-        contraction.convolve_transposed(x, weights, _strides(op), padding, (height, width)), values, 3
-    )
+    return _plus_bias(contraction.convolve_transposed(x, weights, _strides(op), padding, (height, width)), values, 3)
 
 
 def dense(op: Operator, tensors: Tensors, values: Values) -> jax.Array:

@@ -59,9 +59,7 @@ def fixed_point(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax
 def _divide(exps: jax.Array, total: jax.Array) -> jax.Array:
     """`256 * exps / total` in int32, rounded: multiplication by a reciprocal found by Newton's method."""
     headroom = lax.clz(total)
-    fraction = (
-        total << headroom
-    ) & INT32_MAX  # total = (1 + fraction) * 2^n; the bit shifted into the sign is the 1
+    fraction = (total << headroom) & INT32_MAX  # total = (1 + fraction) * 2^n; the bit shifted into the sign is the 1
     reciprocal = _one_over_one_plus_x(fraction)
     exponent = ACCUMULATION_INTEGER_BITS - headroom + 31 - 8
     return rounding_divide_by_pot(srdhm(reciprocal, exps), jnp.broadcast_to(exponent, exps.shape))
@@ -72,9 +70,7 @@ def _exp_on_negative_values(a: jax.Array) -> jax.Array:
     fraction_bits = 31 - SCALED_DIFF_INTEGER_BITS
     quarter = 1 << (fraction_bits - 2)
     remainder_of_quarter = (a & (quarter - 1)) - quarter
-    result = _exp_between_minus_quarter_and_0(
-        saturating_shift_left(remainder_of_quarter, SCALED_DIFF_INTEGER_BITS)
-    )
+    result = _exp_between_minus_quarter_and_0(saturating_shift_left(remainder_of_quarter, SCALED_DIFF_INTEGER_BITS))
     rest = remainder_of_quarter - a
     for exponent, factor in EXP_OF_POWERS:
         bit = (rest >> (fraction_bits + exponent)) & 1

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax
+from jaxq.export.kernels.fixedpoint import corrected, monotone_thresholds
 from jaxq.export.kernels.operands import (
     Kernel,
     activation,
@@ -95,9 +96,7 @@ def _quantized_bound(value: float, y: Tensor) -> int:
 def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
     if w.data is None:
-        raise ExportError(
-            f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time."
-        )
+        raise ExportError(f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time.")
     if w.dtype != "int8" or zero_point(w):
         raise ExportError(
             f"{op.kind}: XNNPACK takes int8 weights of zero point 0; "
@@ -109,9 +108,7 @@ def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
 
 def _checked(op: Operator, ratio: np.ndarray | np.floating) -> np.ndarray:
     if np.max(ratio) >= LARGEST_REQUANTIZATION:
-        raise ExportError(
-            f"{op.kind}: s_x s_w / s_y = {np.max(ratio):.4g} >= 256, which XNNPACK refuses. Raise s_y."
-        )
+        raise ExportError(f"{op.kind}: s_x s_w / s_y = {np.max(ratio):.4g} >= 256, which XNNPACK refuses. Raise s_y.")
     return np.asarray(ratio, np.float32)
 
 
@@ -174,18 +171,35 @@ def max_pool(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 
 
 def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """MEAN: fp32 requantization of the centred sum by `f32(f32(s_x / s_y) * f32(1 / n))`."""
+    """MEAN: see `_reduced`, with the multiplier `f32(f32(s_x / s_y) * f32(1 / n))`."""
     x, y = source(op, tensors), target(op, tensors)
     total, count = reference.centred_sum(op, tensors, values)
     ratio = (scale(x) / scale(y)) * (np.float32(1) / np.float32(count))
-    return [requantize_fp32(total, np.asarray(ratio), y, limits(y))]
+    return [_reduced(total, count, ratio, x, y)]
 
 
 def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """SUM: as MEAN without the 1 / n."""
     x, y = source(op, tensors), target(op, tensors)
-    total, _ = reference.centred_sum(op, tensors, values)
-    return [requantize_fp32(total, np.asarray(scale(x) / scale(y)), y, limits(y))]
+    total, count = reference.centred_sum(op, tensors, values)
+    return [_reduced(total, count, scale(x) / scale(y), x, y)]
+
+
+def _reduced(centred_total: jax.Array, count: int, ratio: np.float32, x: Tensor, y: Tensor) -> jax.Array:
+    """`rint(f32(f32(sum) * r) + f32(z_y - f32(n z_x) * r))` of the raw sum (XNNPACK operators/reduce-nd.c).
+
+    Rounding the zero point's product apart moves results near a tie, and a fused multiply-add would move others:
+    the steps are fixed on the host as thresholds of the sum.
+    """
+    shift = np.float32(zero_point(y)) - np.float32(count * zero_point(x)) * ratio
+
+    def reading(total: np.ndarray) -> np.ndarray:
+        return np.rint(total.astype(np.float32) * ratio + shift)
+
+    low, high = limits(y)
+    total = centred_total + count * zero_point(x)
+    estimate = jnp.round(total.astype(jnp.float32) * ratio + shift)
+    return corrected(total, estimate, monotone_thresholds(reading, low, high), low, high).astype(y.dtype)
 
 
 def logistic(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

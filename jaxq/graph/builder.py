@@ -54,7 +54,9 @@ class Builder:
             self.dynamic.add(value)
         return value
 
-    def weight(self, fn: Callable[..., jax.Array], inputs: Sequence[int], shape: Sequence[int], source: str = "") -> int:
+    def weight(
+        self, fn: Callable[..., jax.Array], inputs: Sequence[int], shape: Sequence[int], source: str = ""
+    ) -> int:
         """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export."""
         value = self.new(shape, dynamic=False)
         self.weights.append(Equation("weight", tuple(inputs), (value,), {}, lambda *a: [fn(*a)], source))

@@ -1,9 +1,9 @@
 """From a JAX function to a `Trace`: one flat list of equations, with every call inlined.
 
 The only file that touches `jax.extend`, which promises no compatibility. Functions with a gradient of their own
-(`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and stay one
-equation otherwise, so that their gradient survives. `scan`, `while` and `cond` stay whole: the raising refuses them where
-they touch an activation.
+(`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and
+stay one equation otherwise, so that their gradient survives. `scan`, `while` and `cond` stay whole: the raising
+refuses them where they touch an activation.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ CALLS = {
     "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "checkpoint": "jaxpr",
     "remat": "jaxpr", "remat2": "jaxpr", "custom_lin": "jaxpr", "run_state": "jaxpr",
 }  # fmt: skip
-CUSTOM_GRADIENT = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+CUSTOM_GRADIENT = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
 
 # A jitted function of this name is one equation, however it is built inside (`jaxq.nnx.FakeQuant`).
 FAKE_QUANT = "jaxq_fake_quant"
 
 
 def trace(fn: Callable[..., Any], arguments: Sequence[Any], recognised: Callable[[Trace], bool] | None = None) -> Trace:
-    """Record `fn(*arguments)`; `arguments` are arrays or `jax.ShapeDtypeStruct`s, `fn` returns a flat list of arrays."""
+    """Record `fn(*arguments)`; `arguments` are arrays or `ShapeDtypeStruct`s, `fn` returns a flat list of arrays."""
     return _flatten(jax.make_jaxpr(fn)(*arguments), recognised)
 
 
@@ -77,9 +81,10 @@ class _Recorder:
     def _read(self, env: Mapping[Any, int], atom: Any) -> int:
         if not isinstance(atom, jex_core.Literal):
             return env[atom]
-        key = (str(atom.aval.dtype), tuple(atom.aval.shape), np.asarray(atom.val).tobytes())
+        aval: Any = atom.aval
+        key = (str(aval.dtype), tuple(aval.shape), np.asarray(atom.val).tobytes())
         if key not in self._literals:
-            self._literals[key] = self.constant(atom.val, atom.aval)
+            self._literals[key] = self.constant(atom.val, aval)
         return self._literals[key]
 
     def _step(self, eqn: Any, inputs: tuple[int, ...]) -> Sequence[int]:

@@ -1,7 +1,7 @@
 """Convolutions and matrix products in their canonical forms: NHWC by HWIO, and rows by a [in, out] matrix.
 
-Whatever dimension numbers the model uses, the activation is moved there by TRANSPOSE and RESHAPE ops, the weight by weight
-arithmetic, and the result back. Flax's layers already have these forms, so for them nothing moves.
+Whatever dimension numbers the model uses, the activation is moved there by TRANSPOSE and RESHAPE ops, the weight by
+weight arithmetic, and the result back. Flax's layers already have these forms, so for them nothing moves.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
     clip(conv(x, w), 0, 6)     ->  conv with activation RELU6
     clip(clip(x))              ->  clip(x)
 
-`g`, `c` are vectors over channels, which are last; AFFINE and CLIP move up through RESHAPE and TRANSPOSE that keep the last
-axis. All of it is weight arithmetic, so gradients flow to every original parameter (Jacob et al. 2018, section 3.2, folds
-with running statistics as here).
+`g`, `c` are vectors over channels, which are last; AFFINE and CLIP move up through RESHAPE and TRANSPOSE that keep
+the last axis. All of it is weight arithmetic, so gradients flow to every original parameter (Jacob et al. 2018,
+section 3.2, folds with running statistics as here).
 """
 
 from __future__ import annotations

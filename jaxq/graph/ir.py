@@ -1,10 +1,11 @@
 """The graph of a model, as frozen values.
 
 A `Trace` is what JAX recorded: equations in order, every call inlined. A `Graph` is what jaxq works on: ops of TFLite's
-size (CONV_2D with its bias and activation), and beside them the *weight arithmetic*, all that depends on parameters alone.
+size (CONV_2D with its bias and activation), and beside them the *weight arithmetic*, all that depends on parameters
+alone.
 
-Tensors are small integers ("values"). `Graph.avals[v]` is the shape and dtype of value `v`; which role it plays follows from
-who makes it: a graph input, a parameter, a weight equation, or an op.
+Tensors are small integers ("values"). `Graph.avals[v]` is the shape and dtype of value `v`; which role it plays
+follows from who makes it: a graph input, a parameter, a weight equation, or an op.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Aval:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One recorded step: `outputs = call(*inputs)`. `primitive` and `params` say which, `source` where the user wrote it."""
+    """One recorded step:
+
+    `outputs = call(*inputs)`. `primitive` and `params` say which, `source` where the user wrote it.
+    """
 
     primitive: str
     inputs: tuple[int, ...]
@@ -57,7 +61,8 @@ class Trace:
 class Op:
     """One step of TFLite's size.
 
-    kind: a key of `jaxq.ops.OPS`. name: the op's name in recipes and reports. inputs: values, activations first, then weights.
+    kind: a key of `jaxq.ops.OPS`. name: the op's name in recipes and reports. inputs: values, activations first, then
+    weights.
     attrs: static facts (stride, axes ...), hashable. call: for kind FLOAT the recorded function, else None.
     """
 

@@ -1,8 +1,8 @@
 """Names of ops and sites: the path of the weight that an op reads, else the op's kind and order.
 
-`block0/conv/kernel` names an op by its weight; `head/kernel#2` reads a weight for the second time; `add_3` is the fourth ADD
-(the first is `add`). A *site* is a tensor that is quantized: a weight has the name of its path, an activation that of the op
-that makes it, with `:out` after a path. Flax's scope names are not used: NNX records none.
+`block0/conv/kernel` names an op by its weight; `head/kernel#2` reads a weight for the second time; `add_3` is the
+fourth ADD (the first is `add`). A *site* is a tensor that is quantized: a weight has the name of its path, an
+activation that of the op that makes it, with `:out` after a path. Flax's scope names are not used: NNX records none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Ops that JAX spells in several primitives, found by tracing their JAX function and comparing it with the model's trace.
+"""Ops that JAX spells in several primitives, found by tracing their JAX function and comparing it with the model's
+trace.
 
-The left side of each row is the function itself (`jax.nn.softmax`), recorded by the same JAX at the same shapes as the model,
-so a new JAX release brings its own spelling along. Rows are indexed by the primitive that computes their result, and
-recorded patterns are cached by shape: a model pays for the patterns it could contain, once each.
+The left side of each row is the function itself (`jax.nn.softmax`), recorded by the same JAX at the same shapes as
+the model, so a new JAX release brings its own spelling along. Rows are indexed by the primitive that computes their
+result, and recorded patterns are cached by shape: a model pays for the patterns it could contain, once each.
 
 To add an op: one row in `PATTERNS`, one row in `jaxq.ops.OPS`.
 """
@@ -89,7 +90,9 @@ def find(view: View, eq: Equation) -> Match | None:
 
 
 def whole(recorded: Trace) -> bool:
-    """Whether one op of ours, or a clip, is all that a custom-gradient function computes (so its gradient is ours as well)."""
+    """Whether one op of ours, or a clip, is all that a custom-gradient function computes (so its gradient is ours as
+    well).
+    """
     if len(recorded.outputs) != 1 or not recorded.equations:
         return False
     view = View(recorded)
@@ -106,7 +109,7 @@ def _is_clip(view: View, eq: Equation) -> bool:
     return eq.primitive in {"max", "min"} and any(view.scalar(v) is not None for v in eq.inputs)
 
 
-# --- matching -----------------------------------------------------------------------------------------------------------
+# --- matching -------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=4096)
@@ -152,7 +155,9 @@ def _unify_inputs(pattern: View, left: Equation, view: View, right: Equation, bi
 def _same_step(left: Equation, right: Equation) -> bool:
     if left.primitive != right.primitive or len(left.inputs) != len(right.inputs):
         return False
-    return all(_same_param(value, right.params.get(key)) for key, value in left.params.items() if key not in IGNORED_PARAMS)
+    return all(
+        _same_param(value, right.params.get(key)) for key, value in left.params.items() if key not in IGNORED_PARAMS
+    )
 
 
 def _same_param(a: Any, b: Any) -> bool:
@@ -163,7 +168,7 @@ def _same_constant(a: Any, b: Any) -> bool:
     return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
 
 
-# --- candidates ---------------------------------------------------------------------------------------------------------
+# --- candidates -----------------------------------------------------------------------------------------------------
 
 _VIEWS = frozenset({"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"})
 

@@ -1,6 +1,7 @@
 """From JAX primitives to ops of TFLite's size: `RAISE`, one rule a primitive.
 
-A rule `(builder, equation) -> bool` appends ops and says whether it could. What no rule takes becomes a FLOAT op, executed as
+A rule `(builder, equation) -> bool` appends ops and says whether it could. What no rule takes becomes a FLOAT op,
+executed as
 recorded: a float island. Equations that touch no activation are weight arithmetic and pass unchanged.
 """
 
@@ -59,8 +60,8 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
         return
     if eq.primitive in CONTROL_FLOW:
         raise ControlFlowError(
-            f"`{eq.primitive}` at {eq.source} runs over activations; an integer graph for a device is static and has no "
-            "control flow. Unroll it (a Python loop over layers), or move it out of the model."
+            f"`{eq.primitive}` at {eq.source} runs over activations; an integer graph for a device is static and "
+            "has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
         )
     if eq.primitive in REDUCTIONS:
         _refuse_batch_reduction(builder, eq, eq.inputs[0], eq.params.get("axes", ()))
@@ -72,9 +73,10 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
 def _refuse_batch_reduction(builder: Builder, eq: Equation, operand: int, axes: Sequence[int]) -> None:
     if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
         raise BatchStatisticsError(
-            f"`{eq.primitive}` at {eq.source} reduces over axis 0, the batch: the output for one example would depend on the "
-            "others, and a device runs one. A BatchNorm in training mode does this: call `model.eval()` (NNX), or pass "
-            "`use_running_average=True` (Linen), before `jaxq.quantize`; training then runs on the folded running statistics."
+            f"`{eq.primitive}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
+            "depend on the others, and a device runs one. A BatchNorm in training mode does this: call "
+            "`model.eval()` (NNX), or pass `use_running_average=True` (Linen), before `jaxq.quantize`; training "
+            "then runs on the folded running statistics."
         )
 
 
@@ -83,7 +85,7 @@ def _island(builder: Builder, eq: Equation) -> None:
     builder.op("FLOAT", eq.inputs, attrs, eq.source, outputs=eq.outputs, call=eq.call)
 
 
-# --- elementwise --------------------------------------------------------------------------------------------------------
+# --- elementwise ----------------------------------------------------------------------------------------------------
 
 
 def _unary(kind: str) -> Callable[[Builder, Equation], bool]:
@@ -209,7 +211,7 @@ def _square(builder: Builder, eq: Equation) -> bool:
     return True
 
 
-# --- movement -----------------------------------------------------------------------------------------------------------
+# --- movement -------------------------------------------------------------------------------------------------------
 
 
 def _reshape(builder: Builder, eq: Equation) -> bool:
@@ -221,7 +223,9 @@ def _reshape(builder: Builder, eq: Equation) -> bool:
 
 
 def _transpose(builder: Builder, eq: Equation) -> bool:
-    builder.becomes(eq.outputs[0], builder.transpose(builder.resolve(eq.inputs[0]), eq.params["permutation"], eq.source))
+    builder.becomes(
+        eq.outputs[0], builder.transpose(builder.resolve(eq.inputs[0]), eq.params["permutation"], eq.source)
+    )
     return True
 
 
@@ -314,4 +318,3 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "tanh": _unary("TANH"),
     "transpose": _transpose,
 }
-

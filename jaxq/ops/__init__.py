@@ -1,7 +1,7 @@
 """The op catalogue: for each op its float meaning, its integer arithmetic, and what it demands of its scales.
 
-`OPS` is the one table. `scales` is "free" (the output has a scale of its own), "same" (all activations in and out share one:
-the kernel copies integers), or a fixed `(scale, zero_point)` that TFLite prescribes for the output.
+`OPS` is the one table. `scales` is "free" (the output has a scale of its own), "same" (all activations in and out
+share one: the kernel copies integers), or a fixed `(scale, zero_point)` that TFLite prescribes for the output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What each op means on real numbers, as a JAX function of its inputs.
 
-Ops that only move or select numbers mean the same on carriers (integers with the zero point removed), and a contraction of
-carriers is the int32 accumulator: the simulation runs these same functions. Activations are NHWC, weights HWIO or [in, out].
+Ops that only move or select numbers mean the same on carriers (integers with the zero point removed), and a
+contraction of carriers is the int32 accumulator: the simulation runs these same functions. Activations are NHWC,
+weights HWIO or [in, out].
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def max_pool_2d(op: Op, x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, *_window(op))
 
 
-def _window(op: Op) -> tuple[Sequence[int], Sequence[int], Sequence[Sequence[int]]]:
+def _window(op: Op) -> tuple[Sequence[int], Sequence[int], Sequence[tuple[int, int]]]:
     pads = ((0, 0), *op.attrs["padding"], (0, 0))
     return (1, *op.attrs["window"], 1), (1, *op.attrs["stride"], 1), pads
 

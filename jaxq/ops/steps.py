@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxq.graph import Op
-from jaxq.numerics import round_ste, true_divide
+from jaxq.graph import CLIPS, Op
+from jaxq.numerics import round_ste, true_divide, unfused
 from jaxq.ops import compute
 
 
@@ -41,8 +41,8 @@ Rule = Callable[..., Array]
 def contraction(accumulate: Callable[..., Array]) -> Callable[[str], Rule]:
     """Rule of an op with weights: `(sum q_x q_w + round(b / (s_x s_w))) * f32(f32(s_x s_w) / s_y)`.
 
-    The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32 of
-    scale `s_x s_w` (Jacob et al. 2018, section 2.4).
+    The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32
+    of scale `s_x s_w` (Jacob et al. 2018, section 2.4).
     """
 
     def with_dtype(dtype: str) -> Rule:
@@ -74,7 +74,8 @@ def sub(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
 
 @jax.custom_jvp
 def shifted_sum(a: Array, b: Array, scale_a: Array, scale_b: Array, scale: Array) -> Array:
-    """`(2^(n-1) + k_a q_a + k_b q_b) >> n`, in int32, with `k = round(f32(s / s_y) 2^n)` and the larger k in [2^20, 2^21).
+    """`(2^(n-1) + k_a q_a + k_b q_b) >> n`, in int32, with `k = round(f32(s / s_y) 2^n)` and the larger k in [2^20,
+    2^21).
 
     The products pass 2^24, so this is integer arithmetic with the gradient of `(s_a q_a + s_b q_b) / s_y` around it.
     """
@@ -95,14 +96,21 @@ def _shifted_sum_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) ->
 
 
 def mean(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-    """`sum q * f32(f32(s_x / s_y) * f32(1 / n))` (XNNPACK qs8-rsum)."""
+    """`round(f32(f32(sum) r) + f32(z_y - f32(f32(n z_x) r)))` of the *stored* integers (XNNPACK qs8-rsum), less z_y.
+
+    `r = f32(f32(s_x / s_y) f32(1 / n))`. The two products are rounded before they are added.
+    """
     n = math.prod(x.q.shape[axis] for axis in op.attrs["axes"])
-    total = jnp.sum(x.q, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
-    return total * (true_divide(x.scale, scale) * (np.float32(1) / np.float32(n)))
+    ratio = true_divide(x.scale, scale) * (np.float32(1) / np.float32(n))
+    zeros = n * x.zero_point
+    total = jnp.sum(x.q, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"]) + zeros
+    return round_ste(unfused(total * ratio) + (zero_point - unfused(zeros * ratio))) - zero_point
 
 
 def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-    """Mean of the *stored* integers, ties away from zero (TFLite's builtin kernel), with the zero point taken off again."""
+    """Mean of the *stored* integers, ties away from zero (TFLite's builtin kernel), with the zero point taken off
+    again.
+    """
     counts = compute.window_count(op, x.q)
     counted_zeros = op.attrs["count_padding"] and any(map(any, op.attrs["padding"]))
     inside = counts if counted_zeros else compute.window_sum(op, jnp.ones((1, *x.q.shape[1:3], 1), jnp.float32))
@@ -111,17 +119,32 @@ def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> A
 
 
 def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-    """RELU and its like at the input's own scale: the bounds in steps, rounded as TFLite rounds them."""
-    low, high = clip_bounds((op.attrs["low"], op.attrs["high"]), x.scale)
+    """RELU and its like at the input's own scale: bounds `round(v / s)`, ties away from zero (TFLite's builtin kernel)."""
+    low, high = (_builtin_bound(v, x.scale) for v in (op.attrs["low"], op.attrs["high"]))
     return jnp.minimum(jnp.maximum(x.q, low), high)
 
 
-def clip_bounds(bounds: tuple[float, float], scale: Array) -> tuple[Array, Array]:
-    """Real bounds in steps of `scale`: `round(bound / s)`, ties away from zero; infinite ones stay."""
+def fused_bounds(bounds: tuple[float, float], scale: Array, zero_point: Array) -> tuple[Array, Array]:
+    """The carriers that an activation fused into an op clips to; infinite bounds stay.
+
+    RELU, RELU6 and RELU_N1_TO_1 are XNNPACK's, `round(f32(v / s) + z) - z` with ties to even; any other clip is a MAXIMUM and
+    a MINIMUM with constants, which are rounded with ties away from zero.
+    """
+    if bounds not in CLIPS:
+        low, high = (_builtin_bound(v, scale) for v in bounds)
+        return low, high
     low, high = (
-        jnp.float32(b) if math.isinf(b) else round_away(true_divide(jnp.full_like(scale, b), scale)) for b in bounds
+        jnp.float32(v) if math.isinf(v) else round_ste(_steps(v, scale) + zero_point) - zero_point for v in bounds
     )
     return low, high
+
+
+def _builtin_bound(bound: float, scale: Array) -> Array:
+    return jnp.float32(bound) if math.isinf(bound) else round_away(_steps(bound, scale))
+
+
+def _steps(bound: float, scale: Array) -> Array:
+    return true_divide(jnp.full_like(scale, bound), scale)
 
 
 @jax.custom_jvp

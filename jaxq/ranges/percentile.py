@@ -1,7 +1,8 @@
-"""The range that leaves out the rarest numbers at both ends (Wu et al. 2020, section 4, calibrate by 99.9 to 99.9999 %).
+"""The range that leaves out the rarest numbers at both ends (Wu et al. 2020, section 4, calibrate by 99.9 to 99.9999
+%).
 
-A histogram of fixed size whose bounds are symmetric and double when a number falls outside: two neighbouring bins merge then,
-so one pass over any amount of data suffices and nothing is forgotten.
+A histogram of fixed size whose bounds are symmetric and double when a number falls outside: two neighbouring bins
+merge then, so one pass over any amount of data suffices and nothing is forgotten.
 """
 
 from __future__ import annotations
