@@ -81,6 +81,24 @@ def _clip_ste_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
     return clip_ste(x, low, high), jnp.where(x < low, dlow, inner)
 
 
+@jax.custom_jvp
+def saturate(v: Array, zero_point: Array, qmin: Array, qmax: Array) -> Array:
+    """`clip(round(v), qmin - z, qmax - z)`: steps to carriers, ties to even. `z`, `qmin`, `qmax` are scalars.
+
+    The gradient goes to `v` where the rounded integer is inside, ends included, and to `-z` elsewhere. The same as
+    `clip_ste(round_ste(v), ...)`, in one reduction over the tensor for the zero point where that takes two.
+    """
+    return jnp.clip(jnp.round(v), qmin - zero_point, qmax - zero_point)
+
+
+@saturate.defjvp
+def _saturate_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    v, zero_point, qmin, qmax = primals
+    rounded = jnp.round(v)
+    inside = (rounded >= qmin - zero_point) & (rounded <= qmax - zero_point)
+    return saturate(v, zero_point, qmin, qmax), jnp.where(inside, tangents[0], -tangents[1])
+
+
 def positive(scale: Array) -> Array:
     """A trained scale as it is used:
 

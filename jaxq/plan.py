@@ -182,7 +182,7 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
     scheme = Scheme(
         bits=recipe.activations.bits,
         symmetric=recipe.activations.symmetric if rule.symmetric is None else rule.symmetric,
-        ranges=rule.ranges or recipe.activations.ranges,
+        ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
     )
     return Group(
         names[0],
@@ -193,6 +193,12 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
         quantizers[0].name if quantizers else None,
         tuple(dict.fromkeys(solver.reasons.get(root, ()))),
     )
+
+
+def _enters(graph: Graph, members: Sequence[int]) -> bool:
+    """Whether the group holds an input. Its range is the data's, known from calibration; learning it would cost a gradient
+    with respect to the input, which float training does without."""
+    return not set(graph.inputs).isdisjoint(members)
 
 
 def _nonnegative(made: Mapping[int, Op], members: Sequence[int]) -> bool:

@@ -10,6 +10,7 @@ Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxq.numerics import (
     positive,
     quantize,
     round_ste,
+    saturate,
     scale_and_zero_point,
     true_divide,
 )
@@ -153,11 +155,12 @@ class _Run:
         return spec.step(op, *(self._tensor(v, scale) for v in operands), scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
+        bounds = op.attrs.get("activation")
+        if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
+            return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
         low, high = carrier_bounds(zero_point, group.scheme.bits)
-        if (bounds := op.attrs.get("activation")) is not None:
-            least, greatest = fused_bounds(bounds, scale, zero_point)
-            low, high = jnp.maximum(low, least), jnp.minimum(high, greatest)
-        return clip_ste(round_ste(steps), low, high)
+        least, greatest = fused_bounds(bounds, scale, zero_point)
+        return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
     def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:
         """The carrier array that a copying op reads, requantized where the plan says so; extra inputs as they are."""

@@ -62,10 +62,14 @@ def floored(scale: jax.Array, bias: jax.Array | None, x_scale: jax.Array) -> jax
 def quantized_weight(
     w: jax.Array, bias: jax.Array, scheme: Scheme, x_scale: jax.Array, trained: Mapping[str, jax.Array] | None
 ) -> Carrier:
-    """A kernel as integers in [-127, 127] with one scale an output channel (the last axis)."""
+    """A kernel as integers in [-127, 127] with one scale an output channel (the last axis).
+
+    A scale that follows its weight is a constant for the gradient, as in Jacob et al. 2018: differentiating through max|w|
+    would send all of a channel's rounding error to its largest weight.
+    """
     w, bias = w.astype(jnp.float32), bias.astype(jnp.float32)
     if trained is None:
-        scale = weight_scale(w, scheme, bias, x_scale)
+        scale = lax.stop_gradient(weight_scale(w, scheme, bias, x_scale))
     else:
         own = positive(trained["scale"] if scheme.ranges == "learned" else lax.stop_gradient(trained["scale"]))
         scale = floored(own, bias, x_scale)
@@ -73,6 +77,7 @@ def quantized_weight(
 
 
 def quantized_constant(w: jax.Array, scale: jax.Array, qmax: int) -> Carrier:
-    """`clip(round(w / s), -qmax, qmax)`, ties to even; the division is rounded once (`true_divide`)."""
-    q = clip_ste(round_ste(true_divide(w, scale)), jnp.float32(-qmax), jnp.float32(qmax))
+    """`clip(round(w * (1 / s)), -qmax, qmax)`, ties to even; `1 / s` is rounded once, and so is the product."""
+    inverse = true_divide(jnp.ones_like(scale), scale)
+    q = clip_ste(round_ste(w * inverse), jnp.float32(-qmax), jnp.float32(qmax))
     return Carrier(q, scale, jnp.float32(0.0))

@@ -399,7 +399,7 @@ ACTIVATIONS: tuple[Callable[[jax.Array], jax.Array], ...] = (jax.nn.relu, jax.nn
 class Layer(nnx.Module):
     """Convolution, perhaps BatchNorm, perhaps an activation; perhaps around a residual sum."""
 
-    def __init__(self, rng: np.random.Generator, inner: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, rng: np.random.Generator, inner: int, size: int, rngs: nnx.Rngs) -> None:
         kind = rng.choice(["plain", "depthwise", "residual"])
         self.outer = inner if kind != "plain" else int(rng.choice([4, 6, 8]))
         self.residual = bool(kind == "residual")
@@ -410,7 +410,7 @@ class Layer(nnx.Module):
             tuple(int(k) for k in rng.choice([1, 2, 3, 5], 2)),
             strides=stride,
             kernel_dilation=int(rng.choice([1, 2])) if stride == 1 else 1,
-            padding="SAME" if self.residual else str(rng.choice(["SAME", "SAME", "VALID"])),
+            padding="SAME" if self.residual or size < 10 else str(rng.choice(["SAME", "VALID"])),
             feature_group_count=inner if kind == "depthwise" else 1,
             use_bias=bool(rng.random() < 0.5),
             rngs=rngs,
@@ -431,8 +431,8 @@ class Chance(nnx.Module):
     def __init__(self, seed: int, rngs: nnx.Rngs) -> None:
         rng = np.random.default_rng(seed)
         layers, channels = [], 3
-        for _ in range(rng.integers(3, 6)):
-            layers.append(Layer(rng, channels, rngs))
+        for size in (16, *[6] * rng.integers(2, 5)):
+            layers.append(Layer(rng, channels, size, rngs))
             channels = layers[-1].outer
         self.layers = nnx.List(layers)
         self.pooled, self.pool = int(rng.integers(0, 2)), (nnx.max_pool, nnx.avg_pool)[rng.integers(2)]

@@ -89,10 +89,12 @@ def shifted_sum(a: Array, b: Array, scale_a: Array, scale_b: Array, scale: Array
 
 @shifted_sum.defjvp
 def _shifted_sum_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    def real(a: Array, b: Array, scale_a: Array, scale_b: Array, scale: Array) -> Array:
-        return (a * scale_a + b * scale_b) / scale
-
-    return shifted_sum(*primals), jax.jvp(real, primals, tangents)[1]
+    """Of `(s_a q_a + s_b q_b) / s_y`, with the scales' part gathered per operand: one reduction each, not three."""
+    a, b, scale_a, scale_b, scale = primals
+    da, db, dscale_a, dscale_b, dscale = tangents
+    ratio_a, ratio_b = scale_a / scale, scale_b / scale
+    dratio_a, dratio_b = ((ds - r * dscale) / scale for ds, r in ((dscale_a, ratio_a), (dscale_b, ratio_b)))
+    return shifted_sum(*primals), a * dratio_a + b * dratio_b + da * ratio_a + db * ratio_b
 
 
 def mean(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:

@@ -1,0 +1,21 @@
+"""The command `jaxq`: plan, train, export, verify, inspect. One file a command; `app.py` holds them together.
+
+Exit codes: 0 done; 1 a gate failed, or jaxq refused and says why; 2 the command line or the recipe is wrong;
+130 interrupted. With `--json` standard output holds exactly one JSON document, also when a command fails:
+{"error": {"kind": ..., "message": ...}}.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line that the process was given, and exit with its code."""
+    try:
+        from jaxq.cli.app import app
+    except ModuleNotFoundError as e:
+        if e.name != "typer":
+            raise
+        sys.exit("error: The command line needs the package typer. Run: pip install 'jaxq[export]'")
+    app(prog_name="jaxq")

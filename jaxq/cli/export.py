@@ -1,0 +1,103 @@
+"""`jaxq export`: a model with its ranges becomes a .tflite file."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from jaxq.cli import options
+from jaxq.cli.data import read_arrays, refuse_non_finite
+from jaxq.cli.failures import usage
+from jaxq.cli.output import Result, Table, warn
+from jaxq.cli.quantized import quantized, with_ranges
+from jaxq.cli.targets import load_target
+from jaxq.errors import ExportError
+
+Out = Annotated[
+    pathlib.Path, typer.Option("--out", metavar="FILE.tflite", show_default=False, help="The file to write.")
+]
+Checkpoint = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--checkpoint", metavar="DIR", exists=True, file_okay=False, help="Orbax checkpoint of the quantized model."
+    ),
+]
+Calibrate = Annotated[
+    pathlib.Path | None, options.data_option("--calibrate", "Inputs to take the ranges from, without training")
+]
+Verify = Annotated[pathlib.Path | None, options.data_option("--verify", "Inputs to prove the file on")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
+AllowMismatch = Annotated[
+    bool, typer.Option("--allow-mismatch", help="Write the file also when an integer differs; its certificate says so.")
+]
+
+
+def export(
+    target: options.Target,
+    out: Out,
+    recipe: options.Recipe = "int8",
+    checkpoint: Checkpoint = None,
+    calibrate: Calibrate = None,
+    verify: Verify = None,
+    force: Force = False,
+    allow_mismatch: AllowMismatch = False,
+    json: options.Json = False,
+) -> Result:
+    """Write a model as an int8 TFLite file.
+
+    Beside it goes its manifest (.json): hashes, ranges, formulas of input and output, and with --verify the certificate
+    that every integer of the file is that of the training forward.
+    """
+    _refuse_early(out, force)
+    q = with_ranges(quantized(load_target(target), recipe), checkpoint, calibrate)
+    from jaxq.export import to_tflite
+
+    artifact = to_tflite(
+        q.model, *q.state, verify=_proof_data(verify), allow_mismatch=allow_mismatch, progress=sys.stdout.isatty()
+    )
+    artifact.save(out, force=force)
+    if artifact.certificate is None:
+        warn("the file is not verified. Give --verify data.npy to prove its integers equal to the training forward's.")
+    elif not artifact.certificate.ok:
+        warn("an integer differs from the training forward's; written because of --allow-mismatch.")
+    data = {"file": out, "manifest_file": out.with_suffix(".json"), **artifact.manifest}
+    return Result(data, [_summary(data), *([] if artifact.certificate is None else [str(artifact.certificate)])])
+
+
+def _refuse_early(out: pathlib.Path, force: bool) -> None:
+    """Find out before the work what `Artifact.save` would find out after it."""
+    if out.suffix != ".tflite":
+        raise usage(f"--out {out} must end in .tflite; the manifest beside it ends in .json.")
+    if not out.parent.is_dir():
+        what = "is not a directory" if out.parent.exists() else "does not exist"
+        raise ExportError(f"Cannot write {out}: {out.parent} {what}. Nothing was written.")
+    for path in (out, out.with_suffix(".json")):
+        if path.is_dir():
+            raise ExportError(f"Cannot write {path}: it is a directory.")
+        if path.exists() and not force:
+            size = path.stat().st_size
+            raise ExportError(f"{path} exists ({size:,} bytes). Give another --out, or --force to replace it.")
+
+
+def _proof_data(path: pathlib.Path | None) -> Any:
+    if path is None:
+        return None
+    arrays = read_arrays(path)
+    refuse_non_finite(path, arrays)
+    return tuple(arrays)
+
+
+def _summary(data: dict[str, Any]) -> Table:
+    rows = [[key, f"{data[key]:,}" if key == "bytes" else str(data[key])] for key in
+            ("file", "manifest_file", "bytes", "sha256", "recipe", "target")]  # fmt: skip
+    for end in ("inputs", "outputs"):
+        rows += [[end.removesuffix("s"), _end(entry)] for entry in data[end]]
+    return Table("exported", ["what", "value"], rows)
+
+
+def _end(entry: dict[str, Any]) -> str:
+    text = f"{entry['name']}: {entry['dtype']}[{','.join(map(str, entry['shape']))}]"
+    return text if "scale" not in entry else f"{text} scale={entry['scale']:.6g} zp={entry['zero_point']}"

@@ -1,0 +1,37 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        show_default=False,
+        help="package.module:function or file.py:function, giving (model, example) or (module, example, variables); "
+        "or a shipped recipe.",
+    ),
+]
+
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="NAME|FILE.toml", help="How to quantize: a shipped name or a TOML file.")
+]
+
+TFLite = Annotated[
+    pathlib.Path,
+    typer.Argument(metavar="FILE", show_default=False, exists=True, dir_okay=False, help="A .tflite file."),
+]
+
+
+def data_option(flag: str, text: str) -> typer.models.OptionInfo:
+    """An option that names an existing .npy or .npz file."""
+    return typer.Option(
+        flag, metavar="FILE.npy", show_default=False, exists=True, dir_okay=False,
+        help=f"{text} (.npy, or .npz with one array for each input, in order).",
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""`jaxq train`: run a recipe that ships with jaxq."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated, Any
+
+import typer
+
+from jaxq.cli import options
+from jaxq.cli.failures import Failure, usage
+from jaxq.cli.output import Result, Table
+from jaxq.cli.shipped import plain_name, recipe_module
+
+Name = Annotated[
+    str, typer.Argument(metavar="RECIPE", show_default=False, help="A shipped recipe: mnist, or recipes/mnist.")
+]
+Out = Annotated[
+    pathlib.Path | None,
+    typer.Option("--out", metavar="DIR", show_default=False, help="Where everything goes; build/RECIPE if not given."),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps only, to see that everything runs.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of the order of the data.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+
+
+def train(
+    recipe: Name,
+    out: Out = None,
+    smoke: Smoke = False,
+    seed: Seed = 0,
+    force: Force = False,
+    resume: Resume = False,
+    json: options.Json = False,
+) -> Result | Failure:
+    """Run a shipped recipe: train, quantize, export."""
+    if force and resume:
+        raise usage("--force begins again and --resume goes on; give one of them.")
+    folder = pathlib.Path("build", plain_name(recipe)) if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
+    run = recipe_module(recipe, "run").run
+    try:
+        summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force)
+    except KeyboardInterrupt:
+        again = f"jaxq train {recipe} --out {folder} --resume"
+        return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
+    return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    return Table("summary", ["what", "value"], [[name, _text(value)] for name, value in summary.items()])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
