@@ -86,7 +86,9 @@ def contestants(build: Callable[[nnx.Rngs], nnx.Module], x: np.ndarray) -> dict[
     }
 
 
-def seconds(runners: dict[str, tuple[Any, Any]], x: np.ndarray, labels: np.ndarray, rounds: int) -> dict[str, list[float]]:
+def seconds(
+    runners: dict[str, tuple[Any, Any]], x: np.ndarray, labels: np.ndarray, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of every step of every contestant, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds + 2):

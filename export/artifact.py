@@ -79,7 +79,9 @@ class Artifact:
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
         """The file on LiteRT, as a phone would: real inputs quantized by the manifest's formula, outputs as real numbers."""
-        integers = [self._host_quantized(f, np.asarray(a)) for f, a in zip(self.manifest["inputs"], inputs, strict=True)]
+        integers = [
+            self._host_quantized(f, np.asarray(a)) for f, a in zip(self.manifest["inputs"], inputs, strict=True)
+        ]
         outputs = runtime.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]

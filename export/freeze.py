@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError, RangeError
-from jaxq.graph import Op
-from jaxq.numerics import SMALLEST_SCALE, round_ste, true_divide
+from jaxq.graph import Equation, Graph, Op
+from jaxq.numerics import SMALLEST_SCALE
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams, quantized_operand
-from jaxq.weights import quantized_weight, weight_values
+from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
 
 BINARY = frozenset({"ADD", "SUB", "MUL"})
 
@@ -65,12 +65,13 @@ class Frozen:
 def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     """Integers for a plan. Raises RangeError and ExportError, naming the site."""
     check_ranges(plan, ranges)
-    numbers = jax.jit(lambda p, r: _numbers(plan, p, r))(list(params), {n: dict(r) for n, r in ranges.items()})
-    scales, kernels, operands = jax.tree.map(np.asarray, numbers)
-    parameters = {name: _parameters(plan.groups[name], *pair) for name, pair in scales.items()}
+    env = host_weights(plan.graph, params)
+    scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
+    host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
+    kernels, operands = _numbers(plan, env, host_ranges, scales)
     frozen = Frozen(
         plan,
-        parameters,
+        scales,
         {name: _kernel(name, *parts) for name, parts in kernels.items()},
         {key: Operand(q.astype(np.int8), np.float32(scale)) for key, (q, scale) in operands.items()},
     )
@@ -80,9 +81,54 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
     return frozen
 
 
-def _numbers(plan: Plan, params: Sequence[Any], ranges: Any) -> tuple[dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    env = weight_values(plan.graph, params)
-    scales = {name: tuple(qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
+def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
+    """Every weight value as a numpy array, bit for bit as training computes it.
+
+    What rounds once (a product, a sum of two, a quotient) is the same in numpy; the rest (`rsqrt`, sums) JAX computes, one
+    equation at a time. No program is compiled for the whole of a model's weights, which would take seconds.
+    """
+
+    def run(eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
+        if eq.primitive == "weight":
+            return eq.call(*arguments)
+        if eq.primitive in HOST:
+            return [HOST[eq.primitive](graph.avals[eq.outputs[0]].shape, eq.params, *arguments)]
+        return [np.asarray(out) if not _is_key(out) else out for out in traced(eq, arguments)]
+
+    constants = {v: np.asarray(c, graph.avals[v].dtype) for v, c in graph.constants.items()}
+    host = dataclasses.replace(graph, constants=constants)
+    return weight_values(host, [np.asarray(p) if not _is_key(p) else p for p in params], run)
+
+
+def _is_key(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def _broadcast(shape: tuple[int, ...], params: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
+    ones = [1] * len(shape)
+    for axis, size in zip(params["broadcast_dimensions"], a.shape, strict=True):
+        ones[axis] = size
+    return np.broadcast_to(a.reshape(ones), shape)
+
+
+# Primitives of which each resulting number is rounded once: numpy and XLA agree in every bit.
+HOST: dict[str, Callable[..., Any]] = {
+    "add": lambda shape, params, a, b: a + b,
+    "broadcast_in_dim": _broadcast,
+    "div": lambda shape, params, a, b: a / b,
+    "expand_dims": lambda shape, params, a: a.reshape(shape),
+    "mul": lambda shape, params, a, b: a * b,
+    "neg": lambda shape, params, a: -a,
+    "reshape": lambda shape, params, a: a.reshape(shape),
+    "squeeze": lambda shape, params, a: a.reshape(shape),
+    "sub": lambda shape, params, a, b: a - b,
+    "transpose": lambda shape, params, a: a.transpose(params["permutation"]),
+}
+
+
+def _numbers(
+    plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Mapping[str, tuple[np.float32, int]]
+) -> tuple[dict[str, Any], dict[Any, Any]]:
     kernels, operands = {}, {}
     for op in plan.graph.ops:
         if op.name in plan.weights:
@@ -91,16 +137,16 @@ def _numbers(plan: Plan, params: Sequence[Any], ranges: Any) -> tuple[dict[str, 
             out_scale = scales[_group_name(plan, op.outputs[0])][0]
             for i, value in enumerate(op.inputs):
                 if value not in plan.graph.activations:
-                    carrier = quantized_operand(jnp.asarray(env[value], jnp.float32), out_scale)
+                    carrier = quantized_operand(np.asarray(env[value], np.float32), out_scale)
                     operands[op.name, i] = (carrier.q, carrier.scale)
-    return scales, kernels, operands
+    return kernels, operands
 
 
-def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: jax.Array) -> tuple[Any, ...]:
-    w, bias = (jnp.asarray(env[v]) for v in op.inputs[1:])
+def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: np.float32) -> tuple[Any, ...]:
+    w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
     site = plan.weight_site(op)
     kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, None if site is None else ranges[site])
-    return kernel.q, kernel.scale, round_ste(true_divide(bias.astype(jnp.float32), x_scale * kernel.scale))
+    return kernel.q, kernel.scale, integer_bias(bias, x_scale * kernel.scale)
 
 
 def _group_name(plan: Plan, value: int) -> str:
@@ -109,7 +155,8 @@ def _group_name(plan: Plan, value: int) -> str:
     return group.name
 
 
-def _parameters(group: Group, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.float32, int]:
+def _parameters(group: Group, scale: Any, zero_point: Any) -> tuple[np.float32, int]:
+    scale, zero_point = np.asarray(scale), np.asarray(zero_point)
     if not np.isfinite(scale) or not np.isfinite(zero_point):
         raise RangeError(
             f"{group.name} has scale {scale} and zero point {zero_point}: not finite. Calibrate, or lower the rate."

@@ -18,7 +18,9 @@ def face_of(target: Any) -> Callable[..., Any]:
         return linen.quantize_linen
     if callable(target):
         return quantize_function
-    raise InputError(f"jaxq.quantize takes an nnx.Module, a Linen module or a function f(params, *inputs), not {target!r}.")
+    raise InputError(
+        f"jaxq.quantize takes an nnx.Module, a Linen module or a function f(params, *inputs), not {target!r}."
+    )
 
 
 # A quantized target, how to bind it, and the state that is handed over beside it.

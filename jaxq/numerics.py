@@ -17,68 +17,95 @@ Not here: TFLite's fixed-point forms (`jaxq.export.kernels`), and which tensor g
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+# What only rounds once is the same number on every machine: export forms its integers from numpy arrays by the very functions
+# that training traces. They take either; for a numpy array they are numpy.
+HostOrTraced = Any
+
+
+def namespace(x: HostOrTraced) -> Any:
+    """The module whose functions work on `x`: numpy for a numpy array, `jax.numpy` for any other."""
+    return np if isinstance(x, np.ndarray | np.generic) else jnp
+
 
 # Smallest scale of any tensor: a channel of zeros keeps a normal float32 (XNNPACK refuses denormal scales).
 SMALLEST_SCALE = 2.0**-100
 
 
-def true_divide(a: Array, b: Array) -> Array:
+def true_divide(a: HostOrTraced, b: HostOrTraced) -> HostOrTraced:
     """`a / b` rounded once, as numpy, TFLite and the exported file compute it. Float arrays; `b` broadcasts to `a`.
 
     XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one
     quotient in ten. The barrier hides that `b` is a broadcast. Every scale, multiplier and integer weight is formed
     by this function.
     """
+    if namespace(a) is np:
+        return np.asarray(a / b)
     shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
     return jnp.broadcast_to(a, shape) / lax.optimization_barrier(jnp.broadcast_to(b, shape))
 
 
-@jax.custom_jvp
-def unfused(x: Array) -> Array:
+def unfused(x: HostOrTraced) -> HostOrTraced:
     """`x`, rounded to float32 where it stands: XLA may not contract `a * b + c` into one rounding across it.
 
     An optimization barrier alone does not hold on every backend (measured on CPU: jaxlib 0.10.2 contracts through it), a
     maximum with a number below all others does.
     """
-    return jnp.maximum(lax.optimization_barrier(x), -3.0e38)
-
-
-@unfused.defjvp
-def _unfused_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return unfused(primals[0]), tangents[0]
+    return x if namespace(x) is np else _unfused(x)
 
 
 @jax.custom_jvp
-def round_ste(x: Array) -> Array:
+def _unfused(x: Array) -> Array:
+    return jnp.maximum(lax.optimization_barrier(x), -3.0e38)
+
+
+@_unfused.defjvp
+def _unfused_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _unfused(primals[0]), tangents[0]
+
+
+def round_ste(x: HostOrTraced) -> HostOrTraced:
     """Round half to even, with gradient one (the straight-through estimator). Float array of any shape."""
+    return np.rint(x) if namespace(x) is np else _round(x)
+
+
+@jax.custom_jvp
+def _round(x: Array) -> Array:
     return jnp.round(x)
 
 
-@round_ste.defjvp
+@_round.defjvp
 def _round_ste_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return jnp.round(primals[0]), tangents[0]
 
 
-@jax.custom_jvp
-def clip_ste(x: Array, low: Array, high: Array) -> Array:
+def clip_ste(x: HostOrTraced, low: HostOrTraced, high: HostOrTraced) -> HostOrTraced:
     """`min(max(x, low), high)`, whose gradient goes to `x` inside [low, high], both ends included, and to the bound
     outside.
 
     `jnp.clip` halves the gradient at a tie; an integer sits on its bound all the time.
     """
+    return np.clip(x, low, high) if namespace(x) is np else _clip(x, low, high)
+
+
+@jax.custom_jvp
+def _clip(x: Array, low: Array, high: Array) -> Array:
     return jnp.minimum(jnp.maximum(x, low), high)
 
 
-@clip_ste.defjvp
+@_clip.defjvp
 def _clip_ste_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     x, low, high = primals
     dx, dlow, dhigh = tangents
     inner = jnp.where(x > high, dhigh, dx)
-    return clip_ste(x, low, high), jnp.where(x < low, dlow, inner)
+    return _clip(x, low, high), jnp.where(x < low, dlow, inner)
 
 
 @jax.custom_jvp
@@ -99,12 +126,13 @@ def _saturate_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tu
     return saturate(v, zero_point, qmin, qmax), jnp.where(inside, tangents[0], -tangents[1])
 
 
-def positive(scale: Array) -> Array:
+def positive(scale: HostOrTraced) -> HostOrTraced:
     """A trained scale as it is used:
 
     its magnitude, at least `SMALLEST_SCALE`. Bitwise the scale itself when that is > 0.
     """
-    return jnp.maximum(jnp.abs(scale), SMALLEST_SCALE)
+    xp = namespace(scale)
+    return xp.maximum(xp.abs(scale), np.float32(SMALLEST_SCALE))
 
 
 def carrier_bounds(zero_point: Array, bits: int = 8) -> tuple[Array, Array]:

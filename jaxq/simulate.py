@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxq.graph import Op
@@ -24,6 +25,7 @@ from jaxq.numerics import (
     carrier_bounds,
     clip_ste,
     dequantize,
+    namespace,
     positive,
     quantize,
     round_ste,
@@ -244,13 +246,13 @@ def _observe_backward(difference: jax.Array, cotangent: jax.Array) -> tuple[jax.
 observe.defvjp(_observe_forward, _observe_backward)
 
 
-def quantized_operand(constant: jax.Array, scale: jax.Array) -> Carrier:
+def quantized_operand(constant: Any, scale: Any) -> Carrier:
     """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale."""
-    magnitude = jnp.max(jnp.abs(constant))
-    own = true_divide(magnitude, jnp.full_like(magnitude, 127))
-    return quantized_constant(
-        constant, jnp.maximum(own, jnp.maximum(lax.stop_gradient(scale) * 2.0**-9, SMALLEST_SCALE)), 127
-    )
+    xp = namespace(constant)
+    magnitude = xp.max(xp.abs(constant))
+    own = true_divide(magnitude, xp.full_like(magnitude, 127))
+    least = (scale if xp is np else lax.stop_gradient(scale)) * np.float32(2.0**-9)
+    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), 127)
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------

@@ -7,17 +7,25 @@ the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxq.graph import Graph
-from jaxq.numerics import SMALLEST_SCALE, clip_ste, positive, round_ste, true_divide, unfused
+from jaxq.graph import Equation, Graph
+from jaxq.numerics import SMALLEST_SCALE, clip_ste, namespace, positive, round_ste, true_divide, unfused
 from jaxq.ops.steps import Carrier
 from jaxq.scheme import Scheme
+
+Runner = Callable[[Equation, Sequence[Any]], Sequence[Any]]
+
+# Equations whose arguments may be widened to float32 whatever they were recorded with.
+ELEMENTWISE = frozenset(
+    {"add", "sub", "mul", "div", "neg", "sqrt", "rsqrt", "square", "integer_pow", "max", "min", "weight", "custom"}
+    | {"reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "concatenate", "copy"}
+)
 
 # A channel's scale is at least this part of its tensor's largest: a dead channel keeps a scale that kernels accept.
 LEAST_RATIO = 2.0**-20
@@ -25,59 +33,97 @@ LEAST_RATIO = 2.0**-20
 LARGEST_BIAS = 2.0**22
 
 
-def weight_values(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
-    """Every weight value of the graph, computed from its parameters (in the graph's order)."""
+def weight_values(graph: Graph, params: Sequence[Any], run: Runner | None = None) -> dict[int, Any]:
+    """Every weight value of the graph, computed from its parameters in the graph's order, in float32.
+
+    A model that computes in bfloat16 keeps float32 parameters, and integers are made of those: casts to a narrower float are
+    passed over. `run(equation, arguments)` computes one equation; by default JAX does.
+    """
     env: dict[int, Any] = dict(graph.constants)
     env.update(zip(graph.params, params, strict=True))
+    run = run or traced
     for eq in graph.weights:
-        outputs = eq.call(*(env[v] for v in eq.inputs))
-        env.update(zip(eq.outputs, (_fixed(out) for out in outputs), strict=True))
+        arguments = widened(eq, [env[v] for v in eq.inputs])
+        env.update(zip(eq.outputs, arguments if _narrows(eq, arguments) else run(eq, arguments), strict=True))
     return env
 
 
-def _fixed(array: jax.Array) -> jax.Array:
-    return unfused(array) if array.dtype == jnp.float32 else array
+def _narrows(eq: Equation, arguments: Sequence[Any]) -> bool:
+    """Whether an equation only casts float32 to a narrower float."""
+    return (
+        eq.primitive == "convert_element_type"
+        and arguments[0].dtype == np.float32
+        and _is_narrow(eq.params["new_dtype"])
+    )
 
 
-def weight_scale(w: jax.Array, scheme: Scheme, bias: jax.Array | None, x_scale: jax.Array) -> jax.Array:
+def traced(eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
+    """One equation of weight arithmetic in JAX."""
+    return [unfused(out) if out.dtype == jnp.float32 else out for out in eq.call(*arguments)]
+
+
+def widened(eq: Equation, arguments: Sequence[Any]) -> list[Any]:
+    """The arguments of elementwise and moving equations in float32, where any is."""
+    if eq.primitive not in ELEMENTWISE or not any(getattr(a, "dtype", None) == np.float32 for a in arguments):
+        return list(arguments)
+    return [a.astype(np.float32) if _narrow(a) else a for a in arguments]
+
+
+def _narrow(array: Any) -> bool:
+    return _is_narrow(getattr(array, "dtype", np.dtype(bool)))
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return dtype in (jnp.bfloat16, np.float16)
+
+
+def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any) -> Any:
     """`max|w| / 127` per channel of the last axis (or of the tensor, as a vector all the same), shape (channels,).
 
     TFLite wants a vector even where all scales are equal: its ARM kernels compute a scalar one otherwise.
     """
-    magnitude = jnp.max(jnp.abs(w), axis=tuple(range(w.ndim - 1)))
+    xp = namespace(w)
+    magnitude = xp.max(xp.abs(w), axis=tuple(range(w.ndim - 1)))
     if scheme.axis is None:
-        magnitude = jnp.full_like(magnitude, jnp.max(magnitude))
-    scale = true_divide(magnitude, jnp.full_like(magnitude, scheme.qmax))
-    return floored(scale, bias, x_scale)
+        magnitude = xp.full_like(magnitude, xp.max(magnitude))
+    return floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale)
 
 
-def floored(scale: jax.Array, bias: jax.Array | None, x_scale: jax.Array) -> jax.Array:
+def floored(scale: Any, bias: Any, x_scale: Any) -> Any:
     """Channel scales, none so small that its bias passes 2^22 steps or that kernels refuse it."""
-    floor = jnp.maximum(lax.stop_gradient(jnp.max(scale)) * LEAST_RATIO, SMALLEST_SCALE)
+    xp = namespace(scale)
+    floor = xp.maximum(_constant(xp.max(scale)) * np.float32(LEAST_RATIO), np.float32(SMALLEST_SCALE))
     if bias is not None:
-        floor = jnp.maximum(floor, lax.stop_gradient(true_divide(jnp.abs(bias), x_scale * LARGEST_BIAS)))
-    return jnp.maximum(scale, floor)
+        floor = xp.maximum(floor, _constant(true_divide(xp.abs(bias), x_scale * np.float32(LARGEST_BIAS))))
+    return xp.maximum(scale, floor)
 
 
-def quantized_weight(
-    w: jax.Array, bias: jax.Array, scheme: Scheme, x_scale: jax.Array, trained: Mapping[str, jax.Array] | None
-) -> Carrier:
+def _constant(x: Any) -> Any:
+    return x if namespace(x) is np else lax.stop_gradient(x)
+
+
+def quantized_weight(w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None) -> Carrier:
     """A kernel as integers in [-127, 127] with one scale an output channel (the last axis).
 
     A scale that follows its weight is a constant for the gradient, as in Jacob et al. 2018: differentiating through max|w|
     would send all of a channel's rounding error to its largest weight.
     """
-    w, bias = w.astype(jnp.float32), bias.astype(jnp.float32)
+    w, bias = w.astype(np.float32), bias.astype(np.float32)
     if trained is None:
-        scale = lax.stop_gradient(weight_scale(w, scheme, bias, x_scale))
+        scale = _constant(weight_scale(w, scheme, bias, x_scale))
     else:
-        own = positive(trained["scale"] if scheme.ranges == "learned" else lax.stop_gradient(trained["scale"]))
+        own = positive(trained["scale"] if scheme.ranges == "learned" else _constant(trained["scale"]))
         scale = floored(own, bias, x_scale)
     return quantized_constant(w, unfused(scale), scheme.qmax)
 
 
-def quantized_constant(w: jax.Array, scale: jax.Array, qmax: int) -> Carrier:
+def integer_bias(bias: Any, product: Any) -> Any:
+    """`round(b / (s_x s_w))`: the bias in steps of the accumulator (Jacob et al. 2018, section 2.4)."""
+    return round_ste(true_divide(bias.astype(np.float32), product))
+
+
+def quantized_constant(w: Any, scale: Any, qmax: int) -> Carrier:
     """`clip(round(w * (1 / s)), -qmax, qmax)`, ties to even; `1 / s` is rounded once, and so is the product."""
-    inverse = true_divide(jnp.ones_like(scale), scale)
-    q = clip_ste(round_ste(w * inverse), jnp.float32(-qmax), jnp.float32(qmax))
-    return Carrier(q, scale, jnp.float32(0.0))
+    inverse = true_divide(namespace(scale).ones_like(scale), scale)
+    q = clip_ste(round_ste(w * inverse), np.float32(-qmax), np.float32(qmax))
+    return Carrier(q, scale, np.float32(0.0))

@@ -60,7 +60,9 @@ def fit(
     return loss
 
 
-def step_seconds(models: Sequence[tuple[Any, Any]], images: np.ndarray, labels: np.ndarray, rounds: int = 15) -> list[float]:
+def step_seconds(
+    models: Sequence[tuple[Any, Any]], images: np.ndarray, labels: np.ndarray, rounds: int = 15
+) -> list[float]:
     """Median seconds of a training step of each (model, optimizer), measured in turns; the state is changed."""
     times: list[list[float]] = [[] for _ in models]
     for _ in range(rounds + 2):

@@ -50,9 +50,7 @@ class Separable(nnx.Module):
     """Depthwise 3x3, pointwise 1x1, each with BatchNorm, ReLU6 after the first (Howard et al. 2017; Sandler et al. 2018)."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
-        self.depthwise = nnx.Conv(
-            channels, channels, (3, 3), feature_group_count=channels, use_bias=False, rngs=rngs
-        )
+        self.depthwise = nnx.Conv(channels, channels, (3, 3), feature_group_count=channels, use_bias=False, rngs=rngs)
         self.bn1 = nnx.BatchNorm(channels, rngs=rngs)
         self.pointwise = nnx.Conv(channels, channels, (1, 1), use_bias=False, rngs=rngs)
         self.bn2 = nnx.BatchNorm(channels, rngs=rngs)
@@ -92,7 +90,9 @@ def target() -> tuple[nnx.Module, np.ndarray]:
     return model, np.zeros((1, 28, 28, 1), np.float32)
 
 
-def run(out: pathlib.Path, *, seed: int = 0, smoke: bool = False, resume: bool = False, force: bool = False) -> dict[str, Any]:
+def run(
+    out: pathlib.Path, *, seed: int = 0, smoke: bool = False, resume: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Train, quantize, fine-tune, export and verify; leaves model.tflite, model.json and summary.json in `out`."""
     config, console = SMOKE if smoke else Config(), Console()
     if (out / "model.tflite").exists() and not (force or resume):
@@ -149,7 +149,15 @@ def train_qat(config: Config, qmodel: Any, data: Split, seed: int, folder: pathl
 
 
 def _train(
-    config: Config, model: Any, optimizer: Any, data: Split, seed: int, title: str, steps: int, folder: Any, resume: bool
+    config: Config,
+    model: Any,
+    optimizer: Any,
+    data: Split,
+    seed: int,
+    title: str,
+    steps: int,
+    folder: Any,
+    resume: bool,
 ) -> None:
     with checkpoint.manager(folder, every=100) as checkpoints:
         first = checkpoint.restore(checkpoints, model, optimizer) if resume else 0

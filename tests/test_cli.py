@@ -160,6 +160,15 @@ def test_interrupt(folder: pathlib.Path, as_json: bool):
         assert err == f"{message}\n"
 
 
+def test_a_reader_that_goes_away_is_no_error(file: pathlib.Path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "jaxq", "inspect", str(file)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_usage_errors():
     assert refused(2) == "Missing command.\nTry: jaxq --help"
     assert refused(2, "plan").endswith("Try: jaxq plan --help")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class Commands(typer.core.TyperGroup):
             sys.exit(_report(result, as_json))
         if not isinstance(result, Result):
             sys.exit(result or 0)
-        write_json(result.data) if as_json else show(result.blocks)
+        _print(result, as_json)
         sys.exit(result.code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -48,6 +49,15 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             return INTERRUPTED
+
+
+def _print(result: Result, as_json: bool) -> None:
+    """Print a result. A reader that has gone away (`| head`) is no error."""
+    try:
+        write_json(result.data) if as_json else show(result.blocks)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
 
 
 def _fail(error: Exception, as_json: bool) -> int:

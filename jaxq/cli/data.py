@@ -70,7 +70,7 @@ def file_batches(program: Program, arrays: Sequence[np.ndarray]) -> Iterator[lis
 
 def _as_stored(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     """One input in the file's type: as it is, or real numbers quantized by the tensor's parameters."""
-    array, dtype, q = np.asarray(array), np.dtype(tensor.dtype), tensor.quantization
+    array, dtype, q = np.asarray(array), _dtype(tensor), tensor.quantization
     if array.dtype == dtype:
         return array
     if array.dtype.kind == "f" and dtype.kind == "f":
@@ -83,6 +83,12 @@ def _as_stored(tensor: Tensor, array: np.ndarray) -> np.ndarray:
         f"The data for {tensor.name!r} is {array.dtype}; the file says {describe(tensor)}. Give {dtype} values"
         + (", or floats, which are quantized by these parameters." if q is not None and q.scale.size else ".")
     )
+
+
+def _dtype(tensor: Tensor) -> np.dtype:
+    if tensor.dtype in ("string", "int4"):
+        raise InputError(f"Input {tensor.name!r} is {describe(tensor)}; jaxq runs no file with {tensor.dtype} inputs.")
+    return np.dtype(tensor.dtype)
 
 
 def random_batches(program: Program, count: int, seed: int = 0) -> Iterator[list[np.ndarray]]:
@@ -100,7 +106,7 @@ def random_batches(program: Program, count: int, seed: int = 0) -> Iterator[list
 
 
 def _drawn(rng: np.random.Generator, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    dtype = np.dtype(tensor.dtype)
+    dtype = _dtype(tensor)
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     if tensor.dtype in ("int8", "uint8", "int16") and tensor.quantization is not None:

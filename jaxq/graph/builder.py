@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Aval, Equation, Op, Trace
@@ -55,16 +54,21 @@ class Builder:
         return value
 
     def weight(
-        self, fn: Callable[..., jax.Array], inputs: Sequence[int], shape: Sequence[int], source: str = ""
+        self, fn: Callable[..., Any], inputs: Sequence[int], shape: Sequence[int], *, rounds_once: bool = True
     ) -> int:
-        """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export."""
+        """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export.
+
+        `fn` works on numpy and on JAX arrays. `rounds_once`: each number of the result is one float operation, so that the
+        two agree in every bit; false for a sum.
+        """
         value = self.new(shape, dynamic=False)
-        self.weights.append(Equation("weight", tuple(inputs), (value,), {}, lambda *a: [fn(*a)], source))
+        primitive = "weight" if rounds_once else "weight_sum"
+        self.weights.append(Equation(primitive, tuple(inputs), (value,), {}, lambda *a: [fn(*a)]))
         return value
 
     def full(self, number: float, shape: Sequence[int]) -> int:
         """A weight value filled with one number."""
-        return self.weight(lambda: jnp.full(tuple(shape), number, jnp.float32), (), shape)
+        return self.weight(lambda: np.full(tuple(shape), number, np.float32), (), shape)
 
     def op(
         self,
@@ -93,7 +97,7 @@ class Builder:
         if self.shape(value) == shape:
             return value
         if value not in self.dynamic:
-            return self.weight(lambda w: jnp.reshape(w, shape), (value,), shape, source)
+            return self.weight(lambda w: w.reshape(shape), (value,), shape)
         return self.op("RESHAPE", (value,), {"shape": shape}, source, shape=shape)
 
     def transpose(self, value: int, perm: Sequence[int], source: str) -> int:
@@ -103,7 +107,7 @@ class Builder:
             return value
         shape = tuple(self.shape(value)[d] for d in perm)
         if value not in self.dynamic:
-            return self.weight(lambda w: jnp.transpose(w, perm), (value,), shape, source)
+            return self.weight(lambda w: w.transpose(perm), (value,), shape)
         return self.op("TRANSPOSE", (value,), {"perm": perm}, source, shape=shape)
 
 

@@ -13,11 +13,10 @@ section 3.2, folds with running statistics as here).
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Sequence
-
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxq.graph.builder import Builder, replace
 from jaxq.graph.ir import CLIPS, Op
@@ -91,20 +90,20 @@ class _Fuser:
 
     def _affine_of_affine(self, first: Op, second: Op) -> Op:
         b, (m1, a1), (m2, a2) = self.builder, _parts(first), _parts(second)
-        add = a1 if m2 is None or a1 is None else b.weight(jnp.multiply, (a1, m2), b.shape(a1))
-        mul = m1 if m2 is None else m2 if m1 is None else b.weight(jnp.multiply, (m1, m2), b.shape(m1))
+        add = a1 if m2 is None or a1 is None else b.weight(operator.mul, (a1, m2), b.shape(a1))
+        mul = m1 if m2 is None else m2 if m1 is None else b.weight(operator.mul, (m1, m2), b.shape(m1))
         if a2 is not None:
-            add = a2 if add is None else b.weight(jnp.add, (add, a2), b.shape(add))
+            add = a2 if add is None else b.weight(operator.add, (add, a2), b.shape(add))
         return replace(first, attrs={**first.attrs, "mul": mul, "add": add})
 
     def _scaled(self, contraction: Op, affine: Op) -> Op:
         """The contraction with its weight and bias multiplied per output channel, and the offset added to its bias."""
         b, (x, w, bias), (mul, add) = self.builder, contraction.inputs, _parts(affine)
         if mul is not None:  # the output channel is the last axis of every canonical weight
-            w = b.weight(jnp.multiply, (w, mul), b.shape(w))
-            bias = b.weight(jnp.multiply, (bias, mul), b.shape(bias))
+            w = b.weight(operator.mul, (w, mul), b.shape(w))
+            bias = b.weight(operator.mul, (bias, mul), b.shape(bias))
         if add is not None:
-            bias = b.weight(jnp.add, (bias, add), b.shape(bias))
+            bias = b.weight(operator.add, (bias, add), b.shape(bias))
         return replace(contraction, inputs=(x, w, bias))
 
     def _absorb_affine(self, op: Op) -> Op:
@@ -116,8 +115,8 @@ class _Fuser:
         if add is not None and any(map(any, op.attrs.get("padding", ()))):
             return op
         if add is not None:
-            shift = b.weight(_response(op, b.shape(w)), (add, w), b.shape(bias))
-            bias = b.weight(jnp.add, (bias, shift), b.shape(bias))
+            shift = b.weight(_response(op, b.shape(w)), (add, w), b.shape(bias), rounds_once=False)
+            bias = b.weight(operator.add, (bias, shift), b.shape(bias))
         if mul is not None:
             w = b.weight(_input_scaled(op, b.shape(w)), (w, mul), b.shape(w))
         self.slots[self.slot_of[affine.outputs[0]]] = None
@@ -159,19 +158,19 @@ def _with_clip(producer: Op, bounds: tuple[float, float]) -> Op | None:
     return replace(producer, attrs={**producer.attrs, "activation": bounds}) if bounds[0] < bounds[1] else None
 
 
-def _per_input(op: Op, shape: Sequence[int], vector: jax.Array) -> jax.Array:
+def _per_input(op: Op, shape: Sequence[int], vector: Any) -> Any:
     """A vector over input channels laid out like the weight: [..., I, 1], or [..., I, O] where groups differ."""
     if op.kind == "FULLY_CONNECTED":
         return vector[:, None]
     groups = shape[-1] // op.attrs["multiplier"] if op.kind == "DEPTHWISE_CONV_2D" else op.attrs["groups"]
-    per_group = jnp.reshape(vector, (groups, shape[-2]))  # [G, I]
-    return jnp.repeat(per_group.T, shape[-1] // groups, axis=1)  # [I, O]
+    per_group = vector.reshape(groups, shape[-2])  # [G, I]
+    return per_group.T.repeat(shape[-1] // groups, axis=1)  # [I, O]
 
 
-def _input_scaled(op: Op, shape: Sequence[int]):  # noqa: ANN202
+def _input_scaled(op: Op, shape: Sequence[int]) -> Callable[..., Any]:
     return lambda w, vector: w * _per_input(op, shape, vector)
 
 
-def _response(op: Op, shape: Sequence[int]):  # noqa: ANN202
+def _response(op: Op, shape: Sequence[int]) -> Callable[..., Any]:
     """The contraction's answer to a constant input: the sum of weight times vector over all but the output axis."""
-    return lambda vector, w: jnp.sum(w * _per_input(op, shape, vector), axis=tuple(range(len(shape) - 1)))
+    return lambda vector, w: (w * _per_input(op, shape, vector)).sum(axis=tuple(range(len(shape) - 1)))

@@ -8,6 +8,7 @@ recorded: a float island. Equations that touch no activation are weight arithmet
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,7 +176,7 @@ def _affine_parts(builder: Builder, kind: str, vector: int, weight_first: bool) 
         return builder.weight(lambda c: 1.0 / c, (vector,), shape), None
     if weight_first:  # c - x
         return builder.full(-1.0, shape), vector
-    return None, builder.weight(jnp.negative, (vector,), shape)
+    return None, builder.weight(operator.neg, (vector,), shape)
 
 
 def channel_vector(builder: Builder, weight: int, shape: Sequence[int], source: str) -> int | None:
@@ -187,10 +188,10 @@ def channel_vector(builder: Builder, weight: int, shape: Sequence[int], source: 
             weight = eq.inputs[0]
     own, channels = builder.shape(weight), shape[-1] if shape else 1
     if math.prod(own) == 1:
-        return builder.weight(lambda c: jnp.full((channels,), jnp.reshape(c, ())), (weight,), (channels,), source)
+        return builder.weight(lambda c: c.reshape(1).repeat(channels), (weight,), (channels,))
     if own[-1] != channels or math.prod(own) != channels:
         return None
-    return builder.weight(lambda c: jnp.reshape(c, (channels,)), (weight,), (channels,), source)
+    return builder.weight(lambda c: c.reshape(channels), (weight,), (channels,))
 
 
 def _div(builder: Builder, eq: Equation) -> bool:
