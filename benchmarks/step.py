@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -94,7 +95,7 @@ def seconds(
     for _ in range(rounds + 2):
         for name, (model, optimizer) in runners.items():
             start = time.perf_counter()
-            jax.block_until_ready(train_step(model, optimizer, x, labels))
+            jax.block_until_ready(train_step(model, optimizer, jnp.asarray(x), jnp.asarray(labels)))
             times[name].append(time.perf_counter() - start)
     return {name: taken[2:] for name, taken in times.items()}
 

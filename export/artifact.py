@@ -14,12 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import Progress
 
 from jaxq.calibrate import batch_arguments
 from jaxq.errors import ExportError, InputError, MismatchError
 from jaxq.export import runtime
-from jaxq.export.evaluate import evaluate
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.freeze import Frozen, freeze
@@ -33,9 +31,11 @@ from jaxq.export.verify import (
     exact_sites,
     in_chunks,
     new_tallies,
+    readers,
 )
 from jaxq.faces import bind
 from jaxq.ops.steps import Carrier
+from jaxq.progress import bar
 from jaxq.quantize import Bound
 from jaxq.simulate import simulate
 
@@ -60,22 +60,20 @@ class Artifact:
 
         `batches`: an array of examples, a tuple of arrays (several inputs), or an iterable of either.
         """
-        tallies, simulated, examples = new_tallies(), Tally(), 0
-        sites = exact_sites(self.frozen.plan.graph)
-        with Progress(transient=True, disable=not progress) as bar:
-            task = bar.add_task("verifying", total=None)
+        tallies, simulated, examples, ours = new_tallies(), Tally(), 0, readers(self.program)
+        with bar(progress) as shown:
+            task = shown.add_task("verifying", total=None)
             for chunk in _chunks(batches):
                 integers, file_inputs = self.forward(chunk)
-                ours = _read_program(self, file_inputs)
-                for value, index in self._recorded():
-                    name = self.frozen.plan.graph.site_names[value]
-                    simulated.add(name, integers[name], ours[index])
-                compare_families(self.data, self.program, file_inputs, tallies)
+                found = ours["xnnpack"](*file_inputs)
+                for name, index in self._recorded():
+                    simulated.add(name, integers[name], np.asarray(found[index]))
+                compare_families(self.data, self.program, file_inputs, ours, tallies)
                 examples += len(file_inputs[0])
-                bar.update(task, description=f"verifying: {examples} examples")
+                shown.update(task, description=f"verifying: {examples} examples")
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, simulated, sites)
+        return certificate(examples, tallies, simulated, exact_sites(self.frozen.plan.graph))
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
         """The file on LiteRT, as a phone would: real inputs quantized by the manifest's formula, outputs as real numbers."""
@@ -94,10 +92,10 @@ class Artifact:
         steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
         return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
 
-    def _recorded(self) -> list[tuple[int, int]]:
-        """The graph's values that the program holds under their own name, and their tensors."""
+    def _recorded(self) -> list[tuple[str, int]]:
+        """The sites that the program holds under their own name, and their tensors."""
         names = self.frozen.plan.graph.site_names
-        return [(v, i) for v, i in self.tensor_of.items() if self.program.tensors[i].name == names[v]]
+        return [(names[v], i) for v, i in self.tensor_of.items() if self.program.tensors[i].name == names[v]]
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
         """Write the file and, beside it, its manifest (`model.json`). Both appear whole or not at all.
@@ -105,10 +103,12 @@ class Artifact:
         Raises ExportError if the path exists and `force` is not given, or cannot be written.
         """
         target = pathlib.Path(path)
-        if target.exists() and not force:
-            raise ExportError(
-                f"{target} exists ({target.stat().st_size:,} bytes). Give another path, or force=True to replace it."
-            )
+        if target.suffix != ".tflite":
+            raise ExportError(f"{target} does not end in .tflite; its manifest takes the same name with .json.")
+        for file in (target, target.with_suffix(".json")):
+            if file.exists() and not force:
+                size = f"{file.stat().st_size:,} bytes"
+                raise ExportError(f"{file} exists ({size}). Give another path, or force=True to replace it.")
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
         return target
@@ -206,12 +206,6 @@ def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
     if dtype == "float32":
         return np.asarray(array, np.float32)
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
-
-
-def _read_program(artifact: Artifact, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    found = jax.jit(evaluate(artifact.program, "xnnpack", every_tensor=True))(*inputs)
-    assert isinstance(found, dict)
-    return {i: np.asarray(a) for i, a in found.items()}
 
 
 def _chunks(batches: Any) -> Iterable[list[Any]]:

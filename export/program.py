@@ -34,7 +34,7 @@ class Quantization:
     axis: int = 0
 
     @staticmethod
-    def of(scale: np.ndarray | float, zero_point: int = 0, axis: int = 0) -> Quantization:
+    def of(scale: np.ndarray | np.floating | float, zero_point: int = 0, axis: int = 0) -> Quantization:
         """Parameters with one zero point for every channel. `scale` is kept as float32 bit for bit."""
         scales = np.atleast_1d(np.asarray(scale, np.float32))
         return Quantization(scales, np.full(scales.shape, zero_point, np.int64), axis)

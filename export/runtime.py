@@ -104,8 +104,14 @@ def _examples(program: Program, inputs: Sequence[np.ndarray]) -> list[list[np.nd
 
 def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
     for detail, value in zip(interpreter.get_input_details(), example, strict=True):
-        interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
-    interpreter.invoke()
+        try:
+            interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
+        except ValueError as error:
+            raise InputError(f"LiteRT refuses the input {detail['name']!r}: {error}") from error
+    try:
+        interpreter.invoke()
+    except RuntimeError as error:
+        raise ExportError(f"LiteRT stopped while it ran the file: {error}") from error
     return [interpreter.get_tensor(detail["index"]).copy() for detail in interpreter.get_output_details()]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import track
 
 from jaxq.errors import CalibrationError
 from jaxq.faces import bind
 from jaxq.plan import Group, Plan
+from jaxq.progress import bar
 from jaxq.quantize import Bound, Captured
 from jaxq.ranges import minmax, percentile
 from jaxq.simulate import range_parameters, reals
@@ -60,8 +60,9 @@ def _given_back(target: Any, state: Sequence[Any], ranges: Ranges) -> Any:
 
 def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
     seen = _Observed(bound)
-    for index, batch in enumerate(track(batches, "calibrating", disable=not progress, transient=True)):
-        seen.add(index, *batch_arguments(batch))
+    with bar(progress) as shown:
+        for index, batch in enumerate(shown.track(batches, description="calibrating")):
+            seen.add(index, *batch_arguments(batch))
     if seen.captured is None:
         raise CalibrationError(
             "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"

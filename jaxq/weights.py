@@ -126,4 +126,4 @@ def quantized_constant(w: Any, scale: Any, qmax: int) -> Carrier:
     """`clip(round(w * (1 / s)), -qmax, qmax)`, ties to even; `1 / s` is rounded once, and so is the product."""
     inverse = true_divide(namespace(scale).ones_like(scale), scale)
     q = clip_ste(round_ste(w * inverse), np.float32(-qmax), np.float32(qmax))
-    return Carrier(q, scale, np.float32(0.0))
+    return Carrier(q, scale, jnp.float32(0.0))

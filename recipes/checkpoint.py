@@ -16,9 +16,9 @@ def manager(folder: pathlib.Path, *, every: int, keep: int = 2) -> ocp.Checkpoin
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, *modules: Any) -> None:
-    """Save the state of some NNX modules (model, optimizer) if this step is one to save at."""
-    checkpoints.save(step, args=ocp.args.StandardSave(_state(modules)))
+def save(checkpoints: ocp.CheckpointManager, step: int, *modules: Any, last: bool = False) -> None:
+    """Save the state of some NNX modules (model, optimizer) if this step is one to save at, or the last."""
+    checkpoints.save(step, args=ocp.args.StandardSave(_state(modules)), force=last)
 
 
 def restore(checkpoints: ocp.CheckpointManager, *modules: Any) -> int:
@@ -33,7 +33,6 @@ def restore(checkpoints: ocp.CheckpointManager, *modules: Any) -> int:
 
 
 def _state(modules: tuple[Any, ...]) -> dict[str, Any]:
-    # Random keys are kept as their data: orbax stores plain arrays.
     return {str(i): nnx.to_pure_dict(nnx.state(m)) for i, m in enumerate(modules)}
 
 

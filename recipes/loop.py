@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxq.progress import bar
 
 
 @nnx.jit
@@ -48,14 +49,14 @@ def fit(
     after: Callable[[int], None] = lambda step: None,
 ) -> float:
     """Train on every batch of `data`, with a progress bar; `after(step)` may save. Returns the last loss."""
-    loss, columns = float("nan"), (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(title, total=steps, completed=first)
+    loss = float("nan")
+    with bar() as shown:
+        task = shown.add_task(title, total=steps, completed=first)
         for step, (images, labels) in enumerate(data, start=first):
             value = train_step(model, optimizer, images, labels)
             if step % 20 == 0:
                 loss = float(value)
-            bar.update(task, advance=1, description=f"{title}: loss {loss:.3f}")
+            shown.update(task, advance=1, description=f"{title}: loss {loss:.3f}")
             after(step)
     return loss
 

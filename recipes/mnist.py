@@ -162,7 +162,10 @@ def _train(
     with checkpoint.manager(folder, every=100) as checkpoints:
         first = checkpoint.restore(checkpoints, model, optimizer) if resume else 0
         stream = batches(data.train_images, data.train_labels, config.batch, steps, seed, first)
-        save = lambda step: checkpoint.save(checkpoints, step, model, optimizer)  # noqa: E731
+
+        def save(step: int) -> None:
+            checkpoint.save(checkpoints, step, model, optimizer, last=step == steps - 1)
+
         loop.fit(model, optimizer, stream, title=title, steps=steps, first=first, after=save)
 
 

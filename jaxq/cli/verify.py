@@ -31,14 +31,14 @@ def verify(file: options.TFLite, data: Data = None, random: Random = None, json:
     Every tensor of any file, as jaxq computes it for two kernel families; exit code 1 when one integer differs.
     """
     from jaxq.export.load import load_program
-    from jaxq.export.verify import certificate, compare_families, new_tallies
+    from jaxq.export.verify import certificate, compare_families, new_tallies, readers
 
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")
     program, contents = load_program(file), file.read_bytes()
     tallies, examples = new_tallies(), 0
     for batch in _batches(program, data, random):
-        compare_families(contents, program, batch, tallies)
+        compare_families(contents, program, batch, ours, tallies)
         examples += _examples(program, batch)
     proof = certificate(examples, tallies, None, frozenset())
     differing = [(family, name, count, tally.largest[name]) for family, tally in tallies.items()
