@@ -36,7 +36,7 @@ def verify(file: options.TFLite, data: Data = None, random: Random = None, json:
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")
     program, contents = load_program(file), file.read_bytes()
-    tallies, examples = new_tallies(), 0
+    tallies, ours, examples = new_tallies(), readers(program), 0
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies)
         examples += _examples(program, batch)
