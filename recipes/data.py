@@ -31,7 +31,11 @@ def mnist(seed: int = 0, test: int = 1000) -> Split:
 def batches(
     images: np.ndarray, labels: np.ndarray, size: int, steps: int, seed: int, first: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Random batches for the steps `first` to `steps`; each depends on its step alone, so training resumes exactly."""
+    """Random batches for the steps `first` to `steps`, shifted by up to two pixels.
+
+    Each depends on its step alone, so that training resumes exactly.
+    """
     for step in range(first, steps):
-        pick = np.random.default_rng((seed, step)).integers(0, len(labels), size)
-        yield images[pick], labels[pick]
+        rng = np.random.default_rng((seed, step))
+        pick = rng.integers(0, len(labels), size)
+        yield np.roll(images[pick], rng.integers(-2, 3, 2), axis=(1, 2)), labels[pick]

@@ -34,8 +34,8 @@ class Config:
 
     width: int = 16
     batch: int = 64
-    float_steps: int = 600
-    float_rate: float = 4e-3
+    float_steps: int = 800
+    float_rate: float = 2e-2
     qat_steps: int = 250
     observe: int = 50
     freeze: int = 200
@@ -51,9 +51,9 @@ class Separable(nnx.Module):
 
     def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
         self.depthwise = nnx.Conv(channels, channels, (3, 3), feature_group_count=channels, use_bias=False, rngs=rngs)
-        self.bn1 = nnx.BatchNorm(channels, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
         self.pointwise = nnx.Conv(channels, channels, (1, 1), use_bias=False, rngs=rngs)
-        self.bn2 = nnx.BatchNorm(channels, rngs=rngs)
+        self.bn2 = nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[n, h, w, channels] to the same shape, with a residual connection."""
@@ -66,10 +66,10 @@ class DigitNet(nnx.Module):
 
     def __init__(self, width: int, rngs: nnx.Rngs) -> None:
         self.stem = nnx.Conv(1, width, (3, 3), strides=2, use_bias=False, rngs=rngs)
-        self.stem_bn = nnx.BatchNorm(width, rngs=rngs)
+        self.stem_bn = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
         self.block1 = Separable(width, rngs)
         self.down = nnx.Conv(width, 2 * width, (3, 3), strides=2, use_bias=False, rngs=rngs)
-        self.down_bn = nnx.BatchNorm(2 * width, rngs=rngs)
+        self.down_bn = nnx.BatchNorm(2 * width, momentum=0.9, rngs=rngs)
         self.block2 = Separable(2 * width, rngs)
         self.head = nnx.Linear(2 * width, 10, rngs=rngs)
 

@@ -1,4 +1,4 @@
-"""The training forward under JAX's transformations, its gradients, the numbers of others, and resuming from a checkpoint."""
+"""The training forward under JAX's transformations, its gradients, others' numbers, and resuming."""
 
 from __future__ import annotations
 
@@ -20,14 +20,23 @@ from hypothesis import strategies as st
 
 import jaxq
 import jaxq.export
-from jaxq.numerics import clip_ste, fake_quant, fake_quant_min_max, round_ste, scale_and_zero_point, true_divide
+from jaxq.numerics import (
+    clip_ste,
+    fake_quant,
+    fake_quant_min_max,
+    round_ste,
+    scale_and_zero_point,
+    true_divide,
+)
 from tests.zoo import ZOO
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = ("separable", "squeeze_excite", "two_inputs")
 
 
-def quantized(name: str, recipe: str | Mapping[str, Any] = "int8") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def quantized(
+    name: str, recipe: str | Mapping[str, Any] = "int8"
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A calibrated network of the zoo, and arguments to call it with."""
     case = ZOO[name]()
     args, kwargs = case.first(1)
@@ -44,7 +53,7 @@ def assert_trees_equal(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-# --- transformations ----------------------------------------------------------------------------------------------------
+# --- transformations ----------------------------------------------------------------------------------------
 
 
 def pure(qmodel: Any) -> tuple[Any, Any]:
@@ -79,7 +88,7 @@ def test_transformed_forwards_agree_bitwise(name: str, transform: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_quantized_module_is_closed_over_like_any_other(name: str, transform: str) -> None:
-    """`jax.jit(lambda x: model(x))` works on a Flax module that keeps no state; so it does on a quantized one."""
+    """`jax.jit(lambda x: model(x))` works on a Flax module that keeps no state, and so on a quantized one."""
     qmodel, args, kwargs = shared(name)
     transformed = TRANSFORMS[transform](lambda args, kwargs: qmodel(*args, **kwargs))
     assert_trees_equal(transformed(args, kwargs), qmodel(*args, **kwargs))
@@ -138,7 +147,7 @@ def test_gradients_reach_weights_biases_and_ranges(name: str, recipe: str | Mapp
 
 
 def test_a_clipped_tensor_moves_its_zero_point() -> None:
-    """Where numbers leave the range at one end, LSQ+ moves the zero point (its gradient inside the range is none)."""
+    """Where numbers leave the range, LSQ+ moves the zero point (its gradient inside the range is none)."""
     qmodel, args, kwargs = quantized("series")
     ranges = qmodel.pure_ranges()
     groups = qmodel.plan.groups.items()
@@ -169,13 +178,17 @@ def test_bfloat16_carriers_give_the_same_integers(name: str) -> None:
     assert_trees_equal(wide, narrow)
 
 
-# --- the numbers of others ----------------------------------------------------------------------------------------------
+# --- the numbers of others ----------------------------------------------------------------------------------
 
 
 def golden(library: str, *groups: str) -> list[Any]:
     """The named groups of one library's cases, each case an argument of a test."""
     stored = json.loads((GOLDEN / f"fake_quant_{library}.json").read_text("utf-8"))
-    return [pytest.param(case, id=f"{library} {group} {case['name']}") for group in groups for case in stored[group]]
+    return [
+        pytest.param(case, id=f"{library} {group} {case['name']}")
+        for group in groups
+        for case in stored[group]
+    ]
 
 
 def f32(numbers: Any) -> jax.Array:
@@ -195,13 +208,13 @@ def along(case: Mapping[str, Any], numbers: Any) -> jax.Array:
 def torch_call(case: Mapping[str, Any]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """`y` and the gradients of `sum(g * y)` for x, scale and zero point."""
     arguments = f32(case["x"]), along(case, case["scale"]), along(case, case["zero_point"])
-    y, pull = jax.vjp(lambda *a: fake_quant(*a, case["qmin"], case["qmax"]), *arguments)
+    y, pull = jax.vjp(lambda x, s, z: fake_quant(x, s, z, case["qmin"], case["qmax"]), *arguments)
     return y, pull(f32(case["g"]))
 
 
 @pytest.mark.parametrize("case", golden("torch", "plain", "learnable", "ties", "band"))
 def test_values_and_input_gradients_are_pytorchs(case: Mapping[str, Any]) -> None:
-    """The same numbers get a gradient. It is PyTorch's but for the last bit, for the chain rule takes `g * s * (1 / s)`."""
+    """The same numbers get a gradient: PyTorch's but for the last bit, as the chain takes `g * s * (1 / s)`."""
     y, (dx, _, _) = torch_call(case)
     np.testing.assert_array_equal(y, f32(case["y"]))
     np.testing.assert_array_equal(dx != 0.0, f32(case["dx"]) != 0.0)
@@ -233,7 +246,10 @@ def test_ranges_from_moving_extremes_are_pytorchs(run: Mapping[str, Any]) -> Non
 def tf_call(case: Mapping[str, Any]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """`y` and the gradients of `sum(g * y)` for x, min and max."""
     arguments = f32(case["x"]), along(case, case["min"]), along(case, case["max"])
-    y, pull = jax.vjp(lambda *a: fake_quant_min_max(*a, case["num_bits"], case["narrow_range"]), *arguments)
+    y, pull = jax.vjp(
+        lambda x, low, high: fake_quant_min_max(x, low, high, case["num_bits"], case["narrow_range"]),
+        *arguments,
+    )
     return y, pull(f32(case["g"]))
 
 
@@ -257,7 +273,7 @@ def test_gradients_are_tensorflows(case: Mapping[str, Any]) -> None:
     np.testing.assert_allclose(high.reshape(-1), f32(case["dmax"]).reshape(-1), rtol=1e-5, atol=1e-5)
 
 
-# --- properties of the arithmetic ---------------------------------------------------------------------------------------
+# --- properties of the arithmetic ---------------------------------------------------------------------------
 
 SEEDS = st.integers(0, 2**32 - 1)
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
@@ -301,7 +317,10 @@ def test_quantization_keeps_order_bounds_and_zero(seed: int, scale: float, zero_
     y = np.asarray(on_grid(r, f32(scale), f32(zero_point)))
     assert np.all(np.diff(y) >= 0.0)
     assert np.all(y[np.asarray(r) == 0.0] == 0.0)
-    low, high = np.float32(-128 - zero_point) * np.float32(scale), np.float32(127 - zero_point) * np.float32(scale)
+    low, high = (
+        np.float32(-128 - zero_point) * np.float32(scale),
+        np.float32(127 - zero_point) * np.float32(scale),
+    )
     assert y.min() >= low and y.max() <= high
 
 
@@ -362,7 +381,7 @@ def test_rounding_is_half_to_even_with_gradient_one() -> None:
     np.testing.assert_array_equal(pull(x)[0], x)
 
 
-# --- law 6: resuming ----------------------------------------------------------------------------------------------------
+# --- law 6: resuming ----------------------------------------------------------------------------------------
 
 
 def optimizer_of(qmodel: Any) -> nnx.Optimizer:
@@ -375,7 +394,7 @@ def train_step(qmodel: Any, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array
 
 
 def train(qmodel: Any, optimizer: nnx.Optimizer, first: int, last: int) -> None:
-    x = ZOO["separable"]().args[0]
+    x = jnp.asarray(ZOO["separable"]().args[0])
     target = jax.random.normal(jax.random.key(0), (64, 10))
     for i in range(first, last):
         rows = slice(8 * (i % 8), 8 * (i % 8) + 8)
@@ -409,7 +428,9 @@ def test_saving_and_loading_between_steps_changes_no_bit(tmp_path: Path) -> None
     train(through, optimizer, 5, 10)
 
     case = ZOO["separable"]()
-    resumed = jaxq.quantize(case.model, "int8", case.args[0][:1])  # not calibrated: its ranges come from the checkpoint
+    resumed = jaxq.quantize(
+        case.model, "int8", case.args[0][:1]
+    )  # not calibrated: its ranges come from the checkpoint
     again = optimizer_of(resumed)
     restore(resumed, again, saved_and_loaded(tmp_path / "state", middle, state_of(resumed, again)))
     assert_trees_equal(state_of(resumed, again), middle)

@@ -1,7 +1,7 @@
 """Small networks as users write them, on random but realistic numbers. Each law of jaxq holds on every one.
 
-`ZOO` maps a name to a function that builds a `Case`: a model in evaluation mode with non-trivial biases and BatchNorm
-statistics (negative scales among them), and 64 examples. The same name gives the same numbers each time.
+`ZOO` maps a name to a function that builds a `Case`: a model in evaluation mode with non-trivial biases and
+BatchNorm statistics (negative scales among them), and 64 examples. A name gives the same numbers each time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Case(NamedTuple):
         return [tuple(a[:32] for a in self.args), tuple(a[32:] for a in self.args)]
 
 
-# --- numbers ------------------------------------------------------------------------------------------------------------
+# --- numbers ------------------------------------------------------------------------------------------------
 
 
 def examples(shape: Shape, seed: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def examples(shape: Shape, seed: int) -> np.ndarray:
 
 
 def as_trained(model: nnx.Module, seed: int) -> nnx.Module:
-    """The model with biases and BatchNorm statistics such as training leaves: none is 0 or 1, some scales negative."""
+    """The model with biases and BatchNorm statistics as after training: none 0 or 1, some scales negative."""
     rng = np.random.default_rng(seed)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
@@ -91,7 +91,7 @@ def norm(rngs: nnx.Rngs, channels: int) -> nnx.BatchNorm:
     return nnx.BatchNorm(channels, use_running_average=True, rngs=rngs)
 
 
-# --- networks -----------------------------------------------------------------------------------------------------------
+# --- networks -----------------------------------------------------------------------------------------------
 
 
 class Separable(nnx.Module):
@@ -171,7 +171,7 @@ class Perceptron(nnx.Module):
 
 
 class Positions(nnx.Module):
-    """Dense layers on every step of a sequence, a learned position (1, T, C) added, and a layer of any rank."""
+    """Dense layers on each step of a sequence, a learned position (1, T, C), and a layer of any rank."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Linear(6, 8, rngs=rngs)
@@ -219,7 +219,7 @@ class MaxPools(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.max_pool(self.first(x), (3, 3), (2, 2), "SAME")
         x = nnx.max_pool(self.second(x), (2, 2), (1, 1), "VALID")
-        return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
 
 
 class AveragePools(nnx.Module):
@@ -239,7 +239,11 @@ class Means(nnx.Module):
     """Means over both sides, over one, with axes kept and dropped."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.first, self.second, self.head = conv(rngs, 3, 6), conv(rngs, 6, 6, 1), nnx.Linear(6, 6, rngs=rngs)
+        self.first, self.second, self.head = (
+            conv(rngs, 3, 6),
+            conv(rngs, 6, 6, 1),
+            nnx.Linear(6, 6, rngs=rngs),
+        )
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
         x = jax.nn.relu(self.first(x))
@@ -292,7 +296,7 @@ class Heads(nnx.Module):
 
 
 class Scaled(nnx.Module):
-    """Images scaled to [-1, 1] inside the model: folds into a VALID convolution, cannot fold into a padded one."""
+    """Images scaled to [-1, 1] by the model: folds into a VALID convolution, but not into a padded one."""
 
     def __init__(self, rngs: nnx.Rngs, padding: str) -> None:
         self.first, self.norm = conv(rngs, 3, 8, padding=padding, use_bias=False), norm(rngs, 8)
@@ -316,7 +320,7 @@ class Preactivated(nnx.Module):
 
 
 class Clips(nnx.Module):
-    """Bounds that TFLite cannot fuse, behind a convolution, a sum and a pool; bounds wider than the numbers; clips of clips."""
+    """Bounds that TFLite cannot fuse behind a convolution, a sum and a pool; wide bounds; clips of clips."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.first, self.second = conv(rngs, 3, 6), conv(rngs, 6, 6)
@@ -391,9 +395,14 @@ class Placed(nnx.Module):
         return self.tight(self.second(x))
 
 
-# --- networks by chance -------------------------------------------------------------------------------------------------
+# --- networks by chance -------------------------------------------------------------------------------------
 
-ACTIVATIONS: tuple[Callable[[jax.Array], jax.Array], ...] = (jax.nn.relu, jax.nn.relu6, jax.nn.hard_swish, jnp.tanh)
+ACTIVATIONS: tuple[Callable[[jax.Array], jax.Array], ...] = (
+    jax.nn.relu,
+    jax.nn.relu6,
+    jax.nn.hard_swish,
+    jnp.tanh,
+)
 
 
 class Layer(nnx.Module):
@@ -447,14 +456,18 @@ class Chance(nnx.Module):
         return self.head(jnp.concatenate([x, jax.nn.relu(x)], axis=-1) if self.join else x)
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------------
 
 
-def _case(name: str, make: Callable[[nnx.Rngs], nnx.Module], shapes: tuple[Shape, ...], named: Mapping[str, Shape]) -> Case:
+def _case(
+    name: str, make: Callable[[nnx.Rngs], nnx.Module], shapes: tuple[Shape, ...], named: Mapping[str, Shape]
+) -> Case:
     seed = zlib.crc32(name.encode())
     model = as_trained(make(nnx.Rngs(seed)), seed)
     args = tuple(examples(shape, seed + i) for i, shape in enumerate(shapes))
-    return Case(model, args, {k: examples(shape, seed + 100 + i) for i, (k, shape) in enumerate(named.items())})
+    return Case(
+        model, args, {k: examples(shape, seed + 100 + i) for i, (k, shape) in enumerate(named.items())}
+    )
 
 
 def _entry(

@@ -1,0 +1,300 @@
+"""Writes docs/ops.md from the tables that the library runs on: `python docs/make_ops.py [--check]`.
+
+How an op is written in TFLite is not copied from a table but found out: each row's examples are captured, planned,
+frozen and lowered, and the operators that its rule added are printed. `tests/test_docs.py` asserts that the page is
+fresh.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pathlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen
+from jax import lax
+
+import jaxq
+from jaxq.export.evaluate import FAMILIES
+from jaxq.export.freeze import Frozen, freeze
+from jaxq.export.lower import RULES, Writer
+from jaxq.graph.patterns import PATTERNS
+from jaxq.graph.raising import RAISE
+from jaxq.ops import OPS
+from jaxq.placed import jaxq_fake_quant
+from jaxq.target import TARGETS
+
+PAGE = pathlib.Path(__file__).parent / "ops.md"
+
+IMAGE, ROW = (1, 6, 6, 4), (1, 4)
+NHWC = ("NHWC", "HWIO", "NHWC")
+Function = Callable[..., Any]
+
+
+def weights() -> dict[str, np.ndarray]:
+    """The parameters of every example."""
+    draw = np.random.default_rng(0)
+    shapes = {
+        "hwio": (3, 3, 4, 4),
+        "grouped": (3, 3, 2, 4),
+        "depthwise": (3, 3, 1, 4),
+        "dense": (4, 3),
+        "channels": (4,),
+    }
+    arrays: dict[str, np.ndarray] = {k: draw.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    kept = draw.random(IMAGE) < 0.9
+    return arrays | {"scale": np.float32(0.02) * np.ones(()), "zero_point": np.zeros((), np.float32), "kept": kept}
+
+
+def conv(kernel: str, padding: Any = "SAME", groups: int = 1) -> Function:
+    """A convolution by one of the kernels."""
+
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, p[kernel], (1, 1), padding, dimension_numbers=NHWC, feature_group_count=groups
+        )
+
+    return fn
+
+
+def after(first: Function, then: Function) -> Function:
+    """One function behind another."""
+    return lambda p, x: then(first(p, x))
+
+
+def plain(fn: Function) -> Function:
+    """A function without parameters."""
+    return lambda p, *xs: fn(*xs)
+
+
+def pool(fn: Function, padding: Any, **options: Any) -> Function:
+    """A pool with windows of 3 by 3 and strides of 2."""
+    return plain(functools.partial(fn, window_shape=(3, 3), strides=(2, 2), padding=padding, **options))
+
+
+CLIP = functools.partial(jnp.clip, min=-0.3, max=0.7)
+AROUND = ((1, 1), (1, 1))
+
+# By op: what is special about the example ("" for nothing), its function, the shapes of its inputs.
+EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...]] = {
+    "ADD": (
+        ("", plain(jnp.add), (IMAGE, IMAGE)),
+        ("clipped to other bounds", plain(lambda a, b: CLIP(a + b)), (IMAGE, IMAGE)),
+    ),
+    "AFFINE": (
+        ("four axes", lambda p, x: x * p["channels"], (IMAGE,)),
+        ("other", lambda p, x: x * p["channels"], (ROW,)),
+    ),
+    "AVERAGE_POOL_2D": (
+        ("", pool(linen.avg_pool, "VALID"), (IMAGE,)),
+        ("padding counted", pool(linen.avg_pool, AROUND, count_include_pad=True), (IMAGE,)),
+    ),
+    "CLIP": (("", plain(CLIP), (IMAGE,)),),
+    "CONCATENATION": (
+        ("", plain(lambda a, b: jnp.concatenate([a, b], -1)), (IMAGE, IMAGE)),
+        ("an operand with a fixed scale", plain(lambda a, b: jnp.concatenate([a, jnp.tanh(b)], -1)), (IMAGE, IMAGE)),
+    ),
+    "CONV_2D": (
+        ("", conv("hwio"), (IMAGE,)),
+        ("groups", conv("grouped", groups=2), (IMAGE,)),
+        ("padding that is not SAME", conv("hwio", ((2, 2), (2, 2))), (IMAGE,)),
+        ("clipped to other bounds", after(conv("hwio"), CLIP), (IMAGE,)),
+    ),
+    "DEPTHWISE_CONV_2D": (
+        ("", conv("depthwise", groups=4), (IMAGE,)),
+        ("padding that is not SAME", conv("depthwise", ((2, 2), (2, 2)), groups=4), (IMAGE,)),
+        ("clipped to other bounds", after(conv("depthwise", groups=4), CLIP), (IMAGE,)),
+    ),
+    "DROPOUT": (("", lambda p, x: lax.select(p["kept"], x / 0.9, jnp.zeros_like(x)), (IMAGE,)),),
+    "FAKE_QUANT": (("", lambda p, x: jaxq_fake_quant(x, p["scale"], p["zero_point"]), (IMAGE,)),),
+    "FULLY_CONNECTED": (
+        ("two axes", lambda p, x: x @ p["dense"], (ROW,)),
+        ("more", lambda p, x: x @ p["dense"], (IMAGE,)),
+    ),
+    "HARD_SWISH": (("", plain(jax.nn.hard_swish), (IMAGE,)),),
+    "LOGISTIC": (("", plain(jax.nn.sigmoid), (IMAGE,)),),
+    "MAX_POOL_2D": (
+        ("", pool(linen.max_pool, "SAME"), (IMAGE,)),
+        ("padding that is not SAME", pool(linen.max_pool, AROUND), (IMAGE,)),
+    ),
+    "MEAN": (("", plain(lambda x: jnp.mean(x, (1, 2))), (IMAGE,)),),
+    "MUL": (("", plain(jnp.multiply), (IMAGE, IMAGE)),),
+    "PAD": (("", plain(lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), (IMAGE,)),),
+    "RELU": (("", plain(jax.nn.relu), (IMAGE,)),),
+    "RELU6": (("", plain(jax.nn.relu6), (IMAGE,)),),
+    "RELU_N1_TO_1": (("", plain(lambda x: jnp.clip(x, -1.0, 1.0)), (IMAGE,)),),
+    "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
+    "SLICE": (("", plain(lambda x: x[:, 1:4]), (IMAGE,)),),
+    "SOFTMAX": (("", plain(jax.nn.softmax), (ROW,)),),
+    "SPLIT": (("", plain(lambda x: jnp.split(x, 2, -1)), (IMAGE,)),),
+    "STOP_GRADIENT": (("", plain(lax.stop_gradient), (IMAGE,)),),
+    "STRIDED_SLICE": (("", plain(lambda x: x[:, ::2]), (IMAGE,)),),
+    "SUB": (("", plain(jnp.subtract), (IMAGE, IMAGE)),),
+    "TANH": (("", plain(jnp.tanh), (IMAGE,)),),
+    "TRANSPOSE": (("", plain(lambda x: x.transpose(0, 2, 1, 3)), (IMAGE,)),),
+}
+
+
+def frozen_example(fn: Function, shapes: tuple[tuple[int, ...], ...]) -> Frozen:
+    """An example with its integers; every range is one sixteenth a step."""
+    params = weights()
+    inputs = [np.zeros(shape, np.float32) for shape in shapes]
+    q = jaxq.quantize(fn, "int8", params, *inputs)
+    ranges = {name: {**r, "scale": jnp.float32(1 / 16)} for name, r in q.init(params).items()}
+    return freeze(q.plan, jax.tree.leaves(params), ranges)
+
+
+def written(kind: str) -> Iterator[tuple[str, list[str]]]:
+    """For each example of an op, what is special about it and the operators, with versions, that the op's rule adds."""
+    for label, fn, shapes in EXAMPLES[kind]:
+        writer = Writer(frozen_example(fn, shapes))
+        for i, value in enumerate(writer.graph.inputs):
+            writer.input(value, i)
+        found: list[str] | None = None
+        for op in writer.graph.ops:
+            before = len(writer.operators)
+            RULES[op.kind](writer, op)
+            if op.kind == kind:
+                found = [f"{o.kind}.v{o.version}" for o in writer.operators[before:]]
+        assert found is not None, f"the example {label!r} of {kind} is captured without it: {writer.graph}"
+        yield label, found
+
+
+def scales(kind: str) -> str:
+    """What the op demands of its scales."""
+    rule = OPS[kind].scales
+    return rule if isinstance(rule, str) else f"fixed 1/{round(1 / rule[0])}, {rule[1]}"
+
+
+def arithmetic(kind: str) -> str:
+    """How the training forward compares with the device."""
+    return "within a step" if OPS[kind].table else "exact"
+
+
+def meaning(kind: str) -> str:
+    """The first sentence of the op's float function."""
+    return (inspect.getdoc(OPS[kind].compute) or "").partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def all_but(chosen: list[str], known: list[str]) -> str:
+    """Names as `all`, `all but x`, or one by one."""
+    missing = [name for name in known if name not in chosen]
+    return (
+        "all" if not missing else f"all but {', '.join(missing)}" if len(missing) == 1 else ", ".join(chosen) or "none"
+    )
+
+
+def rules_row(kind: str) -> list[str]:
+    """What the op demands, and who computes it."""
+    operators = {o.partition(".")[0] for _, found in written(kind) for o in found}
+    families = [name for name, kernels in FAMILIES.items() if operators <= kernels.keys()]
+    targets = [name for name, target in TARGETS.items() if not target.refuses(kind)]
+    return [
+        f"`{kind}`",
+        scales(kind),
+        arithmetic(kind) if operators else "training only",
+        ", ".join(families) if operators else "-",
+        all_but(targets, list(TARGETS)) if operators else "-",
+    ]
+
+
+def written_rows(kind: str) -> list[list[str]]:
+    """The op's forms in a file, one a row."""
+    return [[f"`{kind}`", label, " ".join(f"`{o}`" for o in found) or "nothing"] for label, found in written(kind)]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def wrapped(text: str) -> str:
+    """A paragraph of lines that are not too long."""
+    return textwrap.fill(text, 116, break_on_hyphens=False)
+
+
+TEXT = """# Ops
+
+Generated by `python docs/make_ops.py` from `jaxq.ops.OPS`, `jaxq.export.lower.RULES`, `jaxq.export.evaluate.FAMILIES`
+and `jaxq.target.TARGETS`. Do not edit; `tests/test_docs.py` holds it fresh.
+
+## The {ops} ops of a graph
+
+Activations are NHWC, weights HWIO or [in, out]. One more kind, `FLOAT`, is a float island: whatever has no row here.
+It trains as recorded and is not exported.
+
+{meanings}
+
+## What they demand, and who computes them
+
+*Scales*: free (the output has a scale of its own), same (inputs and output share one: the kernel copies integers), or
+the scale and zero point that TFLite prescribes. *Training forward*: exact where its integers are those of the `xnnpack`
+family; within a step where the device has a table or a fixed-point form and training a float function. *Exact kernels*:
+the families that compute every operator that the op is written as. *Targets*: those whose entry in
+`jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
+{targets}.
+
+{rules}
+
+## How they are written in TFLite
+
+The operators that the op's rule adds, with their versions, found by lowering one example a row. A clip to bounds other
+than those of RELU, RELU6 and RELU_N1_TO_1 is a MAXIMUM and a MINIMUM with constants, each left out where it changes
+nothing.
+
+{written}
+
+## What is recognised
+
+JAX primitives that are raised one by one (`jaxq.graph.raising.RAISE`):
+
+{primitives}
+
+Ops that JAX spells in several primitives, with the primitive of their result (`jaxq.graph.patterns.PATTERNS`):
+
+{patterns}
+
+## The {kinds} operators that `jaxq.load` computes
+
+Any file may hold these. jaxq itself writes those of the table above, and QUANTIZE and DEQUANTIZE at the file's ends.
+
+{operators}
+"""
+
+
+def page() -> str:
+    """The text of docs/ops.md."""
+    kinds = sorted(set().union(*FAMILIES.values()))
+    families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in FAMILIES.values())] for k in kinds]
+    head = ["op", "scales", "training forward", "exact kernels", "targets"]
+    return TEXT.format(
+        ops=len(OPS),
+        kinds=len(kinds),
+        targets=", ".join(f"`{name}` ({target.title})" for name, target in TARGETS.items()),
+        meanings=table(["op", "meaning"], [[f"`{kind}`", meaning(kind)] for kind in OPS]),
+        rules=table(head, [rules_row(kind) for kind in OPS]),
+        written=table(["op", "when", "operators"], [cells for kind in OPS for cells in written_rows(kind)]),
+        primitives=wrapped(", ".join(f"`{name}`" for name in sorted(RAISE)) + "."),
+        patterns=wrapped(", ".join(dict.fromkeys(f"{p.kind} (`{p.root}`)" for p in PATTERNS)) + "."),
+        operators=table(["operator", *FAMILIES], families),
+    )
+
+
+def main() -> None:
+    """Write the page, or with `--check` exit with 1 where it is not what would be written."""
+    text = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif PAGE.read_text() != text:
+        sys.exit(f"{PAGE.name} is stale. Run: python docs/make_ops.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The documentation says what is: generated pages are fresh, links lead somewhere, and every name it uses exists."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from jaxq.export.lower import REFUSED, RULES
+from jaxq.ops import OPS
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+LONGEST = 120
+ALLOWED_HOSTS = ("https://arxiv.org/", "https://github.com/", "https://doi.org/")
+
+
+def name_of(page: pathlib.Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def make_ops() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_ops", DOCS / "make_ops.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_ops_is_fresh() -> None:
+    command = [sys.executable, str(DOCS / "make_ops.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_op_has_examples_in_the_docs() -> None:
+    assert make_ops().EXAMPLES.keys() == OPS.keys()
+
+
+def test_every_op_is_written_or_refused_with_advice() -> None:
+    assert RULES.keys() == OPS.keys()
+    assert REFUSED.keys().isdisjoint(RULES)
+    assert {"FLOAT"} == REFUSED.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page: pathlib.Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for link in links:
+        if "://" in link:
+            assert link.startswith(ALLOWED_HOSTS), link
+        else:
+            assert (page.parent / link.partition("#")[0]).exists(), f"{name_of(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_exist(page: pathlib.Path) -> None:
+    for path in re.findall(r"`((?:docs|tests|jaxq|export|recipes|benchmarks)/[\w./-]*\.\w+)`", page.read_text()):
+        assert (ROOT / path).is_file(), f"{name_of(page)} names {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_of_jaxq_exist(page: pathlib.Path) -> None:
+    for name in sorted(set(re.findall(r"(?<![\w/.])jaxq(?:\.[A-Za-z_]\w*)+", page.read_text()))):
+        resolve(name)
+
+
+def resolve(name: str) -> Any:
+    """The object that a dotted name means: a module, or an attribute of the longest module in it."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"no module in {name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_are_not_too_long(page: pathlib.Path) -> None:
+    long = [i for i, line in enumerate(page.read_text().splitlines(), 1) if len(line) > LONGEST]
+    assert not long, f"{name_of(page)}: lines {long}"
