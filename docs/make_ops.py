@@ -239,7 +239,7 @@ the scale and zero point that TFLite prescribes. *Training forward*: exact where
 family; within a step where the device has a table or a fixed-point form and training a float function. *Exact kernels*:
 the families that compute every operator that the op is written as. *Targets*: those whose entry in
 `jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
-{targets}.
+{targets}
 
 {rules}
 
@@ -277,7 +277,7 @@ def page() -> str:
     return TEXT.format(
         ops=len(OPS),
         kinds=len(kinds),
-        targets=", ".join(f"`{name}` ({target.title})" for name, target in TARGETS.items()),
+        targets=wrapped(", ".join(f"`{name}` ({target.title})" for name, target in TARGETS.items()) + "."),
         meanings=table(["op", "meaning"], [[f"`{kind}`", meaning(kind)] for kind in OPS]),
         rules=table(head, [rules_row(kind) for kind in OPS]),
         written=table(["op", "when", "operators"], [cells for kind in OPS for cells in written_rows(kind)]),

@@ -28,7 +28,6 @@ from jaxq.export.verify import (
     Tally,
     certificate,
     compare_families,
-    exact_sites,
     in_chunks,
     new_tallies,
     readers,
@@ -53,17 +52,18 @@ class Artifact:
     certificate: Certificate | None
     forward: Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]] = dataclasses.field(repr=False)
     frozen: Frozen = dataclasses.field(repr=False)
+    bound: Bound = dataclasses.field(repr=False)
     tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
 
     def verify(self, batches: Any, *, progress: bool = True) -> Certificate:
         """Compare every integer on data: the training forward, our reading of both kernel families, and LiteRT.
 
-        `batches`: an array of examples, a tuple of arrays (several inputs), or an iterable of either.
+        `batches`: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
         """
         tallies, simulated, examples, ours = new_tallies(), Tally(), 0, readers(self.program)
         with bar(progress) as shown:
             task = shown.add_task("verifying", total=None)
-            for chunk in _chunks(batches):
+            for chunk in _chunks(self.bound, batches):
                 integers, file_inputs = self.forward(chunk)
                 found = ours["xnnpack"](*file_inputs)
                 for name, index in self._recorded():
@@ -73,7 +73,7 @@ class Artifact:
                 shown.update(task, description=f"verifying: {examples} examples")
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, simulated, exact_sites(self.frozen.plan.graph))
+        return certificate(examples, tallies, simulated, self.frozen.plan.graph)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
         """The file on LiteRT, as a phone would: real inputs quantized by the manifest's formula, outputs as real numbers."""
@@ -163,7 +163,7 @@ def to_tflite(
     program, tensor_of = lower(frozen)
     data = write(program)
     runtime.load_check(data)
-    artifact = Artifact(data, read(data), {}, None, _forward(bound, frozen), frozen, tensor_of)
+    artifact = Artifact(data, read(data), {}, None, _forward(bound, frozen), frozen, bound, tensor_of)
     proof = None if verify is None else artifact.verify(verify, progress=progress)
     artifact = dataclasses.replace(artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof))
     if proof is not None and not proof.ok and not allow_mismatch:
@@ -208,12 +208,10 @@ def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
 
 
-def _chunks(batches: Any) -> Iterable[list[Any]]:
-    if hasattr(batches, "shape") or isinstance(batches, tuple):
-        batches = [batches]
-    for batch in batches:
-        args, kwargs = batch_arguments(batch)
-        yield from in_chunks([np.asarray(a) for a in (*args, *kwargs.values())])
+def _chunks(bound: Bound, batches: Any) -> Iterable[list[Any]]:
+    """The arrays of every batch in the order of the graph's inputs, some examples at a time."""
+    for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
+        yield from in_chunks([np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))])
 
 
 def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:

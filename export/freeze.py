@@ -65,6 +65,7 @@ class Frozen:
 def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     """Integers for a plan. Raises RangeError and ExportError, naming the site."""
     check_ranges(plan, ranges)
+    _refuse_dropout(plan)
     env = host_weights(plan.graph, params)
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
@@ -79,6 +80,15 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
         if op.name not in plan.islands:
             _check_scales(frozen, op)
     return frozen
+
+
+def _refuse_dropout(plan: Plan) -> None:
+    for op in plan.graph.ops:
+        if op.kind == "DROPOUT":
+            raise ExportError(
+                f"{op.name} ({op.source}) drops at random: the model is in training mode, and a device computes the same "
+                "thing every time. Call `qmodel.eval()` (NNX), or quantize with `deterministic=True` (Linen)."
+            )
 
 
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
@@ -194,7 +204,7 @@ def _check_scales(frozen: Frozen, op: Op) -> None:
         _within(
             op,
             "product of the input scales / scale of the output",
-            a * b / frozen.of(op.outputs[0])[0],
+            a * b / float(frozen.of(op.outputs[0])[0]),
             2.0**-16,
             2.0**8,
         )
@@ -229,6 +239,6 @@ def _within(op: Op, what: str, ratio: float, low: float, high: float) -> None:
         span = f"[2^{math.log2(low):.0f}, {high:g})" if low else f"below {high:g}"
         raise ExportError(
             f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or "
-            "change their arithmetic there. One of the ranges is far too wide or too narrow: look at them in "
-            "`print(frozen)` or calibrate again."
+            "change their arithmetic there. One of the ranges is far too wide or too narrow: calibrate again, on typical "
+            "data."
         )

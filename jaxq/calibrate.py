@@ -26,7 +26,8 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
 
     Args:
       target: what `jaxq.quantize` gave.
-      batches: any iterable of inputs: an array, a tuple of positional inputs, or a dict of keyword inputs. Read once.
+      batches: any iterable of inputs: an array, a tuple of positional inputs, a dict of keyword inputs, or a
+        tuple that ends in such a dict. Read once.
       state: nothing for NNX (ranges are set in place), `variables` for Linen, `params, ranges` for a function.
       overwrite: replace ranges that have been set already, by calibration or by training.
       progress: show a progress bar.
@@ -71,10 +72,14 @@ def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
 
 
 def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A batch as call arguments: an array, a tuple of positional inputs, or a dict of keyword inputs."""
+    """A batch as call arguments: an array; a tuple of positional inputs, the last of which may be a dict of keyword
+    inputs; or such a dict alone.
+    """
     if isinstance(batch, Mapping):
         return (), dict(batch)
-    return (tuple(batch), {}) if isinstance(batch, tuple | list) else ((batch,), {})
+    if not isinstance(batch, tuple | list):
+        return (batch,), {}
+    return (tuple(batch[:-1]), dict(batch[-1])) if batch and isinstance(batch[-1], Mapping) else (tuple(batch), {})
 
 
 class _Observed:
@@ -158,6 +163,8 @@ def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, f
 def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
     """The range of a group that covers [low, high] (and zero). Raises CalibrationError when that has no width."""
     low, high = min(low, 0.0), max(high, 0.0)
+    if group.scheme.symmetric:
+        low, high = -max(-low, high), max(-low, high)
     if low == high:
         raise CalibrationError(
             f"{group.name} is zero in all of the calibration data: a range of no width. Is the layer dead, or the "

@@ -30,22 +30,27 @@ class QuantizedLinen(linen.Module):
     module: linen.Module
     core: Core
 
-    def setup(self) -> None:
-        """Share the scope, so that the user's variables keep their names."""
-        linen.share_scope(self, self.module)
-
+    @linen.compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's result: in floats while initialising, then on the integers of the device."""
+        linen.share_scope(self, self.module)  # the user's variables keep their names
         if self.is_initializing():
             result = self.module(*args, **kwargs)
-            user = {name: value for name, value in self.variables.items() if name != RANGES}
-            for name, value in initial_ranges(self._captured(user, {}, args, kwargs)).items():
+            for name, value in initial_ranges(self._captured(self._user(), {}, args, kwargs)).items():
                 self.variable(RANGES, name, lambda value=value: value)
             return result
-        user = {name: value for name, value in self.variables.items() if name != RANGES}
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
-        captured = self._captured(user, rngs, args, kwargs)
-        return self.core.run(captured, (user, rngs), self.variables.get(RANGES, {}), args, kwargs)
+        captured = self._captured(self._user(), rngs, args, kwargs)
+        return self.core.run(captured, (self._user(), rngs), self.variables.get(RANGES, {}), args, kwargs)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan made from the example."""
+        assert self.core.plan is not None
+        return self.core.plan
+
+    def _user(self) -> dict[str, Any]:
+        return {name: value for name, value in self.variables.items() if name != RANGES}
 
     def _captured(self, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
         module = self.module.clone(parent=None)
@@ -90,12 +95,6 @@ def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *core.zeros()[0], **core.zeros()[1]))
     core.plan = captured_linen(module, core, shapes, {}, *core.example).plan
     return QuantizedLinen(module, core)
-
-
-def plan_of(qmodule: QuantizedLinen) -> Plan:
-    """The plan made from the example."""
-    assert qmodule.core.plan is not None
-    return qmodule.core.plan
 
 
 def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:

@@ -42,8 +42,9 @@ class QuantizedModel(nnx.Module):
         """As a call; `record(value, carrier)` sees every integer activation."""
         state = nnx.state(self.model)
         captured = self.captured(*args, **kwargs)
-        result, new_leaves = self.core.run(captured, state, self.pure_ranges(), args, kwargs, record)
-        nnx.update(self.model, _with_leaves(state, new_leaves))
+        result, changed = self.core.run(captured, state, self.pure_ranges(), args, kwargs, record)
+        if changed:  # counters of random keys; nothing in evaluation mode
+            nnx.update(self.model, _with_leaves(state, changed))
         return result
 
     def captured(self, *args: Any, **kwargs: Any) -> Captured:
@@ -106,11 +107,18 @@ def bind_nnx(qmodel: QuantizedModel) -> Bound:
 
 def _function(graphdef: Any) -> Callable[..., Any]:
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
+        before = jax.tree.leaves(state)
         model = nnx.merge(graphdef, state)
-        return model(*args, **kwargs), jax.tree.leaves(nnx.state(model))
+        result = model(*args, **kwargs)
+        after = jax.tree.leaves(nnx.state(model))
+        pairs = enumerate(zip(before, after, strict=True))
+        return result, {i: new for i, (old, new) in pairs if new is not old}
 
     return fn
 
 
-def _with_leaves(state: Any, leaves: Sequence[Any]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+def _with_leaves(state: Any, changed: Mapping[int, Any]) -> Any:
+    """The part of a state whose leaves changed, with their new values."""
+    leaves, structure = jax.tree.flatten(state)
+    whole = jax.tree.unflatten(structure, [changed.get(i, leaf) for i, leaf in enumerate(leaves)])
+    return nnx.from_flat_state([pair for i, pair in enumerate(nnx.to_flat_state(whole)) if i in changed])

@@ -43,8 +43,8 @@ def true_divide(a: HostOrTraced, b: HostOrTraced) -> HostOrTraced:
     """`a / b` rounded once, as numpy, TFLite and the exported file compute it. Float arrays; `b` broadcasts to `a`.
 
     XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one
-    quotient in ten. The barrier hides that `b` is a broadcast. Every scale, multiplier and integer weight is formed
-    by this function.
+    quotient in ten. The barrier hides that `b` is a broadcast. Every scale, reciprocal, multiplier
+    and integer bias is formed by this function.
     """
     if namespace(a) is np:
         return np.asarray(a / b)

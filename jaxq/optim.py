@@ -88,6 +88,8 @@ def _range_update(r: Any, gradient: Any, move: Any, phase: _Phase) -> dict[str, 
     if r["scale"].ndim == 0:  # a weight's range, a vector, has nothing to observe
         seen = r["observed"] + observed
         target, target_zero = scale_and_zero_point(seen[0], seen[1])
+        follows = jnp.any(gradient["observed"] != 0.0)  # a frozen range observes nothing
+        target, target_zero = (jnp.where(follows, t, r[k]) for t, k in ((target, "scale"), (target_zero, "zero_point")))
         scale = jnp.where(phase.observing, target - r["scale"], scale)
         zero_point = jnp.where(phase.observing, target_zero - r["zero_point"], zero_point)
     moved = {"scale": scale, "zero_point": zero_point, "observed": observed}

@@ -208,7 +208,10 @@ def _nonnegative(made: Mapping[int, Op], members: Sequence[int]) -> bool:
 
 
 def _copies(op: Op, members: Sequence[int]) -> bool:
-    return op.kind in OPS and OPS[op.kind].scales == "same" and op.inputs[0] in members
+    """Whether an op only copies integers of the group: no operand comes from elsewhere (that one is requantized)."""
+    if op.kind not in OPS or OPS[op.kind].scales != "same":
+        return False
+    return set(op.inputs if op.kind == "CONCATENATION" else op.inputs[:1]) <= set(members)
 
 
 def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:

@@ -86,6 +86,7 @@ class Core:
     ) -> Captured:
         """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
         call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
+        self._check_names(args, kwargs)
         shapes = tuple(
             (tuple(a.shape), jnp.dtype(a.dtype) if not _is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
         )
@@ -110,14 +111,21 @@ class Core:
         plan = make_plan(graph, self.recipe)
         return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
 
+    def _check_names(self, args: Any, kwargs: Any) -> None:
+        """The arrays of a call come in the places they had in the example, for sites are named by their order."""
+        here, known = _places(args, kwargs), _places(*self.example)
+        if here != known:
+            raise InputError(
+                f"The model was quantized with the inputs {', '.join(known)}; this call gives {', '.join(here)}. Give them "
+                "as in the example of jaxq.quantize (a batch for calibration: a tuple, ending in a dict of keywords)."
+            )
+
     def _check_inputs(self, arrays: Sequence[Any]) -> None:
         """Compare a call with the example:
 
         same number, same sizes but for the first axis, floats where it has floats.
         """
         known = split_call(*self.example).arrays
-        if len(arrays) != len(known):
-            raise InputError(f"The model was quantized with {len(known)} input arrays; this call has {len(arrays)}.")
         for i, (array, example) in enumerate(zip(arrays, known, strict=True)):
             shape, dtype = tuple(example.shape), example.dtype
             if len(array.shape) != len(shape) or tuple(array.shape[1:]) != shape[1:]:
@@ -161,6 +169,13 @@ def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
 
 def _is_key(array: Any) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def _places(args: Any, kwargs: Any) -> list[str]:
+    """Where the arrays of a call stand: `0`, `1`, `mask`, `features/x`."""
+    names = leaf_names((tuple(args), dict(kwargs)))
+    leaves = jax.tree.leaves((tuple(args), dict(kwargs)))
+    return [n.partition("/")[2] for n, leaf in zip(names, leaves, strict=True) if hasattr(leaf, "shape")]
 
 
 def _shaped(leaf: Any) -> Any:

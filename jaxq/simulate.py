@@ -44,7 +44,7 @@ Record = Callable[[int, Carrier], None]
 
 
 def simulate(
-    plan: Plan, params: Sequence[Any], ranges: Ranges, inputs: Sequence[jax.Array], record: Record | None = None
+    plan: Plan, params: Sequence[Any], ranges: Ranges, inputs: Sequence[Any], record: Record | None = None
 ) -> list[jax.Array]:
     """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
 
@@ -212,37 +212,44 @@ class _Run:
     # --- observing: statistics travel as the gradient of `observed` ---
 
     def _observe(self, value: int, real: jax.Array, bounds: tuple[float, float] | None) -> None:
-        if self.observing and (group := self._group(value)).name in self.ranges:
-            real = lax.stop_gradient(real if bounds is None else jnp.clip(real, *bounds))
-            self.seen.setdefault(group.name, []).append(jnp.stack([jnp.min(real), jnp.max(real)]))
+        group = self._group(value)
+        if not self.observing or group.name not in self.ranges or group.scheme.ranges == "frozen":
+            return
+        real = lax.stop_gradient(real if bounds is None else jnp.clip(real, *bounds))
+        pair = jnp.stack([jnp.min(real), jnp.max(real)])
+        if group.scheme.symmetric:
+            pair = jnp.max(jnp.abs(pair)) * jnp.array([-1.0, 1.0])
+        self.seen.setdefault(group.name, []).append(pair)
 
     def with_observations(self, outputs: list[jax.Array]) -> list[jax.Array]:
-        if not self.seen:
-            return outputs
+        indices = [i for i, v in enumerate(self.plan.graph.outputs) if v in self.activations]
+        results = tuple(outputs[i] for i in indices)
         for name, pairs in self.seen.items():
-            found = jnp.stack([jnp.min(jnp.stack([p[0] for p in pairs])), jnp.max(jnp.stack([p[1] for p in pairs]))])
-            index = next(i for i, v in enumerate(self.plan.graph.outputs) if v in self.activations)
-            outputs[index] = observe(outputs[index], self.ranges[name]["observed"], found)
+            both = jnp.stack(pairs)
+            found = jnp.stack([jnp.min(both[:, 0]), jnp.max(both[:, 1])])
+            results = observe(results, self.ranges[name]["observed"], found)
+        for i, result in zip(indices, results, strict=True):
+            outputs[i] = result
         return outputs
 
 
 @jax.custom_vjp
-def observe(y: jax.Array, observed: jax.Array, found: jax.Array) -> jax.Array:
-    """`y`, unchanged; the gradient of `observed` [min, max] becomes `observed - found`.
+def observe(outputs: tuple[jax.Array, ...], observed: jax.Array, found: jax.Array) -> tuple[jax.Array, ...]:
+    """`outputs`, unchanged; the gradient of `observed` [min, max] becomes `observed - found`.
 
-    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics
-    of a batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that
-    step).
+    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics of
+    a batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that
+    step). It passes through all outputs, so that a loss which reads any of them carries it.
     """
-    return y
+    return outputs
 
 
-def _observe_forward(y: jax.Array, observed: jax.Array, found: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return y, observed - found
+def _observe_forward(outputs: Any, observed: jax.Array, found: jax.Array) -> tuple[Any, jax.Array]:
+    return outputs, observed - found
 
 
-def _observe_backward(difference: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return cotangent, difference, jnp.zeros_like(difference)
+def _observe_backward(difference: jax.Array, cotangents: Any) -> tuple[Any, jax.Array, jax.Array]:
+    return cotangents, difference, jnp.zeros_like(difference)
 
 
 observe.defvjp(_observe_forward, _observe_backward)
@@ -260,7 +267,7 @@ def quantized_operand(constant: Any, scale: Any) -> Carrier:
 # --- the float reading ----------------------------------------------------------------------------------------------
 
 
-def reals(plan: Plan, params: Sequence[Any], inputs: Sequence[jax.Array]) -> dict[int, jax.Array]:
+def reals(plan: Plan, params: Sequence[Any], inputs: Sequence[Any]) -> dict[int, jax.Array]:
     """Every activation of the folded graph in real numbers, unquantized."""
     env = weight_values(plan.graph, params)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):

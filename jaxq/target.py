@@ -1,6 +1,6 @@
 """What a target takes, before training: which ops it maps, and whether it runs floating point at all.
 
-Capabilities by kind of op only; `jaxq.export.targets` checks finished files against a target's finer rules.
+Capabilities by kind of op only, not a target's finer rules (strides, ranks, sizes).
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Target:
 TARGETS: dict[str, Target] = {
     "litert": Target("litert", "LiteRT on a CPU (XNNPACK)", source="google-ai-edge/LiteRT, kernels/register.cc"),
     "tflm": Target(
-        "tflm", "TensorFlow Lite for Microcontrollers", float_islands=False, source="tflite-micro, all_ops_resolver"
+        "tflm",
+        "TensorFlow Lite for Microcontrollers",
+        forbidden=frozenset({"RELU_N1_TO_1"}),
+        float_islands=False,
+        source="tflite-micro, all_ops_resolver",
     ),
     "ethos-u": Target("ethos-u", "Arm Ethos-U", float_islands=False, source="ethos-u-vela, supported operators"),
     "edgetpu": Target(

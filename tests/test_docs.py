@@ -8,13 +8,19 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 from types import ModuleType
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
+import jaxq
 from jaxq.export.lower import REFUSED, RULES
 from jaxq.ops import OPS
+from jaxq.recipe import read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -71,6 +77,28 @@ def test_files_that_are_named_exist(page: pathlib.Path) -> None:
 def test_names_of_jaxq_exist(page: pathlib.Path) -> None:
     for name in sorted(set(re.findall(r"(?<![\w/.])jaxq(?:\.[A-Za-z_]\w*)+", page.read_text()))):
         resolve(name)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def words(text: str) -> list[str]:
+    """The text without its line breaks: long lines are broken in the docs."""
+    return text.split()
+
+
+def test_the_printed_graph_and_plan_are_those_of_the_code() -> None:
+    names: dict[str, Any] = {"jax": jax, "jaxq": jaxq, "nnx": nnx, "images": np.zeros((1, 28, 28, 1), np.float32)}
+    exec(compile(blocks("all_of_jaxq.md", "python")[0], "all_of_jaxq.md", "exec"), names)
+    graph, plan, *_ = blocks("all_of_jaxq.md", "text")
+    assert words(str(names["qmodel"].plan.graph)) == words(graph)
+    assert words(str(names["qmodel"].plan)) == words(plan)
+
+
+def test_the_recipe_in_toml_is_one() -> None:
+    (text,) = blocks("all_of_jaxq.md", "toml")
+    assert read_recipe(tomllib.loads(text)).rules[0].ranges == "frozen"
 
 
 def resolve(name: str) -> Any:

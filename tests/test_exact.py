@@ -40,8 +40,8 @@ RECIPES: dict[str, str | Mapping[str, Any]] = {
 OTHER_RECIPES = sorted(RECIPES.keys() - {"int8"})
 
 # Networks that between them hold every kind of op: for the laws that cost a compilation each.
-FEW = ("clips", "heads", "means", "parts", "placed", "separable", "series", "squeeze_excite")
-TRAINED = ("branches", "perceptron", "placed", "products", "separable", "squeeze_excite")
+FEW = ("heads", "parts", "placed", "separable", "series", "squeeze_excite")
+TRAINED = ("branches", "placed", "products", "separable", "squeeze_excite")
 TABLES = ("heads", "squeeze_excite", "random_1", "random_2")
 
 
@@ -100,11 +100,9 @@ def test_the_certificate_covers_every_tensor(name: str) -> None:
     written = {program.tensors[i].name for op in program.operators for i in op.outputs}
     assert certificate.simulation is not None
     for tally in certificate.families.values():
-        assert set(tally.differing) == written
+        assert written <= set(tally.differing)
     aliases = {
-        plan.graph.site_names[op.outputs[0]]
-        for op in plan.graph.ops
-        if op.kind in {"FAKE_QUANT", "STOP_GRADIENT"}
+        plan.graph.site_names[op.outputs[0]] for op in plan.graph.ops if op.kind in {"FAKE_QUANT", "STOP_GRADIENT"}
     }
     activations = {plan.graph.site_names[v] for v in plan.graph.activations}
     assert activations - aliases <= set(certificate.simulation.differing)
@@ -120,25 +118,21 @@ def test_table_ops_are_within_one_step_of_their_kernel(name: str) -> None:
     tables = [op for op in found.qmodel.plan.graph.ops if OPS[op.kind].table]
     assert tables
     for op in tables:
-        x, y = (
-            np.asarray(ours[found.artifact.tensor_of[v]], np.float32) for v in (op.inputs[0], op.outputs[0])
-        )
+        x, y = (np.asarray(ours[found.artifact.tensor_of[v]], np.float32) for v in (op.inputs[0], op.outputs[0]))
         assert np.max(np.abs(simulated_table(found.artifact, op, x) - y)) <= 1.0, op.name
     assert integers.keys() >= {found.qmodel.plan.graph.site_names[op.outputs[0]] for op in tables}
 
 
 def simulated_table(artifact: jaxq.export.Artifact, op: Op, stored: np.ndarray) -> np.ndarray:
     """What training computes for a table op, given the very integers that the kernel reads."""
-    (x_scale, x_zero), (scale, zero) = (
-        map(jnp.float32, artifact.frozen.of(v)) for v in (op.inputs[0], op.outputs[0])
-    )
+    (x_scale, x_zero), (scale, zero) = (map(jnp.float32, artifact.frozen.of(v)) for v in (op.inputs[0], op.outputs[0]))
     step = OPS[op.kind].step
     assert step is not None
     steps = step(op, Carrier(stored - x_zero, x_scale, x_zero), scale=scale, zero_point=zero)
     return np.asarray(jnp.clip(jnp.round(steps), *carrier_bounds(zero)) + zero)
 
 
-@pytest.mark.parametrize("name", [n for n in ZOO if n not in TABLES])
+@pytest.mark.parametrize("name", [*(n for n in FEW if n not in TABLES), "bfloat16", "random_0", "two_inputs"])
 def test_the_artifact_computes_what_the_model_returns(name: str) -> None:
     """End to end by the manifest alone: quantize by its formula, run LiteRT, dequantize by its formula."""
     found = exported(name)
@@ -155,9 +149,8 @@ def test_the_artifact_computes_what_the_model_returns(name: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", OTHER_RECIPES)
-@pytest.mark.parametrize("name", ["parts", "separable"])
-def test_every_recipe_is_exact(name: str, recipe: str) -> None:
-    assert_exact(certified(name, recipe))
+def test_every_recipe_is_exact(recipe: str) -> None:
+    assert_exact(certified("parts", recipe))
 
 
 @pytest.mark.parametrize("recipe", ["int8-float-io", "int8-uint8-io"])
@@ -190,8 +183,8 @@ def train(qmodel: Any, case: Case, steps: int = 4) -> None:
     """A few steps towards a random target, so that scales, zero points and weights are odd numbers."""
     args, kwargs = case.first(32)
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: qmodel(*args, **kwargs))
-    target = jax.tree.map(lambda y: jnp.asarray(rng.normal(0.0, 1.0, y.shape), y.dtype), shapes)
+    like: Any = case.model(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+    target = jax.tree.map(lambda y: jnp.asarray(rng.normal(0.0, 1.0, y.shape), y.dtype), like)
     optimizer = nnx.Optimizer(qmodel, jaxq.optim.partition(optax.adam(1e-3)), wrt=nnx.Param)
 
     @nnx.jit
@@ -223,9 +216,7 @@ def test_every_integer_is_equal_after_training(name: str, recipe: str) -> None:
     assert_exact(artifact.verify(case.arrays, progress=False))
     moved = [name for name, scale in scales(qmodel).items() if np.all(scale != before[name])]
     trained = [
-        name
-        for name, group in qmodel.plan.groups.items()
-        if name in before and group.scheme.ranges == "learned"
+        name for name, group in qmodel.plan.groups.items() if name in before and group.scheme.ranges == "learned"
     ]
     assert set(trained) <= set(moved)
     after = jax.tree.leaves(nnx.state(qmodel.model, weights))
@@ -356,12 +347,10 @@ def test_the_model_is_unchanged(name: str) -> None:
 def test_folding_keeps_the_float_model(name: str) -> None:
     """The folded graph in float against the model, relative to the largest output."""
     found = exported(name)
-    args, kwargs = found.case.first(16)
+    args, kwargs = jax.tree.map(jnp.asarray, found.case.first(16))
     captured = found.qmodel.captured(*args, **kwargs)
     folded = found.qmodel.core.reals(captured, nnx.state(found.qmodel.model), args, kwargs)
     graph = captured.plan.graph
     outputs = [graph.site_names[v] for v in graph.outputs if v in graph.activations]
     for site, y in zip(outputs, jax.tree.leaves(found.case.model(*args, **kwargs)), strict=True):  # pyright: ignore[reportCallIssue]
-        np.testing.assert_allclose(
-            folded[site], y, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(y))), err_msg=site
-        )
+        np.testing.assert_allclose(folded[site], y, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(y))), err_msg=site)

@@ -34,9 +34,7 @@ GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = ("separable", "squeeze_excite", "two_inputs")
 
 
-def quantized(
-    name: str, recipe: str | Mapping[str, Any] = "int8"
-) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def quantized(name: str, recipe: str | Mapping[str, Any] = "int8") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A calibrated network of the zoo, and arguments to call it with."""
     case = ZOO[name]()
     args, kwargs = case.first(1)
@@ -184,11 +182,7 @@ def test_bfloat16_carriers_give_the_same_integers(name: str) -> None:
 def golden(library: str, *groups: str) -> list[Any]:
     """The named groups of one library's cases, each case an argument of a test."""
     stored = json.loads((GOLDEN / f"fake_quant_{library}.json").read_text("utf-8"))
-    return [
-        pytest.param(case, id=f"{library} {group} {case['name']}")
-        for group in groups
-        for case in stored[group]
-    ]
+    return [pytest.param(case, id=f"{library} {group} {case['name']}") for group in groups for case in stored[group]]
 
 
 def f32(numbers: Any) -> jax.Array:
@@ -214,7 +208,7 @@ def torch_call(case: Mapping[str, Any]) -> tuple[jax.Array, tuple[jax.Array, ...
 
 @pytest.mark.parametrize("case", golden("torch", "plain", "learnable", "ties", "band"))
 def test_values_and_input_gradients_are_pytorchs(case: Mapping[str, Any]) -> None:
-    """The same numbers get a gradient: PyTorch's but for the last bit, as the chain takes `g * s * (1 / s)`."""
+    """The same numbers get a gradient: PyTorch's but for the last bit, as it is `g * s * (1 / s)`."""
     y, (dx, _, _) = torch_call(case)
     np.testing.assert_array_equal(y, f32(case["y"]))
     np.testing.assert_array_equal(dx != 0.0, f32(case["dx"]) != 0.0)
@@ -428,9 +422,7 @@ def test_saving_and_loading_between_steps_changes_no_bit(tmp_path: Path) -> None
     train(through, optimizer, 5, 10)
 
     case = ZOO["separable"]()
-    resumed = jaxq.quantize(
-        case.model, "int8", case.args[0][:1]
-    )  # not calibrated: its ranges come from the checkpoint
+    resumed = jaxq.quantize(case.model, "int8", case.args[0][:1])  # not calibrated: its ranges come from the checkpoint
     again = optimizer_of(resumed)
     restore(resumed, again, saved_and_loaded(tmp_path / "state", middle, state_of(resumed, again)))
     assert_trees_equal(state_of(resumed, again), middle)

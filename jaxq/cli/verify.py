@@ -40,7 +40,7 @@ def verify(file: options.TFLite, data: Data = None, random: Random = None, json:
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies)
         examples += _examples(program, batch)
-    proof = certificate(examples, tallies, None, frozenset())
+    proof = certificate(examples, tallies, None, None)
     differing = [(family, name, count, tally.largest[name]) for family, tally in tallies.items()
                  for name, count in tally.differing.items() if count]  # fmt: skip
     return Result(

@@ -108,7 +108,7 @@ def _open(jaxpr: Any) -> Any:
 
 
 def _bind(eqn: Any) -> Callable[..., Sequence[jax.Array]]:
-    def call(*arguments: jax.Array) -> Sequence[jax.Array]:
+    def call(*arguments: Any) -> Sequence[Any]:
         with eqn.ctx.manager:
             out = eqn.primitive.bind(*arguments, **eqn.primitive.get_bind_params(eqn.params))
         return out if eqn.primitive.multiple_results else [out]

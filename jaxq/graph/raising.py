@@ -217,7 +217,8 @@ def _square(builder: Builder, eq: Equation) -> bool:
 
 def _reshape(builder: Builder, eq: Equation) -> bool:
     shape = builder.shape(eq.outputs[0])
-    if eq.params.get("dimensions") is not None or math.prod(shape) != math.prod(builder.shape(eq.inputs[0])):
+    reordered = eq.primitive == "reshape" and eq.params.get("dimensions") is not None
+    if reordered or math.prod(shape) != math.prod(builder.shape(eq.inputs[0])):
         return False
     builder.becomes(eq.outputs[0], builder.reshape(builder.resolve(eq.inputs[0]), shape, eq.source))
     return True

@@ -1,0 +1,24 @@
+"""Golden texts: `golden(name, text)` compares with tests/golden/; `pytest --update-golden` writes them anew."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the texts of tests/golden/ anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    def compare(name: str, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            (GOLDEN / name).write_text(f"{text}\n")
+        assert text.splitlines() == (GOLDEN / name).read_text().splitlines()
+
+    return compare

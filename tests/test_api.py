@@ -1,0 +1,131 @@
+"""The public names: what there is, that each is documented, and that the tree of exceptions is the one in its docstring."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import jaxq
+import jaxq.export
+from jaxq import errors
+
+NAMES = [
+    "FakeQuant",
+    "JaxqError",
+    "QuantizedFunction",
+    "Recipe",
+    "Rule",
+    "Scheme",
+    "calibrate",
+    "export",
+    "load",
+    "optim",
+    "quantize",
+]
+EXPORT_NAMES = ["Artifact", "Certificate", "Program", "evaluate", "freeze", "load", "lower", "to_tflite"]
+
+# What a call of each looks like: a change here is a change for every user.
+SIGNATURES = {
+    "quantize": "(target, recipe='int8', *example, **example_kwargs)",
+    "calibrate": "(target, batches, *state, overwrite=False, progress=True)",
+    "load": "(path, *, family='xnnpack')",
+    "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, progress=True)",
+    "export.Artifact.save": "(self, path, *, force=False)",
+    "export.Artifact.verify": "(self, batches, *, progress=True)",
+    "export.Artifact.run": "(self, *inputs)",
+    "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
+    "optim.qat_schedule": "(float_rate, steps, *, share=0.01)",
+    "FakeQuant.__init__": "(self, low=-6.0, high=6.0)",
+}
+
+
+def modules() -> Iterator[ModuleType]:
+    """The package and every module in it."""
+    yield jaxq
+    for found in pkgutil.walk_packages(jaxq.__path__, "jaxq."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The functions and classes that a module defines for others, and the methods of the classes."""
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
+            yield f"{module.__name__}.{name}", value
+            if inspect.isclass(value):
+                methods = ((n, m) for n, m in vars(value).items() if inspect.isfunction(m) and not n.startswith("_"))
+                yield from ((f"{module.__name__}.{name}.{n}", m) for n, m in methods if m.__module__ == module.__name__)
+
+
+def resolved(path: str) -> Any:
+    value: Any = jaxq
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def bare(signature: inspect.Signature) -> str:
+    """A signature without its annotations."""
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+def test_the_names_of_the_package() -> None:
+    assert jaxq.__all__ == NAMES
+    assert [name for name in NAMES if not hasattr(jaxq, name)] == []
+
+
+def test_the_names_of_export() -> None:
+    assert jaxq.export.__all__ == EXPORT_NAMES
+    assert [name for name in EXPORT_NAMES if not hasattr(jaxq.export, name)] == []
+
+
+def test_the_lazy_names_are_the_ones_of_export() -> None:
+    assert jaxq.load is jaxq.export.load
+    with pytest.raises(AttributeError, match="module 'jaxq' has no attribute 'quantise'"):
+        jaxq.__getattr__("quantise")
+
+
+@pytest.mark.parametrize("path", SIGNATURES)
+def test_signatures(path: str) -> None:
+    assert bare(inspect.signature(resolved(path))) == SIGNATURES[path]
+
+
+def test_everything_public_has_a_docstring() -> None:
+    found = [module.__name__ for module in modules() if not module.__doc__]
+    found += [name for module in modules() for name, value in public(module) if not (value.__doc__ or "").strip()]
+    assert found == []
+
+
+def drawn(cls: type, indent: str = "") -> list[str]:
+    """The names of an exception's subclasses, drawn as a tree, in order of definition."""
+    children = cls.__subclasses__()
+    lines = []
+    for i, child in enumerate(children):
+        last = i == len(children) - 1
+        lines.append(f"{indent}{'└' if last else '├'}── {child.__name__}")
+        lines += drawn(child, indent + ("    " if last else "│   "))
+    return lines
+
+
+def described() -> list[str]:
+    """The tree in the docstring of jaxq.errors, without what it says of each."""
+    lines = (line.removeprefix("    ") for line in (errors.__doc__ or "").splitlines())
+    return [line[: line.index("Error") + len("Error")] for line in lines if "── " in line]
+
+
+def test_the_tree_of_exceptions_is_the_one_in_the_docstring() -> None:
+    assert described() == drawn(errors.JaxqError)
+
+
+def test_every_exception_is_in_the_tree() -> None:
+    found = {value for _, value in public(errors)}
+    assert all(issubclass(value, jaxq.JaxqError) for value in found)
+    assert len(found) == len(described()) + 1

@@ -1,0 +1,146 @@
+"""The shipped training scripts: what they leave behind, how they go on, what an interruption costs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxq.errors import ExportError
+from jaxq.export.load import load_program
+from jaxq.recipes import data, mnist
+
+SUMMARY = {
+    "float_accuracy",
+    "ptq_accuracy",
+    "qat_accuracy",
+    "artifact_accuracy",
+    "differing_integers",
+    "compared_integers",
+    "tflite_bytes",
+    "float_bytes",
+    "step_ratio",
+}
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished smoke run."""
+    out = tmp_path_factory.mktemp("recipes") / "run"
+    mnist.run(out, smoke=True)
+    return out
+
+
+def summary_of(out: pathlib.Path) -> dict[str, Any]:
+    return json.loads((out / "summary.json").read_text())
+
+
+def steps_of(out: pathlib.Path, phase: str) -> list[int]:
+    return sorted(int(folder.name) for folder in (out / "checkpoints" / phase).iterdir() if folder.name.isdigit())
+
+
+# --- a whole run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_three_files_and_its_checkpoints(finished: pathlib.Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {"checkpoints", "model.json", "model.tflite", "summary.json"}
+    assert steps_of(finished, "float") == steps_of(finished, "qat") == [0, 3]
+
+
+def test_the_summary(finished: pathlib.Path) -> None:
+    summary = summary_of(finished)
+    assert summary.keys() == SUMMARY
+    assert summary["differing_integers"] == {"xnnpack": 0, "reference": 0}
+    assert summary["compared_integers"] > 0
+    assert summary["artifact_accuracy"] == summary["qat_accuracy"]
+    assert all(0 <= summary[f"{stage}_accuracy"] <= 1 for stage in ("float", "ptq", "qat", "artifact"))
+    assert summary["tflite_bytes"] == (finished / "model.tflite").stat().st_size
+    assert summary["step_ratio"] > 0
+
+
+def test_the_file_and_its_manifest_belong_together(finished: pathlib.Path) -> None:
+    manifest = json.loads((finished / "model.json").read_text())
+    assert manifest["bytes"] == (finished / "model.tflite").stat().st_size
+    assert [op.kind for op in load_program(finished / "model.tflite").operators][-1] == "FULLY_CONNECTED"
+
+
+def test_a_finished_run_is_not_overwritten(finished: pathlib.Path) -> None:
+    before = (finished / "model.tflite").read_bytes()
+    with pytest.raises(ExportError, match=r"model\.tflite exists\. Give another --out, --resume, or --force"):
+        mnist.run(finished, smoke=True)
+    assert (finished / "model.tflite").read_bytes() == before
+
+
+def test_a_run_cut_off_in_both_phases_resumes_to_the_same_file(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for phase in ("float", "qat"):
+        shutil.rmtree(out / "checkpoints" / phase / "3")
+    for file in ("model.tflite", "model.json", "summary.json"):
+        (out / file).unlink()
+    mnist.run(out, smoke=True, resume=True)
+    assert steps_of(out, "qat") == [0, 3]
+    assert (out / "model.tflite").read_bytes() == (finished / "model.tflite").read_bytes()
+    steady = SUMMARY - {"step_ratio"}
+    assert {k: summary_of(out)[k] for k in steady} == {k: summary_of(finished)[k] for k in steady}
+
+
+# --- an interruption ----------------------------------------------------------------------------------------------------
+
+
+def interrupted(out: pathlib.Path) -> int:
+    """Start the whole recipe, press Ctrl-C once its first checkpoint is there; the exit code."""
+    command = [sys.executable, "-m", "jaxq", "train", "recipes/mnist", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoints" / "float" / "0").is_dir():
+            assert child.poll() is None and time.monotonic() < deadline, child.communicate()[0]
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        return child.returncode
+
+
+def test_ctrl_c_leaves_no_part_of_a_file_and_keeps_the_checkpoint(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "run"
+    assert interrupted(out) == 130
+    assert [path.name for path in out.iterdir()] == ["checkpoints"]
+    steps = steps_of(out, "float")
+    assert steps and steps[0] == 0
+    config, seed = mnist.Config(), 0
+    model = mnist.DigitNet(config.width, mnist.nnx.Rngs(seed))
+    optimizer = mnist.nnx.Optimizer(model, mnist.optax.adamw(
+        mnist.optax.cosine_onecycle_schedule(config.float_steps, config.float_rate), weight_decay=1e-3), wrt=mnist.nnx.Param)
+    with mnist.checkpoint.manager(out / "checkpoints" / "float", every=100) as checkpoints:
+        assert mnist.checkpoint.restore(checkpoints, model, optimizer) == steps[-1] + 1
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_by_seed() -> None:
+    first, again, other = data.mnist(0), data.mnist(0), data.mnist(1)
+    assert [a.shape for a in first] == [(4000, 28, 28, 1), (4000,), (1000, 28, 28, 1), (1000,)]
+    assert (first.train_images.min(), first.train_images.max()) == (0.0, 1.0)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first.test_labels, other.test_labels)
+
+
+def test_a_batch_depends_on_its_step_alone() -> None:
+    images, labels = np.arange(50)[:, None], np.arange(50)
+    whole = list(data.batches(images, labels, 4, 6, seed=3))
+    rest = list(data.batches(images, labels, 4, 6, seed=3, first=4))
+    assert len(whole) == 6 and len(rest) == 2
+    for (x, y), (x_again, y_again) in zip(itertools.islice(whole, 4, None), rest, strict=True):
+        np.testing.assert_array_equal(x, x_again)
+        np.testing.assert_array_equal(y, y_again)
