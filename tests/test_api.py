@@ -1,4 +1,4 @@
-"""The public names: what there is, that each is documented, and that the tree of exceptions is the one in its docstring."""
+"""The public names: what there is, how it is called, that each is documented; the tree of exceptions."""
 
 from __future__ import annotations
 

@@ -43,8 +43,14 @@ class Row(NamedTuple):
     ops: str
 
 
-def conv(p: Any, x: jax.Array, stride: int = 1, padding: Any = "SAME", numbers: Any = NHWC, **options: Any) -> jax.Array:
+def conv(
+    p: Any, x: jax.Array, stride: int = 1, padding: Any = "SAME", numbers: Any = NHWC, **options: Any
+) -> jax.Array:
     return lax.conv_general_dilated(x, p["w"], (stride, stride), padding, dimension_numbers=numbers, **options)
+
+
+def channelwise(p: Any, x: jax.Array) -> jax.Array:
+    return conv(p, x, feature_group_count=3)
 
 
 def series_conv(p: Any, x: jax.Array) -> jax.Array:
@@ -74,8 +80,8 @@ TABLE = [
     ),
     Row("oihw", lambda p, x: conv(p, x, numbers=("NHWC", "OIHW", "NHWC")), {"w": (8, 3, 3, 3)}, (IMAGE,), "CONV_2D"),
     Row("one axis", series_conv, {"w": (3, 3, 8)}, (SERIES,), "RESHAPE CONV_2D RESHAPE"),
-    Row("depthwise", lambda p, x: conv(p, x, feature_group_count=3), {"w": (3, 3, 1, 3)}, (IMAGE,), "DEPTHWISE_CONV_2D"),
-    Row("multiplier", lambda p, x: conv(p, x, feature_group_count=3), {"w": (3, 3, 1, 6)}, (IMAGE,), "DEPTHWISE_CONV_2D"),
+    Row("depthwise", channelwise, {"w": (3, 3, 1, 3)}, (IMAGE,), "DEPTHWISE_CONV_2D"),
+    Row("multiplier", channelwise, {"w": (3, 3, 1, 6)}, (IMAGE,), "DEPTHWISE_CONV_2D"),
     Row("grouped", lambda p, x: conv(p, x, feature_group_count=2), {"w": (3, 3, 2, 6)}, ((2, 8, 8, 4),), "CONV_2D"),
     # products with a matrix
     Row("vector", lambda p, x: x @ p["w"], MATRIX, ((6,),), "RESHAPE FULLY_CONNECTED RESHAPE"),
@@ -171,13 +177,31 @@ TABLE = [
     Row("scaled input, valid", lambda p, x: conv(p, x * 2 - 1, padding="VALID"), KERNEL, (IMAGE,), "CONV_2D"),
     Row("scaled input, same", lambda p, x: conv(p, x * 2 - 1), KERNEL, (IMAGE,), "AFFINE CONV_2D"),
     Row("scaled input, no offset", lambda p, x: conv(p, x * 2), KERNEL, (IMAGE,), "CONV_2D"),
-    Row("scaled input, grouped", lambda p, x: conv(p, x * p["c"], feature_group_count=3), {"w": (3, 3, 1, 6), "c": (3,)}, (IMAGE,), "DEPTHWISE_CONV_2D"),
-    Row("scaled input, dense", lambda p, x: (x * p["c"] + 1) @ p["w"], {**MATRIX, "c": (6,)}, (ROWS,), "FULLY_CONNECTED"),
-    Row("norm after relu", lambda p, x: normed(p, jax.nn.relu(conv(p, x))), {**KERNEL, **NORM}, (IMAGE,), "CONV_2D AFFINE"),
+    Row(
+        "scaled input, depthwise",
+        lambda p, x: channelwise(p, x * p["c"]),
+        {"w": (3, 3, 1, 6), "c": (3,)},
+        (IMAGE,),
+        "DEPTHWISE_CONV_2D",
+    ),
+    Row(
+        "scaled input, dense",
+        lambda p, x: (x * p["c"] + 1) @ p["w"],
+        {**MATRIX, "c": (6,)},
+        (ROWS,),
+        "FULLY_CONNECTED",
+    ),
+    Row(
+        "norm after relu",
+        lambda p, x: normed(p, jax.nn.relu(conv(p, x))),
+        {**KERNEL, **NORM},
+        (IMAGE,),
+        "CONV_2D AFFINE",
+    ),
     Row("read twice", lambda p, x: (y := conv(p, x)) * 2 + y, KERNEL, (IMAGE,), "CONV_2D AFFINE ADD"),
     Row("relu6 after add", lambda p, x, y: jax.nn.relu6(x + y), NOTHING, (IMAGE, IMAGE), "ADD"),
     Row("unused", lambda p, x: (jnp.sin(x), x + x)[1], NOTHING, (IMAGE,), "ADD"),
-]  # fmt: skip
+]
 
 # What no op says: one float op each, with the user's line.
 ISLANDS: list[tuple[str, Callable[[Any, jax.Array], Any], str]] = [
@@ -219,7 +243,7 @@ def line_of(fn: Callable[..., Any]) -> str:
     return f"{FILE}:{inspect.getsourcelines(fn)[1]}"
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------
+# --- the table ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
@@ -245,7 +269,9 @@ def test_the_table_holds_each_op_once_per_name() -> None:
 
 
 def test_the_graph_as_text() -> None:
-    graph = graph_of(lambda p, x: jax.nn.relu(conv(p, x, 2) + p["b"]), zeros({**KERNEL, "b": (8,)}), np.zeros(IMAGE))
+    graph = graph_of(
+        lambda p, x: jax.nn.relu(conv(p, x, 2) + p["b"]), zeros({**KERNEL, "b": (8,)}), np.zeros(IMAGE, np.float32)
+    )
     assert str(graph).splitlines() == [
         "graph(input: float32[2,8,8,3]) -> (w:out)",
         "  w:out: float32[2,4,4,8] = CONV_2D(input, {w}, {b}) activation=RELU dilation=(1,1) groups=1 "
@@ -262,7 +288,7 @@ def test_a_broadcast_that_both_operands_share_is_kept() -> None:
     np.testing.assert_array_equal(reals(plan, [], [x, y])[plan.graph.outputs[0]], fn({}, x, y))
 
 
-# --- float islands ------------------------------------------------------------------------------------------------------
+# --- float islands -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("fn", "primitive"), [row[1:] for row in ISLANDS], ids=[row[0] for row in ISLANDS])
@@ -293,7 +319,7 @@ def test_a_file_in_a_folder_named_like_a_library_is_the_users(tmp_path: pathlib.
     assert plan.islands["float"].startswith("`sin` at model.py:2 (f) ")
 
 
-# --- gradients of the user's own ----------------------------------------------------------------------------------------
+# --- gradients of the user's own ---------------------------------------------------------------------------------
 
 
 @jax.custom_vjp
@@ -323,7 +349,10 @@ def positive_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def test_a_custom_jvp_around_an_op_of_ours_is_that_op() -> None:
-    assert kinds(graph_of(lambda p, x: positive(x @ p["w"]), zeros(MATRIX), np.zeros(ROWS))) == "FULLY_CONNECTED"
+    assert (
+        kinds(graph_of(lambda p, x: positive(x @ p["w"]), zeros(MATRIX), np.zeros(ROWS, np.float32)))
+        == "FULLY_CONNECTED"
+    )
 
 
 def test_an_unknown_custom_vjp_is_one_op_and_trains_by_its_own_gradient() -> None:
@@ -337,7 +366,7 @@ def test_an_unknown_custom_vjp_is_one_op_and_trains_by_its_own_gradient() -> Non
     np.testing.assert_allclose(gradient, 7.0 * on_grid.sum(0)[:, None].repeat(4, 1), rtol=1e-5)
 
 
-# --- control flow and batch statistics ----------------------------------------------------------------------------------
+# --- control flow and batch statistics ---------------------------------------------------------------------------
 
 
 def scanned(p: Any, x: jax.Array) -> jax.Array:
@@ -358,8 +387,8 @@ def test_control_flow_is_refused_with_its_line(fn: Callable[..., Any], primitive
         graph_of(fn, zeros({"w": (6, 6)}), np.zeros(ROWS, np.float32))
     line = inspect.getsourcelines(fn)[1] + 1
     assert str(refused.value) == (
-        f"`{primitive}` at {FILE}:{line} ({fn.__name__}) runs over activations; an integer graph for a device is static "
-        "and has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
+        f"`{primitive}` at {FILE}:{line} ({fn.__name__}) runs over activations; an integer graph for a device is "
+        "static and has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
     )
 
 
@@ -367,12 +396,12 @@ def test_control_flow_over_parameters_is_weight_arithmetic() -> None:
     def fn(p: Any, x: jax.Array) -> jax.Array:
         return x @ lax.fori_loop(0, 3, lambda _, w: w * 2, p["w"])
 
-    assert kinds(graph_of(fn, zeros(MATRIX), np.zeros(ROWS))) == "FULLY_CONNECTED"
+    assert kinds(graph_of(fn, zeros(MATRIX), np.zeros(ROWS, np.float32))) == "FULLY_CONNECTED"
 
 
 def test_a_model_that_ignores_its_input_is_refused() -> None:
     with pytest.raises(CaptureError, match="No output of the model depends on its inputs"):
-        graph_of(lambda p, x: p["w"], zeros(MATRIX), np.zeros(ROWS))
+        graph_of(lambda p, x: p["w"], zeros(MATRIX), np.zeros(ROWS, np.float32))
 
 
 class Normed(nnx.Module):
@@ -434,17 +463,17 @@ def test_batch_statistics_of_linen_are_refused() -> None:
         jaxq.quantize(LinenNormed(), "int8", np.zeros(ROWS, np.float32), train=True)
 
 
-# --- names and modes ----------------------------------------------------------------------------------------------------
+# --- names and modes ---------------------------------------------------------------------------------------------
 
 
 def test_a_weight_read_twice_is_numbered() -> None:
-    graph = graph_of(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["w"], zeros({"w": (6, 6)}), np.zeros(ROWS))
+    graph = graph_of(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["w"], zeros({"w": (6, 6)}), np.zeros(ROWS, np.float32))
     assert names(graph) == ["w", "w#2"]
     assert list(graph.site_names.values()) == ["input", "w:out", "w#2:out"]
 
 
 def test_ops_without_a_weight_are_numbered_by_kind() -> None:
-    graph = graph_of(lambda p, x: jnp.tanh((x + x) * (x - x) + x), {}, np.zeros(ROWS))
+    graph = graph_of(lambda p, x: jnp.tanh((x + x) * (x - x) + x), {}, np.zeros(ROWS, np.float32))
     assert names(graph) == ["add", "sub", "mul", "add_1", "tanh"]
 
 
@@ -454,20 +483,23 @@ def test_names_are_unique_whatever_the_parameters_are_called() -> None:
     def fn(p: Any, x: jax.Array) -> jax.Array:
         return (x + x) * (x * x + x) + jnp.tanh(x * p["add_1"]) + jnp.tanh(x * p["input"]) + jnp.tanh(x * p["mul"])
 
-    graph = graph_of(fn, params, np.zeros(ROWS))
+    graph = graph_of(fn, params, np.zeros(ROWS, np.float32))
     assert len(set(names(graph))) == len(graph.ops)
     assert len(set(graph.site_names.values())) == len(graph.site_names) == len(graph.ops) + 1
 
 
 def test_paths_are_those_of_the_params_tree() -> None:
-    params = {"blocks": [{"w": np.zeros((6, 6))}, {"w": np.zeros((6, 6))}], "head": (np.zeros((6, 3)),)}
+    params = {
+        "blocks": [{"w": np.zeros((6, 6), np.float32)}, {"w": np.zeros((6, 6), np.float32)}],
+        "head": (np.zeros((6, 3), np.float32),),
+    }
 
     def fn(p: Any, x: jax.Array) -> jax.Array:
         for block in p["blocks"]:
             x = jax.nn.relu(x @ block["w"])
         return x @ p["head"][0]
 
-    assert names(graph_of(fn, params, np.zeros(ROWS))) == ["blocks/0/w", "blocks/1/w", "head/0"]
+    assert names(graph_of(fn, params, np.zeros(ROWS, np.float32))) == ["blocks/0/w", "blocks/1/w", "head/0"]
 
 
 def test_sites_of_nnx_are_the_same_in_training_and_in_evaluation() -> None:
@@ -503,7 +535,7 @@ def test_sites_of_linen_are_the_same_in_training_and_in_evaluation() -> None:
     assert not np.array_equal(trained, q.apply(variables, x))
 
 
-# --- what is given and what comes back ----------------------------------------------------------------------------------
+# --- what is given and what comes back ---------------------------------------------------------------------------
 
 
 def test_several_inputs_keywords_flags_and_nested_outputs() -> None:
@@ -515,12 +547,14 @@ def test_several_inputs_keywords_flags_and_nested_outputs() -> None:
     flags = {"scale": 0.5, "negative": True}
     q = jaxq.quantize(fn, "int8", {"w": w}, x, other=other, **flags)
     assert [q.plan.graph.site_names[v] for v in q.plan.graph.inputs] == ["input", "input_1"]
-    batch = {"other": other, **flags}
-    ranges = q.init({"w": w}, x, **batch)
+    batch = (x, {"other": other, **flags})
+    ranges = jaxq.calibrate(q, [batch], {"w": w}, q.init({"w": w}, x, other=other, **flags), progress=False)
     assert {*ranges} == {"input", "input_1", "w:out", "affine", "add"}
-    calibrated = jaxq.calibrate(jaxq.quantize(fn, "int8", {"w": w}, x=x, **batch), [{"x": x, **batch}], {"w": w}, ranges,
-                                progress=False)  # fmt: skip
-    assert {*calibrated} == {*ranges}
+    found = q.apply({"w": w}, ranges, x, other=other, **flags)
+    assert {*found} == {"sum", "pair"} and found["pair"][1] is None
+    other_flags = q.apply({"w": w}, ranges, x, other=other, scale=0.5, negative=False)
+    assert not np.array_equal(found["pair"][0], other_flags["pair"][0])
+    np.testing.assert_array_equal(found["sum"], other_flags["sum"])
 
 
 def test_outputs_keep_their_tree_and_their_dtypes() -> None:
@@ -543,6 +577,11 @@ def test_a_model_in_bfloat16_is_the_same_graph() -> None:
     graph = graph_of(fn, zeros({**KERNEL, "b": (8,)}), np.zeros(IMAGE, np.float32))
     assert kinds(graph) == "CONV_2D MEAN"
     assert names(graph) == ["w", "mean"]
+
+
+def test_an_example_of_numpys_floats_is_read_as_float32() -> None:
+    graph = graph_of(lambda p, x: x @ p["w"], {"w": np.zeros((6, 4))}, np.zeros(ROWS))
+    assert {str(graph.avals[v].dtype) for v in graph.activations} == {"float32"}
 
 
 def test_a_random_key_may_be_an_input() -> None:
@@ -571,7 +610,7 @@ def test_one_trace_serves_each_batch_size() -> None:
     assert next(traced) == 2
 
 
-# --- golden texts -------------------------------------------------------------------------------------------------------
+# --- golden texts ------------------------------------------------------------------------------------------------
 
 
 def digits() -> Any:

@@ -48,6 +48,16 @@ class Net(nnx.Module):
         return self.head(jnp.mean(nnx.relu(self.conv(x)), (1, 2)))
 
 
+class Dropping(nnx.Module):
+    """Dropout after a dense layer."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.head, self.dropout = nnx.Linear(6, 3, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(self.head(x))
+
+
 class Placed(nnx.Module):
     """Two quantizers by hand on one tensor."""
 
@@ -123,6 +133,13 @@ def export(qmodel: Any) -> jaxq.export.Artifact:
     return jaxq.export.to_tflite(qmodel, progress=False)
 
 
+def in_training_mode() -> Any:
+    qmodel = jaxq.quantize(Dropping(nnx.Rngs(0)), "int8", ROWS)
+    jaxq.calibrate(qmodel, [ROWS], progress=False)
+    qmodel.train()
+    return qmodel
+
+
 def sine(x: jax.Array) -> jax.Array:
     return jnp.sin(x)
 
@@ -133,14 +150,15 @@ Case = tuple[str, Callable[[], Any], type[JaxqError], str]
 
 CALLS: list[Case] = [
     ("shape", lambda: ready()(X[:, :5]), InputError,
-     "Input 0 has shape (8, 5, 6, 1); the model was quantized with (1, 6, 6, 1), and only the first axis, the batch, may "
-     "differ. Resize the input, or quantize again with an example of this shape."),
+     "Input 0 has shape (8, 5, 6, 1); the model was quantized with (1, 6, 6, 1), and only the first axis, the batch, "
+     "may differ. Resize the input, or quantize again with an example of this shape."),
     ("no batch axis", lambda: ready()(X[0]), InputError, "Input 0 has shape (6, 6, 1); the model was quantized with"),
     ("integers", lambda: ready()(X.astype(np.uint8)), InputError,
      "Input 0 has dtype uint8; the model was quantized with float32. Convert it, scaled as in training (images: "
      "`x.astype('float32') / 255`)."),
-    ("too many", lambda: ready()(X, X), InputError, "was quantized with 1 input arrays; this call has 2."),
-    ("too few", lambda: ready()(), InputError, "was quantized with 1 input arrays; this call has 0."),
+    ("too many", lambda: ready()(X, X), InputError, "was quantized with the inputs 0; this call gives 0, 1."),
+    ("too few", lambda: ready()(), InputError, "was quantized with the inputs 0; this call gives none."),
+    ("by keyword", lambda: ready()(x=X), InputError, "was quantized with the inputs 0; this call gives x."),
     ("no example", lambda: jaxq.quantize(Net(nnx.Rngs(0)), "int8"), InputError,
      'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'),
     ("not a model", lambda: jaxq.quantize("model", "int8", X), InputError,
@@ -210,7 +228,8 @@ EXPORTS: list[Case] = [
      "greatest scale of a product / scale of the output is"),
     ("NaN weights", lambda: export(with_weights(np.nan)), ExportError,
      "The weights of head/kernel are not finite. Did training diverge? Restore the last good checkpoint."),
-    ("infinite weights", lambda: export(with_weights(np.inf)), ExportError, "The weights of head/kernel are not finite"),
+    ("infinite weights", lambda: export(with_weights(np.inf)), ExportError,
+     "The weights of head/kernel are not finite"),
     ("NaN weight scale", lambda: export(with_range("head/kernel", "scale", np.nan, LEARNED)), ExportError,
      "The weights of head/kernel or their scales are not finite."),
     ("ADD of unlike scales", lambda: function(lambda p, x, y: x + y, X, X * 1e-4), ExportError,
@@ -223,8 +242,11 @@ EXPORTS: list[Case] = [
      f"float (FLOAT, {SINE}): Coral Edge TPU does not take it"),
     ("island by rule", lambda: export(ready({"rules": [{"match": "head/kernel", "float": True}]})), ExportError,
      "head/kernel runs in floating point: a rule of the recipe says float. Remove the rule"),
+    ("training mode", lambda: export(in_training_mode()), ExportError,
+     "drops at random: the model is in training mode"),
     ("float model", lambda: export(Net(nnx.Rngs(0))), InputError, "Net is not quantized"),
-    ("no example to verify", lambda: artifact().verify([], progress=False), InputError, "There is no example to verify on"),
+    ("no example to verify", lambda: artifact().verify([], progress=False), InputError,
+     "There is no example to verify on"),
     ("family", lambda: jaxq.export.evaluate(artifact().program, "neon"), ExportError,
      "No kernel family 'neon'. Families: xnnpack, reference."),
 ]  # fmt: skip
@@ -238,7 +260,7 @@ def test_misuse(case: Case) -> None:
     assert type(refused.value) is kind
 
 
-# --- recipe files -------------------------------------------------------------------------------------------------------
+# --- recipe files ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,10 +284,11 @@ def test_a_recipe_file_that_cannot_be(tmp_path: pathlib.Path, content: bytes, wo
 def test_a_recipe_file_is_read(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('name = "mine"\n[activations]\npercentile = 99\n')
-    assert fresh(path).plan.recipe == jaxq.Recipe(name="mine", activations={"percentile": 99.0})  # type: ignore[arg-type]
+    recipe = fresh(path).plan.recipe
+    assert (recipe.name, recipe.activations.percentile, recipe.target) == ("mine", 99.0, "litert")
 
 
-# --- numbers that are legal -----------------------------------------------------------------------------------------------
+# --- numbers that are legal --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12])
@@ -301,7 +324,7 @@ def test_keywords_go_by_their_names_whatever_their_order() -> None:
     assert proof is not None and proof.ok and proof.examples == 8
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------------
 
 
 def listing(folder: pathlib.Path) -> dict[str, bytes]:
@@ -325,7 +348,11 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
         ("lone.tflite", False, "{0}/lone.json exists (2 bytes)."),
         ("model.bin", False, "{0}/model.bin does not end in .tflite; its manifest takes the same name with .json."),
         ("none/model.tflite", False, "Cannot write {0}/none/model.tflite: {0}/none does not exist."),
-        ("old.tflite/model.tflite", False, "Cannot write {0}/old.tflite/model.tflite: {0}/old.tflite is not a directory."),
+        (
+            "old.tflite/model.tflite",
+            False,
+            "Cannot write {0}/old.tflite/model.tflite: {0}/old.tflite is not a directory.",
+        ),
         ("folder.tflite", True, "Cannot write {0}/folder.tflite: it is a directory."),
         ("half.tflite", True, "Cannot write {0}/half.json: it is a directory."),
     ],

@@ -35,6 +35,14 @@ TREES: dict[str, Any] = {
 }
 
 
+def updated(params: Any, updates: Any) -> Any:
+    return optax.apply_updates(params, updates)
+
+
+def first_update(tx: Any, gradients: Any, params: Any) -> Any:
+    return tx.update(gradients, tx.init(params), params)[0]
+
+
 def constant(tree: Any, number: float) -> Any:
     return jax.tree.map(lambda a: jnp.full_like(a, number), tree)
 
@@ -46,12 +54,12 @@ def moved(range_: dict[str, Any], seconds: list[tuple[float, float]], **options:
     for pair in seconds:
         gradient = {**constant(range_, 1.0), "observed": range_["observed"] - jnp.array(pair, jnp.float32)}
         updates, state = tx.update(gradient, state, range_)
-        range_ = optax.apply_updates(range_, updates)  # type: ignore[assignment]
+        range_ = updated(range_, updates)
         found.append(jax.tree.map(np.asarray, range_))
     return found
 
 
-# --- which leaves -------------------------------------------------------------------------------------------------------
+# --- which leaves ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -60,14 +68,16 @@ def test_any_tree_keeps_its_structure(name: str) -> None:
     state = tx.init(params)
     updates, state = tx.update(constant(params, 1.0), state, params)
     assert jax.tree.structure(updates) == jax.tree.structure(params)
-    new: Any = optax.apply_updates(params, updates)
+    new = updated(params, updates)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), new) == jax.tree.map(lambda a: (a.shape, a.dtype), params)
-    assert not any(bool(jnp.array_equal(a, b)) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params), strict=True))
+    assert not any(
+        bool(jnp.array_equal(a, b)) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(params), strict=True)
+    )
 
 
 def test_weight_decay_reaches_weights_and_no_range() -> None:
     params, tx = TREES["linen"], partition(optax.adamw(0.1, weight_decay=0.5))
-    updates, _ = tx.update(constant(params, 0.0), tx.init(params), params)
+    updates = first_update(tx, constant(params, 0.0), params)
     np.testing.assert_allclose(updates["params"]["dense"]["kernel"], -0.05 * WEIGHT["kernel"], rtol=1e-6)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates["ranges"]))
 
@@ -76,7 +86,7 @@ def test_the_weights_optimizer_sees_no_range() -> None:
     """A gradient of a range does not count in a global norm."""
     params, tx = TREES["tuple"], partition(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)))
     gradients = (constant(WEIGHT, 0.25), constant({"input": RANGE}, 1e6))
-    updates, _ = tx.update(gradients, tx.init(params), params)
+    updates = first_update(tx, gradients, params)
     np.testing.assert_allclose(updates[0]["kernel"], -0.25, rtol=1e-6)
 
 
@@ -86,14 +96,14 @@ def test_params_are_needed() -> None:
         tx.update(RANGE, tx.init(RANGE))
 
 
-# --- how ranges move ----------------------------------------------------------------------------------------------------
+# --- how ranges move ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("range_", [RANGE, CHANNELS], ids=["tensor", "channels"])
 def test_scales_move_in_logarithms_and_zero_points_in_parts_of_the_range(range_: dict[str, Any]) -> None:
     gradient = {"scale": 2.0 * range_["scale"], "zero_point": jnp.float32(1e-3), "observed": jnp.zeros(2)}
     tx = partition(optax.sgd(0.0), optax.sgd(0.1))
-    updates, _ = tx.update(gradient, tx.init(range_), range_)
+    updates = first_update(tx, gradient, range_)
     scale = np.asarray(range_["scale"], np.float64)
     np.testing.assert_allclose(scale + updates["scale"], scale * np.exp(-0.1 * (2 * scale) * scale), rtol=1e-6)
     np.testing.assert_allclose(updates["zero_point"], -0.1 * 1e-3 * 255 * 255, rtol=1e-6)
@@ -102,17 +112,17 @@ def test_scales_move_in_logarithms_and_zero_points_in_parts_of_the_range(range_:
 def test_a_scale_stays_positive_and_moves_by_a_factor_of_e_at_most() -> None:
     tx = partition(optax.sgd(0.0), optax.sgd(1.0))
     for gradient, factor in ((1e9, np.exp(-1.0)), (-1e9, np.exp(1.0))):
-        updates, _ = tx.update({**constant(RANGE, 0.0), "scale": jnp.float32(gradient)}, tx.init(RANGE), RANGE)
+        updates = first_update(tx, {**constant(RANGE, 0.0), "scale": jnp.float32(gradient)}, RANGE)
         np.testing.assert_allclose(RANGE["scale"] + updates["scale"], 0.5 * factor, rtol=1e-6)
 
 
-# --- observing and freezing ---------------------------------------------------------------------------------------------
+# --- observing and freezing --------------------------------------------------------------------------------------
 
 BATCHES = [(-60.0, 60.0), (-70.0, 50.0), (-10.0, 90.0), (-1.0, 1.0)]
 
 
 def averages(pairs: list[tuple[float, float]], decay: float) -> list[np.ndarray]:
-    """By hand: calibration counts as the first of the values averaged, the step t weighs max(1 - decay, 1 / (t + 2))."""
+    """By hand: calibration counts as the first value, the batch of step t weighs max(1 - decay, 1 / (t + 2))."""
     average, found = np.array([-62.0, 65.5]), []
     for step, pair in enumerate(pairs):
         rate = max(1.0 - decay, 1.0 / (step + 2))
@@ -123,7 +133,8 @@ def averages(pairs: list[tuple[float, float]], decay: float) -> list[np.ndarray]
 
 @pytest.mark.parametrize("decay", [0.99, 0.7])
 def test_while_observing_a_range_is_the_moving_average(decay: float) -> None:
-    for found, (low, high) in zip(moved(RANGE, BATCHES, observe=9, decay=decay), averages(BATCHES, decay), strict=True):
+    history = moved(RANGE, BATCHES, observe=9, decay=decay)
+    for found, (low, high) in zip(history, averages(BATCHES, decay), strict=True):
         np.testing.assert_allclose(found["observed"], [low, high], rtol=1e-5)
         scale = (high - low) / 255
         np.testing.assert_allclose(found["scale"], scale, rtol=1e-5)
@@ -143,8 +154,8 @@ def test_after_observing_ranges_learn_from_where_they_stand() -> None:
 
 
 def test_a_weights_range_observes_nothing() -> None:
-    (found,) = moved(CHANNELS, [(0.0, 0.0)], observe=9)
-    np.testing.assert_allclose(found["scale"], CHANNELS["scale"] * np.exp(-0.1 * np.asarray(CHANNELS["scale"])), rtol=1e-6)
+    (found,), scale = moved(CHANNELS, [(0.0, 0.0)], observe=9), np.asarray(CHANNELS["scale"])
+    np.testing.assert_allclose(found["scale"], scale * np.exp(-0.1 * scale), rtol=1e-6)
     assert found["zero_point"].shape == ()
 
 
@@ -158,11 +169,11 @@ def test_from_freeze_on_ranges_stand_still(freeze: int) -> None:
 
 def test_weights_go_on_after_freeze() -> None:
     params, tx = TREES["tuple"], partition(optax.sgd(0.1), freeze=0)
-    updates, _ = tx.update(constant(params, 1.0), tx.init(params), params)
+    updates = first_update(tx, constant(params, 1.0), params)
     np.testing.assert_allclose(updates[0]["kernel"], -0.1, rtol=1e-6)
 
 
-# --- state and steps ----------------------------------------------------------------------------------------------------
+# --- state and steps ---------------------------------------------------------------------------------------------
 
 
 def test_the_state_is_a_pytree_of_arrays() -> None:
@@ -180,7 +191,7 @@ def test_observing_learning_and_freezing_are_one_compiled_step() -> None:
     def step(params: Any, state: Any) -> Any:
         next(traced)
         updates, state = tx.update(constant(params, 0.1), state, params)
-        return optax.apply_updates(params, updates), state
+        return updated(params, updates), state
 
     state: Any = tx.init(params)
     for _ in range(6):
@@ -205,11 +216,13 @@ def test_a_quantized_model_in_nnx_and_its_function_take_the_same_step() -> None:
     for _ in range(3):
         optimizer.update(qmodel, nnx.grad(lambda m: jnp.sum(m(x) ** 2))(qmodel))
         updates, state = tx.update(jax.grad(lambda p: jnp.sum(q.apply(*p, x) ** 2))(params), state, params)
-        params = optax.apply_updates(params, updates)  # type: ignore[assignment]
+        params = updated(params, updates)
     np.testing.assert_array_equal(qmodel.model.kernel[...], params[0]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, qmodel.pure_ranges(), params[1])
 
 
 def test_the_schedule_of_fine_tuning() -> None:
-    schedule = qat_schedule(0.5, 100, share=0.02)
-    np.testing.assert_allclose([schedule(0), schedule(50), schedule(100), schedule(200)], [1e-2, 5.05e-3, 1e-4, 1e-4], rtol=1e-5)
+    schedule: Any = qat_schedule(0.5, 100, share=0.02)
+    np.testing.assert_allclose(
+        [schedule(0), schedule(50), schedule(100), schedule(200)], [1e-2, 5.05e-3, 1e-4, 1e-4], rtol=1e-5
+    )
