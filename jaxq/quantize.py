@@ -17,7 +17,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.call import leaf_names, places, split_call
+from jaxq.call import Call, leaf_names, places, split_call
 from jaxq.errors import InputError, RangeError
 from jaxq.graph import capture
 from jaxq.plan import Plan, make_plan
