@@ -17,35 +17,13 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.call import Call, leaf_names, places, split_call
 from jaxq.errors import InputError, RangeError
 from jaxq.graph import capture
 from jaxq.plan import Plan, make_plan
 from jaxq.recipe import Recipe, read_recipe
 from jaxq.scheme import is_range
 from jaxq.simulate import Ranges, Record, reals, simulate
-
-
-class Call(NamedTuple):
-    """Arguments of one call: arrays to trace, and the rest (flags, None, structure), which is part of the function."""
-
-    arrays: tuple[Any, ...]
-    static: Hashable
-    rebuild: Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
-
-
-def split_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-    """Separate the arrays of a call from its static part."""
-    leaves, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
-    traced = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
-    static = tuple((i, leaf) for i, leaf in enumerate(leaves) if i not in traced)
-
-    def rebuild(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        filled = [*leaves]
-        for i, array in zip(traced, arrays, strict=True):
-            filled[i] = array
-        return jax.tree.unflatten(structure, filled)
-
-    return Call(tuple(leaves[i] for i in traced), (structure, static), rebuild)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +91,7 @@ class Core:
 
     def _check_names(self, args: Any, kwargs: Any) -> None:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""
-        here, known = _places(args, kwargs), _places(*self.example)
+        here, known = places(args, kwargs), places(*self.example)
         if here != known:
             raise InputError(
                 f"The model was quantized with the inputs {', '.join(known)}; this call gives {', '.join(here)}. Give them "
@@ -169,13 +147,6 @@ def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
 
 def _is_key(array: Any) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-
-
-def _places(args: Any, kwargs: Any) -> list[str]:
-    """Where the arrays of a call stand: `0`, `1`, `mask`, `features/x`."""
-    names = leaf_names((tuple(args), dict(kwargs)))
-    leaves = jax.tree.leaves((tuple(args), dict(kwargs)))
-    return [n.partition("/")[2] for n, leaf in zip(names, leaves, strict=True) if hasattr(leaf, "shape")]
 
 
 def _shaped(leaf: Any) -> Any:
@@ -296,17 +267,3 @@ def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> B
         return function.captured(params, *args, **kwargs)
 
     return Bound(function.core, captured, params, ranges)
-
-
-def leaf_names(params: Any, strip: frozenset[str] = frozenset()) -> list[str]:
-    """The path of each leaf of a pytree, `block0/conv/kernel`, without leading keys in `strip` or a variable's
-    `.value`.
-    """
-    paths = [[_key_text(k) for k in path] for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    return ["/".join(p for i, p in enumerate(path) if p and not (i == 0 and p in strip)) for path in paths]
-
-
-def _key_text(key: Any) -> str:
-    if isinstance(key, jax.tree_util.GetAttrKey):
-        return "" if key.name == "value" else key.name
-    return str(getattr(key, "key", getattr(key, "idx", key)))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports from its own row and from the rows above it in this list. A name covers its submodules.
 LAYERS = [
-    ["jaxq.errors", "jaxq.text", "jaxq.progress"],
+    ["jaxq.errors", "jaxq.text", "jaxq.progress", "jaxq.call"],
     ["jaxq.numerics", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
     ["jaxq.graph"],
     ["jaxq.ops"],

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 
 from jaxq.errors import BatchStatisticsError, ControlFlowError
-from jaxq.graph import patterns
+from jaxq.graph import movement, patterns
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
@@ -212,74 +211,6 @@ def _square(builder: Builder, eq: Equation) -> bool:
     return True
 
 
-# --- movement -------------------------------------------------------------------------------------------------------
-
-
-def _reshape(builder: Builder, eq: Equation) -> bool:
-    shape = builder.shape(eq.outputs[0])
-    reordered = eq.primitive == "reshape" and eq.params.get("dimensions") is not None
-    if reordered or math.prod(shape) != math.prod(builder.shape(eq.inputs[0])):
-        return False
-    builder.becomes(eq.outputs[0], builder.reshape(builder.resolve(eq.inputs[0]), shape, eq.source))
-    return True
-
-
-def _transpose(builder: Builder, eq: Equation) -> bool:
-    builder.becomes(
-        eq.outputs[0], builder.transpose(builder.resolve(eq.inputs[0]), eq.params["permutation"], eq.source)
-    )
-    return True
-
-
-def _concatenate(builder: Builder, eq: Equation) -> bool:
-    if not builder.dynamic.issuperset(eq.inputs):
-        return False
-    builder.op("CONCATENATION", eq.inputs, {"axis": int(eq.params["dimension"])}, eq.source, outputs=eq.outputs)
-    return True
-
-
-def _split(builder: Builder, eq: Equation) -> bool:
-    axis, sizes = int(eq.params["axis"]), [int(s) for s in eq.params["sizes"]]
-    if len(set(sizes)) == 1:
-        builder.op("SPLIT", eq.inputs, {"axis": axis, "splits": len(sizes)}, eq.source, outputs=eq.outputs)
-        return True
-    for i, out in enumerate(eq.outputs):
-        begin = [0] * len(builder.shape(out))
-        begin[axis] = sum(sizes[:i])
-        builder.op("SLICE", eq.inputs, {"begin": tuple(begin), "size": builder.shape(out)}, eq.source, outputs=(out,))
-    return True
-
-
-def _slice(builder: Builder, eq: Equation) -> bool:
-    begin, size = tuple(eq.params["start_indices"]), builder.shape(eq.outputs[0])
-    strides = tuple(eq.params["strides"] or ())
-    if set(strides) <= {1}:
-        builder.op("SLICE", eq.inputs, {"begin": begin, "size": size}, eq.source, outputs=eq.outputs)
-        return True
-    attrs = {"begin": begin, "end": tuple(eq.params["limit_indices"]), "strides": strides}
-    builder.op("STRIDED_SLICE", eq.inputs, attrs, eq.source, outputs=eq.outputs)
-    return True
-
-
-def _pad(builder: Builder, eq: Equation) -> bool:
-    config = eq.params["padding_config"]
-    if builder.view.scalar(eq.inputs[1]) != 0.0 or any(low < 0 or high < 0 or inner for low, high, inner in config):
-        return False
-    pads = tuple((int(low), int(high)) for low, high, _ in config)
-    builder.op("PAD", eq.inputs[:1], {"pads": pads}, eq.source, outputs=eq.outputs)
-    return True
-
-
-def _max_pool(builder: Builder, eq: Equation) -> bool:
-    window, stride, padding = (tuple(eq.params[k]) for k in ("window_dimensions", "window_strides", "padding"))
-    dilated = set(eq.params["base_dilation"]) | set(eq.params["window_dilation"]) != {1}
-    if len(window) != 4 or (window[0], window[3]) != (1, 1) or dilated:
-        return False
-    attrs: dict[str, Any] = {"window": window[1:3], "stride": stride[1:3], "padding": tuple(map(tuple, padding[1:3]))}
-    builder.op("MAX_POOL_2D", eq.inputs, attrs, eq.source, outputs=eq.outputs)
-    return True
-
-
 def _fake_quant(builder: Builder, eq: Equation) -> bool:
     if not builder.dynamic.isdisjoint(eq.inputs[1:]):
         return False
@@ -291,15 +222,15 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
 RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
     "add": _binary("ADD"),
-    "broadcast_in_dim": _reshape,
-    "concatenate": _concatenate,
+    "broadcast_in_dim": movement.reshape,
+    "concatenate": movement.concatenate,
     "conv_general_dilated": conv_general_dilated,
     "convert_element_type": _convert,
     "copy": _alias,
     "copy_p": _alias,
     "div": _div,
     "dot_general": dot_general,
-    "expand_dims": _reshape,
+    "expand_dims": movement.reshape,
     "integer_pow": _square,
     "logistic": _unary("LOGISTIC"),
     "max": _clip("low"),
@@ -308,15 +239,15 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "name": _alias,
     "neg": _neg,
     "optimization_barrier": _alias,
-    "pad": _pad,
-    "reduce_window_max": _max_pool,
-    "reshape": _reshape,
-    "slice": _slice,
-    "split": _split,
+    "pad": movement.pad,
+    "reduce_window_max": movement.max_pool,
+    "reshape": movement.reshape,
+    "slice": movement.slice,
+    "split": movement.split,
     "square": _square,
-    "squeeze": _reshape,
+    "squeeze": movement.reshape,
     "stop_gradient": _unary("STOP_GRADIENT"),
     "sub": _binary("SUB"),
     "tanh": _unary("TANH"),
-    "transpose": _transpose,
+    "transpose": movement.transpose,
 }

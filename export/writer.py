@@ -1,0 +1,93 @@
+"""The program under construction: tensors and operators appended in order, scales looked up in the frozen plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxq.errors import ExportError
+from jaxq.export.freeze import Frozen
+from jaxq.export.program import Operator, Quantization, Tensor
+from jaxq.graph import Op
+
+
+class Writer:
+    """The program under construction. `tensor_of` maps a graph value to its tensor."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen = frozen
+        self.graph = frozen.plan.graph
+        self.tensors: list[Tensor] = []
+        self.operators: list[Operator] = []
+        self.tensor_of: dict[int, int] = {}
+
+    def tensor(self, tensor: Tensor) -> int:
+        """Append a tensor."""
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def constant(self, name: str, data: np.ndarray, quantization: Quantization | None = None) -> int:
+        """Append a constant."""
+        return self.tensor(Tensor(name, tuple(data.shape), str(data.dtype), quantization, np.asarray(data, order="C")))
+
+    def ints(self, name: str, numbers: Sequence[int]) -> int:
+        """A constant vector of int32."""
+        return self.constant(name, np.asarray(numbers, np.int32))
+
+    def quantization(self, value: int) -> Quantization:
+        """Scale and zero point of an activation."""
+        return Quantization.of(*self.frozen.of(value))
+
+    def activation(self, value: int, suffix: str = "", shape: Sequence[int] | None = None) -> int:
+        """A new int8 tensor with the scale of a graph value; of the value itself when there is no suffix."""
+        shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
+        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, "int8", self.quantization(value)))
+        if not suffix:
+            self.tensor_of[value] = index
+        return index
+
+    def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
+        """Append an operator."""
+        self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
+
+    def input(self, value: int, index: int) -> int:
+        """The program's input for a graph input, in the recipe's type, with a QUANTIZE behind it unless int8."""
+        dtype = self.frozen.plan.recipe.input
+        if self.frozen.plan.group(value) is None:
+            raise ExportError(f"Input {index} is read by no integer op. Remove it from the model's arguments.")
+        if dtype == "int8":
+            return self.activation(value)
+        outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
+        self.emit("QUANTIZE", [outer], [self.activation(value)], 1)
+        return outer
+
+    def output(self, value: int) -> int:
+        """The program's output for a graph output, in the recipe's type."""
+        dtype, inner = self.frozen.plan.recipe.output, self.tensor_of[value]
+        if dtype == "int8":
+            return inner
+        outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
+        kind, version = ("DEQUANTIZE", 2) if dtype == "float32" else ("QUANTIZE", 1)
+        self.emit(kind, [inner], [outer], version)
+        return outer
+
+    def _outer(self, value: int, dtype: str, name: str) -> Tensor:
+        shape, (scale, zero_point) = self.graph.avals[value].shape, self.frozen.of(value)
+        quantization = Quantization.of(scale, zero_point + 128) if dtype == "uint8" else None
+        return Tensor(name, shape, dtype, quantization)
+
+    def read(self, op: Op, index: int) -> int:
+        """The tensor an op reads: an activation, requantized where the plan says so, or a constant operand."""
+        value = op.inputs[index]
+        if value not in self.tensor_of:
+            operand = self.frozen.operands[op.name, index]
+            return self.constant(f"{op.name}:operand{index}", operand.q, Quantization.of(operand.scale))
+        if (op.name, index) not in self.frozen.plan.requantized:
+            return self.tensor_of[value]
+        out = self.quantization(op.outputs[0])
+        name = f"{op.name}:operand{index}"
+        requantized = self.tensor(Tensor(name, self.graph.avals[value].shape, "int8", out))
+        self.emit("QUANTIZE", [self.tensor_of[value]], [requantized], 1)
+        return requantized
