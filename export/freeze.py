@@ -65,7 +65,6 @@ class Frozen:
 def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     """Integers for a plan. Raises RangeError and ExportError, naming the site."""
     check_ranges(plan, ranges)
-    _refuse_dropout(plan)
     env = host_weights(plan.graph, params)
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
@@ -80,15 +79,6 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
         if op.name not in plan.islands:
             _check_scales(frozen, op)
     return frozen
-
-
-def _refuse_dropout(plan: Plan) -> None:
-    for op in plan.graph.ops:
-        if op.kind == "DROPOUT":
-            raise ExportError(
-                f"{op.name} ({op.source}) drops at random: the model is in training mode, and a device computes the same "
-                "thing every time. Call `qmodel.eval()` (NNX), or quantize with `deterministic=True` (Linen)."
-            )
 
 
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:

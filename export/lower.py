@@ -48,6 +48,11 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
 def _refuse(frozen: Frozen) -> None:
     target = target_named(frozen.plan.recipe.target)
     for op in frozen.plan.graph.ops:
+        if op.kind == "DROPOUT":
+            raise ExportError(
+                f"{op.name} ({op.source}) drops at random: the model is in training mode, and a device computes the "
+                "same thing every time. Call `qmodel.eval()` (NNX), or quantize with `deterministic=True` (Linen)."
+            )
         if target.refuses(op.kind):
             raise TargetError(
                 f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use "
