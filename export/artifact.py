@@ -106,9 +106,7 @@ class Artifact:
         if target.suffix != ".tflite":
             raise ExportError(f"{target} does not end in .tflite; its manifest takes the same name with .json.")
         for file in (target, target.with_suffix(".json")):
-            if file.exists() and not force:
-                size = f"{file.stat().st_size:,} bytes"
-                raise ExportError(f"{file} exists ({size}). Give another path, or force=True to replace it.")
+            _refuse_place(file, force)
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
         return target
@@ -118,6 +116,20 @@ def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
     if formula["dtype"] == "float32":
         return q
     return np.float32(formula["scale"]) * (q.astype(np.float32) - formula["zero_point"])
+
+
+def _refuse_place(file: pathlib.Path, force: bool) -> None:
+    """Raise ExportError where a file cannot be written, or stands already."""
+    folder = file.parent
+    if not folder.exists():
+        raise ExportError(f"Cannot write {file}: {folder} does not exist. Make it first.")
+    if not folder.is_dir():
+        raise ExportError(f"Cannot write {file}: {folder} is not a directory.")
+    if file.is_dir():
+        raise ExportError(f"Cannot write {file}: it is a directory.")
+    if file.exists() and not force:
+        size = f"{file.stat().st_size:,} bytes"
+        raise ExportError(f"{file} exists ({size}). Give another path, or force=True to replace it.")
 
 
 def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.graph import Equation, Graph, Op
 from jaxq.numerics import SMALLEST_SCALE
@@ -65,6 +65,11 @@ class Frozen:
 def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     """Integers for a plan. Raises RangeError and ExportError, naming the site."""
     check_ranges(plan, ranges)
+    with np.errstate(all="ignore"):  # numbers that are not finite are refused by name below
+        return _frozen(plan, params, ranges)
+
+
+def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     env = host_weights(plan.graph, params)
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
@@ -93,15 +98,11 @@ def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
             return eq.call(*arguments)
         if eq.primitive in HOST:
             return [HOST[eq.primitive](graph.avals[eq.outputs[0]].shape, eq.params, *arguments)]
-        return [np.asarray(out) if not _is_key(out) else out for out in traced(eq, arguments)]
+        return [np.asarray(out) if not is_key(out) else out for out in traced(eq, arguments)]
 
     constants = {v: np.asarray(c, graph.avals[v].dtype) for v, c in graph.constants.items()}
     host = dataclasses.replace(graph, constants=constants)
-    return weight_values(host, [np.asarray(p) if not _is_key(p) else p for p in params], run)
-
-
-def _is_key(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return weight_values(host, [np.asarray(p) if not is_key(p) else p for p in params], run)
 
 
 def _broadcast(shape: tuple[int, ...], params: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
@@ -169,7 +170,7 @@ def _parameters(group: Group, scale: Any, zero_point: Any) -> tuple[np.float32, 
 def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Kernel:
     if not (np.all(np.isfinite(q)) and np.all(np.isfinite(scale)) and np.all(np.isfinite(bias))):
         raise ExportError(
-            f"The weights of {name} are not finite. Did training diverge? Restore the last good checkpoint."
+            f"The weights of {name} or their scales are not finite. Did training diverge? Restore the last good checkpoint."
         )
     worst = float(np.max(np.abs(bias), initial=0.0))
     if worst >= 2.0**31:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.call import is_key
 from jaxq.errors import CalibrationError
 from jaxq.faces import bind
 from jaxq.plan import Group, Plan
@@ -94,8 +95,12 @@ class _Observed:
         self._jitted: dict[int, Callable[..., Any]] = {}
 
     def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured = self.captured = self.bound.captured(*args, **kwargs)
         arrays = self.bound.core.arrays(args, kwargs)
+        if any(array.size == 0 for array in arrays):
+            raise CalibrationError(
+                f"Calibration batch {index} holds no example (shapes {[tuple(a.shape) for a in arrays]})."
+            )
+        captured = self.captured = self.bound.captured(*args, **kwargs)
         extremes, values = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
         _refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():
@@ -138,6 +143,8 @@ def _over(reduce: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array])
 
 def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str, Any]) -> None:
     for i, array in enumerate(arrays):
+        if is_key(array):
+            continue
         bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array, np.float32))))
         if bad:
             raise CalibrationError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Call(NamedTuple):
@@ -50,3 +51,8 @@ def _key_text(key: Any) -> str:
     if isinstance(key, jax.tree_util.GetAttrKey):
         return "" if key.name == "value" else key.name
     return str(getattr(key, "key", getattr(key, "idx", key)))
+
+
+def is_key(array: Any) -> bool:
+    """Whether an array holds random keys, which are state and not numbers."""
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)

@@ -63,7 +63,9 @@ def captured_linen(module: linen.Module, core: Core, user: Any, rngs: Any, args:
 
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
         variables, keys = state
-        return module.apply(variables, *args, rngs=keys, **kwargs)
+        # A BatchNorm in training mode writes its statistics; let it, so that the graph shows what it reads.
+        mutable = [name for name in variables if name != "params"]
+        return module.apply(variables, *args, rngs=keys, mutable=mutable, **kwargs)[0]
 
     names = [*leaf_names(user, frozenset(user)), *leaf_names({"rngs": rngs})]
     return core.capture(fn, ("linen", module), (user, rngs), names, args, kwargs)
@@ -94,7 +96,7 @@ def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs
     """Quantize a Linen module. Captures it once now, with variables of the right shapes, so that errors come early."""
     core.remember_example(args, kwargs)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *core.zeros()[0], **core.zeros()[1]))
-    core.plan = captured_linen(module, core, shapes, {}, *core.example).plan
+    core.plan = captured_linen(module, core, shapes, {"dropout": jax.random.key(0)}, *core.example).plan
     return QuantizedLinen(module, core)
 
 

@@ -42,6 +42,7 @@ class QuantizedModel(nnx.Module):
     def recorded(self, record: Record | None, *args: Any, **kwargs: Any) -> Any:
         """As a call; `record(value, carrier)` sees every integer activation."""
         state = nnx.state(self.model)
+        self.core.check_names(args, kwargs)
         captured = self.captured(*args, **kwargs)
         result, changed = self.core.run(captured, state, self.pure_ranges(), args, kwargs, record)
         if changed:  # counters of random keys; nothing in evaluation mode

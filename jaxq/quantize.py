@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.call import Call, leaf_names, places, split_call
+from jaxq.call import Call, is_key, leaf_names, places, split_call
 from jaxq.errors import InputError, RangeError
 from jaxq.graph import capture
 from jaxq.plan import Plan, make_plan
@@ -64,9 +65,9 @@ class Core:
     ) -> Captured:
         """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
         call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
-        self._check_names(args, kwargs)
+        self.check_names(args, kwargs)
         shapes = tuple(
-            (tuple(a.shape), jnp.dtype(a.dtype) if not _is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
+            (tuple(a.shape), jnp.dtype(a.dtype) if not is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
         )
         full_key = (key, call.static, shapes)
         if full_key not in self._captured:
@@ -82,19 +83,19 @@ class Core:
             args, kwargs = call.rebuild(arrays[len(leaves) :])
             out, structure = jax.tree.flatten(fn(jax.tree.unflatten(tree, arrays[: len(leaves)]), *args, **kwargs))
             structures.append(structure)
-            return [jnp.asarray(o) if not _is_key(o) else o for o in out]
+            return [jnp.asarray(o) if not is_key(o) else o for o in out]
 
         shaped = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*leaves, *call.arrays)]
         graph = capture(flat, shaped[: len(leaves)], names, shaped[len(leaves) :])
         plan = make_plan(graph, self.recipe)
         return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
 
-    def _check_names(self, args: Any, kwargs: Any) -> None:
+    def check_names(self, args: Any, kwargs: Any) -> None:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""
         here, known = places(args, kwargs), places(*self.example)
         if here != known:
             raise InputError(
-                f"The model was quantized with the inputs {', '.join(known)}; this call gives {', '.join(here)}. Give them "
+                f"The model was quantized with the inputs {', '.join(known)}; this call gives {', '.join(here) or 'none'}. Give them "
                 "as in the example of jaxq.quantize (a batch for calibration: a tuple, ending in a dict of keywords)."
             )
 
@@ -145,10 +146,6 @@ def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
     return {name: dict(r) for name, r in ranges.items()}
 
 
-def _is_key(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-
-
 def _shaped(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else leaf
 
@@ -194,9 +191,18 @@ def check_ranges(plan: Plan, ranges: Ranges) -> None:
                 f"{name} has no range: the ranges given are of another model or recipe ({len(ranges)} of them). "
                 "Take them from this quantized model."
             )
-        leaf = ranges[name]["observed" if group.scheme.ranges == "ema" else "scale"]
-        if not isinstance(leaf, jax.core.Tracer) and not bool(np.all(np.isfinite(np.asarray(leaf)))):
-            raise RangeError(f"{name} has no range yet ({np.asarray(leaf)}). Call jaxq.calibrate first.")
+        _check_finite(name, ranges[name], "observed" if group.scheme.ranges == "ema" else "scale")
+
+
+def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in held.values()) or np.all(np.isfinite(np.asarray(held[key]))):
+        return
+    if not np.all(np.isfinite(np.asarray(held["observed"]))):
+        raise RangeError(f"{name} has no range yet ({key} {np.asarray(held[key])}). Call jaxq.calibrate first.")
+    raise RangeError(
+        f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good checkpoint, "
+        "or lower the ranges' rate."
+    )
 
 
 class QuantizedFunction(NamedTuple):
@@ -219,7 +225,10 @@ class QuantizedFunction(NamedTuple):
 
 
 def quantize(
-    target: Any, recipe: Recipe | str | Mapping[str, Any] = "int8", *example: Any, **example_kwargs: Any
+    target: Any,
+    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any] = "int8",
+    *example: Any,
+    **example_kwargs: Any,
 ) -> Any:
     """Quantize a model: an `nnx.Module` gives an `nnx.Module`, a Linen module a Linen module, a function a
     QuantizedFunction.

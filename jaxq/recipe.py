@@ -11,6 +11,7 @@ error.
 from __future__ import annotations
 
 import fnmatch
+import os
 import pathlib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -89,7 +90,7 @@ SHIPPED: dict[str, Recipe] = {
 }
 
 
-def read_recipe(source: Recipe | str | Mapping[str, Any] | pathlib.Path) -> Recipe:
+def read_recipe(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
     """A recipe from a Recipe, a shipped name, a mapping, or the path of a TOML file. Raises RecipeError."""
     if isinstance(source, Recipe):
         return _convert(msgspec.to_builtins(source), "the recipe")  # a constructor checks no types

@@ -79,9 +79,7 @@ def net() -> Program:
 
 def small(**changes: Any) -> Program:
     """RELU over one vector, with some of its fields replaced."""
-    program = Program(
-        (activation("x", 4), activation("y", 4)), (Operator("RELU", (0,), (1,), {}, 2),), (0,), (1,)
-    )
+    program = Program((activation("x", 4), activation("y", 4)), (Operator("RELU", (0,), (1,), {}, 2),), (0,), (1,))
     return dataclasses.replace(program, **changes)
 
 
@@ -482,9 +480,7 @@ def test_truncation_is_a_format_error():
         assert not survives(data[: len(data) * i // 64])
 
 
-@pytest.mark.parametrize(
-    ("make", "times"), [(lambda: write(net()), 300), (foreign, 1700)], ids=["ours", "foreign"]
-)
+@pytest.mark.parametrize(("make", "times"), [(lambda: write(net()), 300), (foreign, 1700)], ids=["ours", "foreign"])
 def test_mutated_bytes_are_read_or_refused(make: Callable[[], bytes], times: int):
     data, rng = make(), random.Random(0)
     start = time.monotonic()
@@ -498,9 +494,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data)
     if rng.random() < 0.3:
         at = rng.randrange(len(data) // 4) * 4
-        changed[at : at + 4] = rng.choice((0, 1, 4, len(data), 2**31 - 1, 2**31, 2**32 - 1)).to_bytes(
-            4, "little"
-        )
+        changed[at : at + 4] = rng.choice((0, 1, 4, len(data), 2**31 - 1, 2**31, 2**32 - 1)).to_bytes(4, "little")
         return bytes(changed)
     for _ in range(rng.randint(1, 4)):
         changed[rng.randrange(len(data))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))

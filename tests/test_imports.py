@@ -24,9 +24,7 @@ LAYERS = [
     ["jaxq.simulate"],
     ["jaxq.quantize", "jaxq.nnx", "jaxq.linen", "jaxq.faces"],
     ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze"],
-    [
-        "jaxq"
-    ],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
+    ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export"],
     ["jaxq.recipes", "jaxq.report", "jaxq.cli", "jaxq.__main__"],
 ]
@@ -89,14 +87,8 @@ def imports(
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*base, *filter(None, [node.module])])
-            yield from (
-                (f"{origin}.{alias.name}" if alias.name != "*" else origin, node) for alias in node.names
-            )
-        elif (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func).split(".")[-1] == "import_module"
-            and node.args
-        ):
+            yield from ((f"{origin}.{alias.name}" if alias.name != "*" else origin, node) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
             if isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value), node
         elif isinstance(node, ast.Attribute) and (name := ast.unparse(node)) in WALLS:
@@ -106,9 +98,7 @@ def imports(
 def deferred(tree: ast.Module) -> set[ast.AST]:
     """The nodes that do not run when the module is imported: function bodies and `if TYPE_CHECKING`."""
     lazy = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
-    typed = [
-        n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test).endswith("TYPE_CHECKING")
-    ]
+    typed = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test).endswith("TYPE_CHECKING")]
     branches = [b for n in typed for b in n.body]
     return {child for node in [*lazy, *branches] for child in ast.walk(node)}
 
@@ -138,11 +128,7 @@ def breaches(file: str, module: str, source: str, is_package: bool = False) -> l
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BANNED_CALLS:
             found.append(f"{file}:{node.lineno} calls {node.func.id}")
-        if (
-            isinstance(node, ast.keyword)
-            and node.arg == "allow_pickle"
-            and ast.unparse(node.value) != "False"
-        ):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             found.append(f"{file}:{node.lineno} allows pickle")
     return found
 

@@ -30,9 +30,7 @@ wrong3: int = jaxq.recipes
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -58,9 +56,7 @@ def test_sdist_and_wheel_hold_every_module(archives: tuple[Path, Path]):
     sdist, wheel = archives
     files = package_files()
     assert "jaxq/py.typed" in files
-    assert any(f.startswith("jaxq/export/") for f in files) and any(
-        f.startswith("jaxq/recipes/") for f in files
-    )
+    assert any(f.startswith("jaxq/export/") for f in files) and any(f.startswith("jaxq/recipes/") for f in files)
     with tarfile.open(sdist) as tar:
         assert not [m.name for m in tar if m.issym() or m.islnk()]
         members = {m.name.removeprefix(f"{STEM}/"): m for m in tar if m.isfile()}
@@ -81,12 +77,8 @@ def test_sdist_and_wheel_hold_every_module(archives: tuple[Path, Path]):
 def test_an_installed_jaxq_imports_and_is_typed(form: str, archives: tuple[Path, Path], tmp_path: Path):
     python = tmp_path / "venv" / "bin" / "python"
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    site = Path(
-        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
-    )
-    (site / "dependencies.pth").write_text(
-        sysconfig.get_path("purelib")
-    )  # this interpreter's packages, after its own
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # this interpreter's packages, after its own
     what = [archives[1]] if form == "wheel" else ["--no-build-isolation", "-e", ROOT]
     run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--force-reinstall", *what, cwd=tmp_path)
 
@@ -102,8 +94,5 @@ def test_an_installed_jaxq_imports_and_is_typed(form: str, archives: tuple[Path,
     (tmp_path / "consumer.py").write_text(CONSUMER)
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", python, "consumer.py"]
     done = subprocess.run([str(c) for c in command], cwd=tmp_path, capture_output=True, text=True)
-    seen = [
-        (d["range"]["start"]["line"] + 1, d.get("rule"))
-        for d in json.loads(done.stdout)["generalDiagnostics"]
-    ]
+    seen = [(d["range"]["start"]["line"] + 1, d.get("rule")) for d in json.loads(done.stdout)["generalDiagnostics"]]
     assert sorted(seen) == [(line, "reportAssignmentType") for line in (4, 5, 6)], done.stdout

@@ -36,7 +36,9 @@ def test_the_quickstart_runs_and_prints_what_it_says(inside: pathlib.Path) -> No
 
 def steady(text: str) -> list[str]:
     """The lines, without what depends on the machine or on LiteRT's version."""
-    return [re.sub(r"ai-edge-litert \S+ \(\S+\)", "ai-edge-litert", line.rstrip()) for line in text.strip().splitlines()]
+    return [
+        re.sub(r"ai-edge-litert \S+ \(\S+\)", "ai-edge-litert", line.rstrip()) for line in text.strip().splitlines()
+    ]
 
 
 def test_the_two_commands_come_first() -> None:

@@ -9,8 +9,10 @@ refuses them where they touch an activation.
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,14 +69,14 @@ class _Recorder:
         self.constants[value] = array
         return value
 
-    def run(self, jaxpr: Any, arguments: Sequence[int]) -> list[int]:
+    def run(self, jaxpr: Any, arguments: Sequence[int], caller: Place | None = None) -> list[int]:
         body = _open(jaxpr)
         env = dict(zip(body.invars, arguments, strict=True))
         for var, const in zip(body.constvars, getattr(jaxpr, "consts", ()), strict=True):
             env[var] = self.constant(const, var.aval)
         for eqn in body.eqns:
             inputs = tuple(self._read(env, atom) for atom in eqn.invars)
-            for var, value in zip(eqn.outvars, self._step(eqn, inputs), strict=True):
+            for var, value in zip(eqn.outvars, self._step(eqn, inputs, caller), strict=True):
                 env[var] = value
         return [self._read(env, atom) for atom in body.outvars]
 
@@ -87,15 +89,16 @@ class _Recorder:
             self._literals[key] = self.constant(atom.val, aval)
         return self._literals[key]
 
-    def _step(self, eqn: Any, inputs: tuple[int, ...]) -> Sequence[int]:
-        name = eqn.primitive.name
+    def _step(self, eqn: Any, inputs: tuple[int, ...], caller: Place | None) -> Sequence[int]:
+        name, place = eqn.primitive.name, _place(eqn, caller)
         if name in CALLS and eqn.params.get("name") != FAKE_QUANT:
-            return self.run(eqn.params[CALLS[name]], inputs)
+            return self.run(eqn.params[CALLS[name]], inputs, place)
         if name in CUSTOM_GRADIENT and self._may_inline(eqn.params[CUSTOM_GRADIENT[name]]):
-            return self.run(eqn.params[CUSTOM_GRADIENT[name]], inputs)
+            return self.run(eqn.params[CUSTOM_GRADIENT[name]], inputs, place)
         outputs = tuple(self.new(var.aval) for var in eqn.outvars)
         primitive = FAKE_QUANT if eqn.params.get("name") == FAKE_QUANT else name
-        self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), _source(eqn)))
+        source = str(place) if place is not None else source_info_util.summarize(eqn.source_info)
+        self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), source))
         return outputs
 
     def _may_inline(self, jaxpr: Any) -> bool:
@@ -116,14 +119,38 @@ def _bind(eqn: Any) -> Callable[..., Sequence[jax.Array]]:
     return call
 
 
-# Frames of these packages are not the user's; a frame's file names its package by a folder.
-LIBRARIES = ("/jax/", "/flax/", "/jaxq/", "/export/", "/optax/", "/_src/")
+class Place(NamedTuple):
+    """A line of the user's: `model.py:29 (__call__)`."""
+
+    file: str
+    function: str
+    line: int
+
+    def __str__(self) -> str:
+        """File name without its folder, line, function without its class."""
+        return f"{os.path.basename(self.file)}:{self.line} ({self.function.rpartition('.')[2]})"
 
 
-def _source(eqn: Any) -> str:
-    """`model.py:29 (__call__)`: the innermost line that is the user's own, else what JAX summarizes."""
+# Code of these packages is not the user's; recipes, which are meant to be copied, are.
+LIBRARIES = ("jax", "flax", "optax", "jaxq", "jaxtyping", "beartype")
+
+
+def _place(eqn: Any, caller: Place | None) -> Place | None:
+    """The innermost line of an equation that is the user's own.
+
+    JAX traces a jitted library function once, so what is inside remembers its first caller: where that is the function
+    that makes this call, or unknown, the line of this call is the truth.
+    """
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
-        if not any(part in frame.file_name for part in LIBRARIES) and not frame.file_name.startswith("<frozen"):
-            return f"{frame.file_name.rpartition('/')[2]}:{frame.line_num} ({frame.function_name.rpartition('.')[2]})"
-    return source_info_util.summarize(eqn.source_info)
+        if not _is_library(frame.file_name):
+            own = Place(frame.file_name, frame.function_name, frame.line_num)
+            return caller if caller is not None and own[:2] == caller[:2] else own
+    return caller
+
+
+def _is_library(file: str) -> bool:
+    if file.startswith("<frozen"):
+        return True
+    roots = [os.path.dirname(sys.modules[name].__file__ or "") + os.sep for name in LIBRARIES if name in sys.modules]
+    return any(file.startswith(root) for root in roots) and f"{os.sep}recipes{os.sep}" not in file

@@ -34,6 +34,7 @@ def fuse(builder: Builder, outputs: Sequence[int]) -> tuple[Op, ...]:
 class _Fuser:
     def __init__(self, builder: Builder, outputs: Sequence[int]) -> None:
         self.builder = builder
+        builder.ops = _needed(builder, outputs)
         self.uses = Counter(builder.resolve(v) for op in builder.ops for v in op.inputs)
         self.uses.update(builder.resolve(v) for v in outputs)
         self.slots: list[Op | None] = []
@@ -133,6 +134,16 @@ class _Fuser:
         inputs = (op.inputs[0], mul if mul is not None else self.builder.full(1.0, channels))
         inputs += (add if add is not None else self.builder.full(0.0, channels),)
         return replace(op, inputs=inputs, attrs={"activation": op.attrs.get("activation")})
+
+
+def _needed(builder: Builder, outputs: Sequence[int]) -> list[Op]:
+    """The ops that something reads: a broadcast that a binary op does by itself is read by nobody."""
+    wanted, kept = {builder.resolve(v) for v in outputs}, []
+    for op in reversed(builder.ops):
+        if wanted.intersection(op.outputs):
+            wanted.update(builder.resolve(v) for v in op.inputs)
+            kept.append(op)
+    return kept[::-1]
 
 
 def _parts(affine: Op) -> tuple[int | None, int | None]:

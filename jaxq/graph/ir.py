@@ -16,15 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Aval:
-    """Shape and dtype of a value."""
+    """Shape and dtype of a value; the dtype of a random key is JAX's own."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: Any
 
     def __str__(self) -> str:
         """`float32[1,28,28,1]`."""

@@ -17,10 +17,11 @@ NAMED_BY_WEIGHT = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", 
 
 
 def name_ops(ops: Sequence[Op], weights: Sequence[Equation], params: Mapping[int, str]) -> list[str]:
-    """One name an op, unique, in order."""
+    """One name an op, in order; no two are the same, and none but an op's own is a parameter's path or an input's."""
     producer = {v: eq for eq in weights for v in eq.outputs}
     seen: Counter[str] = Counter()
-    return [_numbered(_path(op, producer, params), op.kind.lower(), seen) for op in ops]
+    taken = {*params.values(), *(f"{path}:out" for path in params.values()), "input"}
+    return [_numbered(_path(op, producer, params), op.kind.lower(), seen, taken) for op in ops]
 
 
 def site_names(inputs: Sequence[int], ops: Sequence[Op], params: Mapping[int, str]) -> dict[int, str]:
@@ -33,12 +34,15 @@ def site_names(inputs: Sequence[int], ops: Sequence[Op], params: Mapping[int, st
     return names
 
 
-def _numbered(path: str | None, kind: str, seen: Counter[str]) -> str:
-    stem = path or kind
-    seen[stem] += 1
-    if seen[stem] == 1:
-        return stem
-    return f"{stem}#{seen[stem]}" if path else f"{stem}_{seen[stem] - 1}"
+def _numbered(path: str | None, kind: str, seen: Counter[str], taken: set[str]) -> str:
+    stem, separator = (path, "#") if path else (kind, "_")
+    while True:
+        seen[stem] += 1
+        count = seen[stem]
+        name = stem if count == 1 else f"{stem}{separator}{count if path else count - 1}"
+        if name not in taken or name == path:
+            taken.add(name)
+            return name
 
 
 def _path(op: Op, producer: Mapping[int, Equation], params: Mapping[int, str]) -> str | None:

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxq.errors import BatchStatisticsError, ControlFlowError
 from jaxq.graph import movement, patterns
@@ -125,16 +126,32 @@ def _clip(side: str) -> Callable[[Builder, Equation], bool]:
     return rule
 
 
+def _clamp(builder: Builder, eq: Equation) -> bool:
+    low, high = (builder.view.scalar(v) for v in (eq.inputs[0], eq.inputs[2]))
+    if low is None or high is None or eq.inputs[1] not in builder.dynamic:
+        return False
+    builder.op("CLIP", eq.inputs[1:2], {"low": low, "high": high}, eq.source, outputs=eq.outputs)
+    return True
+
+
 def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
     def rule(builder: Builder, eq: Equation) -> bool:
         left, right = eq.inputs
         if {left, right} <= builder.dynamic:
-            pair = [_unbroadcast(builder, v, eq.source) for v in (left, right)]
-            builder.op(kind, pair, {}, eq.source, outputs=eq.outputs)
+            builder.op(kind, _unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
             return True
         return _with_weight(builder, eq, kind)
 
     return rule
+
+
+def _unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
+    """Both operands before their broadcasts, but for a broadcast that the two of them share: that one is the op's own."""
+    shape = builder.shape(eq.outputs[0])
+    pair = [_unbroadcast(builder, v, eq.source) for v in eq.inputs]
+    if np.broadcast_shapes(*(builder.shape(v) for v in pair)) == shape:
+        return pair
+    return [eq.inputs[0], pair[1]]
 
 
 def _unbroadcast(builder: Builder, value: int, source: str) -> int:
@@ -223,6 +240,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
     "add": _binary("ADD"),
     "broadcast_in_dim": movement.reshape,
+    "clamp": _clamp,
     "concatenate": movement.concatenate,
     "conv_general_dilated": conv_general_dilated,
     "convert_element_type": _convert,

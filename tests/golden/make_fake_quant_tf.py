@@ -57,9 +57,7 @@ def case(name, low, high, bits=8, narrow=False, shape=(32,), x=None):
         total = tf.reduce_sum(y * g)
     dx, dmin, dmax = (v.numpy() for v in tape.gradient(total, leaves))
 
-    levels = np.floor(
-        (np.clip(x, first, last) - first) / scale - np.floor(-first / scale + f32(0.5)) + f32(0.5)
-    )
+    levels = np.floor((np.clip(x, first, last) - first) / scale - np.floor(-first / scale + f32(0.5)) + f32(0.5))
     below, above = x < first, x > last
     over = None if low.ndim == 0 else 0
     np.testing.assert_allclose(y, levels * scale, atol=1e-6, err_msg=name)
