@@ -2,7 +2,8 @@
 
     python benchmarks/step.py [--rounds 15]
 
-Classical fake-quant is the same graph with a float quantize-dequantize after every tensor, written here as plainly as can be.
+Classical fake-quant is the same graph with a float quantize-dequantize after every tensor, written here as plainly as
+can be.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxq import __version__
 from jaxq.calibrate import batch_arguments
 from jaxq.errors import ExportError, InputError, MismatchError
 from jaxq.export import runtime
@@ -76,21 +76,16 @@ class Artifact:
         return certificate(examples, tallies, simulated, self.frozen.plan.graph)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
-        """The file on LiteRT, as a phone would: real inputs quantized by the manifest's formula, outputs as real numbers."""
+        """The file on LiteRT, as a phone would:
+
+        real inputs quantized by the manifest's formula, outputs as real numbers.
+        """
         integers = [
             self._host_quantized(f, np.asarray(a)) for f, a in zip(self.manifest["inputs"], inputs, strict=True)
         ]
         outputs = runtime.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]
-
-    @staticmethod
-    def _host_quantized(formula: Mapping[str, Any], real: np.ndarray) -> np.ndarray:
-        if formula["dtype"] == "float32":
-            return real.astype(np.float32)
-        limits = np.iinfo(formula["dtype"])
-        steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
-        return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
 
     def _recorded(self) -> list[tuple[str, int]]:
         """The sites that the program holds under their own name, and their tensors."""
@@ -110,6 +105,22 @@ class Artifact:
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
         return target
+
+
+def _host_quantized(formula: Mapping[str, Any], real: np.ndarray) -> np.ndarray:
+    refuse_non_finite(formula["name"], real)
+    if formula["dtype"] == "float32":
+        return real.astype(np.float32)
+    limits = np.iinfo(formula["dtype"])
+    steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
+    return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
+
+
+def refuse_non_finite(name: str, real: np.ndarray) -> None:
+    """Raise InputError for NaN and infinity, which no integer stands for."""
+    bad = int(np.size(real) - np.count_nonzero(np.isfinite(real)))
+    if bad:
+        raise InputError(f"{name} holds {bad} of {np.size(real)} values that are NaN or infinite. Clean the data.")
 
 
 def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
@@ -223,7 +234,10 @@ def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
 def _chunks(bound: Bound, batches: Any) -> Iterable[list[Any]]:
     """The arrays of every batch in the order of the graph's inputs, some examples at a time."""
     for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
-        yield from in_chunks([np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))])
+        arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))]
+        for i, array in enumerate(arrays):
+            refuse_non_finite(f"Input {i} of the examples to verify on", array)
+        yield from in_chunks(arrays)
 
 
 def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:
@@ -232,7 +246,7 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
     outputs = zip(program.outputs, (v for v in graph.outputs if v in graph.activations), strict=True)
     return {
         "format": 1,
-        "jaxq": importlib.metadata.version("jaxq"),
+        "jaxq": __version__,
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
         "recipe": recipe.name,

@@ -89,8 +89,9 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
     """Every weight value as a numpy array, bit for bit as training computes it.
 
-    What rounds once (a product, a sum of two, a quotient) is the same in numpy; the rest (`rsqrt`, sums) JAX computes, one
-    equation at a time. No program is compiled for the whole of a model's weights, which would take seconds.
+    What rounds once (a product, a sum of two, a quotient) is the same in numpy; the rest (`rsqrt`, sums) JAX
+    computes, one equation at a time. No program is compiled for the whole of a model's weights, which would take
+    seconds.
     """
 
     def run(eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
@@ -170,7 +171,8 @@ def _parameters(group: Group, scale: Any, zero_point: Any) -> tuple[np.float32, 
 def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Kernel:
     if not (np.all(np.isfinite(q)) and np.all(np.isfinite(scale)) and np.all(np.isfinite(bias))):
         raise ExportError(
-            f"The weights of {name} or their scales are not finite. Did training diverge? Restore the last good checkpoint."
+            f"The weights of {name} or their scales are not finite. Did training diverge? Restore the last good "
+            "checkpoint."
         )
     worst = float(np.max(np.abs(bias), initial=0.0))
     if worst >= 2.0**31:
@@ -230,6 +232,6 @@ def _within(op: Op, what: str, ratio: float, low: float, high: float) -> None:
         span = f"[2^{math.log2(low):.0f}, {high:g})" if low else f"below {high:g}"
         raise ExportError(
             f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or "
-            "change their arithmetic there. One of the ranges is far too wide or too narrow: calibrate again, on typical "
-            "data."
+            "change their arithmetic there. One of the ranges is far too wide or too narrow: calibrate again, on "
+            "typical data."
         )

@@ -22,8 +22,7 @@ FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 
 # Kinds that no rule writes, and what to do instead.
 REFUSED = {
-    "FLOAT": "TFLite has no op for it that jaxq knows. Move it before or after the model, or write it in ops of "
-    "docs/ops.md.",
+    "FLOAT": "Move it before or after the model, or write it in ops of docs/ops.md.",
 }
 
 

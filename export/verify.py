@@ -150,7 +150,8 @@ def compare_families(
 ) -> None:
     """Add to `tallies` our reading of a file against LiteRT's: every tensor, and the outputs of the very file.
 
-    LiteRT shows intermediate tensors only of a copy of the file that has them all as outputs; hence the second comparison.
+    LiteRT shows intermediate tensors only of a copy of the file that has them all as outputs; hence the second
+    comparison.
     """
     for family, tally in tallies.items():
         found = ours[family](*inputs)
@@ -184,7 +185,10 @@ def _is_table(op: Op) -> bool:
 
 
 def refuse_aborting(program: Program, found: Mapping[int, jax.Array]) -> None:
-    """Raise ExportError where TFLite's reference SOFTMAX would abort the process: a sum of exponentials of 512 or more."""
+    """Raise ExportError where TFLite's reference SOFTMAX would abort the process:
+
+    a sum of exponentials of 512 or more.
+    """
     for op in program.operators:
         x = program.tensors[op.inputs[0]]
         if op.kind == "SOFTMAX" and x.shape[-1] >= 512 and x.quantization is not None:

@@ -39,6 +39,7 @@ def bind(target: Any, *state: Any) -> Bound:
     binder, wanted = found
     if len(state) != len(wanted.split()):
         raise InputError(
-            f"{type(target).__name__} takes {len(wanted.split())} arguments of state ({wanted or 'none'}), not {len(state)}."
+            f"{type(target).__name__} takes {len(wanted.split())} arguments of state ({wanted or 'none'}), not "
+            f"{len(state)}."
         )
     return binder(target, *state)

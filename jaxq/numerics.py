@@ -25,7 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-# What only rounds once is the same number on every machine: export forms its integers from numpy arrays by the very functions
+# What only rounds once is the same number on every machine: export forms its integers from numpy arrays by the very
+# functions
 # that training traces. They take either; for a numpy array they are numpy.
 HostOrTraced = Any
 
@@ -55,8 +56,8 @@ def true_divide(a: HostOrTraced, b: HostOrTraced) -> HostOrTraced:
 def unfused(x: HostOrTraced) -> HostOrTraced:
     """`x`, rounded to float32 where it stands: XLA may not contract `a * b + c` into one rounding across it.
 
-    An optimization barrier alone does not hold on every backend (measured on CPU: jaxlib 0.10.2 contracts through it), a
-    maximum with a number below all others does.
+    An optimization barrier alone does not hold on every backend (measured on CPU: jaxlib 0.10.2 contracts through
+    it), a maximum with a number below all others does.
     """
     return x if namespace(x) is np else _unfused(x)
 

@@ -179,6 +179,11 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
             f"{names[0]} and what shares its scale pass two FakeQuant modules, {quantizers[0].name} and "
             f"{quantizers[1].name} (at {quantizers[1].source}); a tensor has one range. Remove one."
         )
+    if quantizers and solver.fixed.get(root) is not None:
+        raise PlanError(
+            f"{quantizers[0].name} (at {quantizers[0].source}) quantizes {names[0]}, whose scale TFLite prescribes "
+            f"({solver.fixed[root][0]:.6g}). Remove the FakeQuant."
+        )
     scheme = Scheme(
         bits=recipe.activations.bits,
         symmetric=recipe.activations.symmetric if rule.symmetric is None else rule.symmetric,
@@ -196,7 +201,8 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
 
 
 def _enters(graph: Graph, members: Sequence[int]) -> bool:
-    """Whether the group holds an input. Its range is the data's, known from calibration; learning it would cost a gradient
+    """Whether the group holds an input. Its range is the data's, known from calibration; learning it would cost a
+    gradient
     with respect to the input, which float training does without."""
     return not set(graph.inputs).isdisjoint(members)
 
@@ -260,8 +266,9 @@ def _verdict(plan: Plan) -> str:
         refused = sorted({*refused, *plan.islands})
     if refused:
         return f"verdict: {target.title} does not take {', '.join(refused)}"
-    kind = "every tensor is an integer" if not plan.islands else f"{len(plan.islands)} ops run in floating point"
-    return f"verdict: {kind}; {target.title} takes every op"
+    if plan.islands:
+        return f"verdict: {len(plan.islands)} ops run in floating point; they train, and export will refuse them"
+    return f"verdict: every tensor is an integer; {target.title} takes every op"
 
 
 def weight_paths(graph: Graph, op: Op) -> tuple[str, ...]:

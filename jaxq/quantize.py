@@ -85,7 +85,7 @@ class Core:
             structures.append(structure)
             return [jnp.asarray(o) if not is_key(o) else o for o in out]
 
-        shaped = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*leaves, *call.arrays)]
+        shaped = [_canonical(a) for a in (*leaves, *call.arrays)]
         graph = capture(flat, shaped[: len(leaves)], names, shaped[len(leaves) :])
         plan = make_plan(graph, self.recipe)
         return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
@@ -95,8 +95,9 @@ class Core:
         here, known = places(args, kwargs), places(*self.example)
         if here != known:
             raise InputError(
-                f"The model was quantized with the inputs {', '.join(known)}; this call gives {', '.join(here) or 'none'}. Give them "
-                "as in the example of jaxq.quantize (a batch for calibration: a tuple, ending in a dict of keywords)."
+                f"The model was quantized with the inputs {', '.join(known)}; this call gives "
+                f"{', '.join(here) or 'none'} (numbers are positions). Give them as in the example of jaxq.quantize (a "
+                "batch for calibration: a tuple, ending in a dict of keywords)."
             )
 
     def _check_inputs(self, arrays: Sequence[Any]) -> None:
@@ -144,6 +145,12 @@ class Core:
 
 def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
     return {name: dict(r) for name, r in ranges.items()}
+
+
+def _canonical(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array as JAX will hold it: numpy's float64 is float32 here."""
+    dtype = array.dtype if is_key(array) else jax.dtypes.canonicalize_dtype(array.dtype)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
 
 
 def _shaped(leaf: Any) -> Any:
@@ -200,8 +207,8 @@ def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:
     if not np.all(np.isfinite(np.asarray(held["observed"]))):
         raise RangeError(f"{name} has no range yet ({key} {np.asarray(held[key])}). Call jaxq.calibrate first.")
     raise RangeError(
-        f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good checkpoint, "
-        "or lower the ranges' rate."
+        f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good "
+        "checkpoint, or lower the ranges' rate."
     )
 
 
@@ -263,6 +270,7 @@ def quantize_function(
         return initial_ranges(captured(params, *args, **kwargs))
 
     def apply(params: Any, ranges: Ranges, *args: Any, **kwargs: Any) -> Any:
+        core.check_names(args, kwargs)
         return core.run(captured(params, *args, **kwargs), params, ranges, args, kwargs)
 
     core.plan = captured(example[0]).plan

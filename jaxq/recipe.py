@@ -98,6 +98,12 @@ def read_recipe(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> 
         return _convert(source, "the recipe")
     if isinstance(source, str) and source in SHIPPED:
         return SHIPPED[source]
+    if not isinstance(source, str | os.PathLike):
+        raise RecipeError(
+            f"The recipe is a {type(source).__name__}; it is a Recipe, a name, a dict or a path. After the model "
+            "comes the "
+            'recipe, then the example: jaxq.quantize(model, "int8", images[:1]).'
+        )
     path = pathlib.Path(source)
     if path.suffix != ".toml":
         raise RecipeError(

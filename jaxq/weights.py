@@ -36,8 +36,8 @@ LARGEST_BIAS = 2.0**22
 def weight_values(graph: Graph, params: Sequence[Any], run: Runner | None = None) -> dict[int, Any]:
     """Every weight value of the graph, computed from its parameters in the graph's order, in float32.
 
-    A model that computes in bfloat16 keeps float32 parameters, and integers are made of those: casts to a narrower float are
-    passed over. `run(equation, arguments)` computes one equation; by default JAX does.
+    A model that computes in bfloat16 keeps float32 parameters, and integers are made of those: casts to a narrower
+    float are passed over. `run(equation, arguments)` computes one equation; by default JAX does.
     """
     env: dict[int, Any] = dict(graph.constants)
     env.update(zip(graph.params, params, strict=True))
@@ -105,8 +105,8 @@ def _constant(x: Any) -> Any:
 def quantized_weight(w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None) -> Carrier:
     """A kernel as integers in [-127, 127] with one scale an output channel (the last axis).
 
-    A scale that follows its weight is a constant for the gradient, as in Jacob et al. 2018: differentiating through max|w|
-    would send all of a channel's rounding error to its largest weight.
+    A scale that follows its weight is a constant for the gradient, as in Jacob et al. 2018: differentiating through
+    max|w| would send all of a channel's rounding error to its largest weight.
     """
     w, bias = w.astype(np.float32), bias.astype(np.float32)
     if trained is None:

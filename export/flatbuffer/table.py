@@ -170,9 +170,7 @@ class Table:
         if offsets is None:
             return []
         start = self._start(name)
-        return [
-            Table(self._data, start + 4 * i + offset, layout) for i, offset in enumerate(offsets.tolist())
-        ]
+        return [Table(self._data, start + 4 * i + offset, layout) for i, offset in enumerate(offsets.tolist())]
 
     def _find(self, name: str) -> tuple[Field, int]:
         """The field and its position in the file, 0 where absent."""

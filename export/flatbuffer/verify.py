@@ -23,9 +23,7 @@ _BUDGET = 2  # bytes visited per byte of the file
 def verify(data: bytes) -> None:
     """Raises FormatError unless the file can be read safely. Indices and shapes are `read`'s to check."""
     if len(data) < _SMALLEST:
-        raise FormatError(
-            f"The file is {len(data)} bytes; no TFLite file is shorter than {_SMALLEST}. Copy it again."
-        )
+        raise FormatError(f"The file is {len(data)} bytes; no TFLite file is shorter than {_SMALLEST}. Copy it again.")
     if data[4:8] != schema.IDENTIFIER:
         raise FormatError(
             f"The file has {data[4:8]!r} at byte 4, where a TFLite file has b'TFL3'. "
@@ -128,6 +126,4 @@ class _Walk:
     def fail(self, fact: str) -> NoReturn:
         """Raises FormatError with the place and the fact."""
         where = "".join(self.path)
-        raise FormatError(
-            f"The file is {len(self.data):,} bytes, but its {where} {fact}. Copy or convert it again."
-        )
+        raise FormatError(f"The file is {len(self.data):,} bytes, but its {where} {fact}. Copy or convert it again.")

@@ -32,8 +32,7 @@ def write(program: Program) -> bytes:
         outputs=list(program.outputs),
     )
     metadata = [
-        schema.new("Metadata", name=name, buffer=buffers.add(content))
-        for name, content in program.metadata.items()
+        schema.new("Metadata", name=name, buffer=buffers.add(content)) for name, content in program.metadata.items()
     ]
     model = schema.new(
         "Model",
@@ -140,11 +139,7 @@ def _content(i: int, tensor: Tensor, data: np.ndarray) -> bytes:
             f"Tensor {i} ({tensor.name!r}) is {describe(tensor)}, but its data is "
             f"{data.dtype}{list(data.shape)}. Give it {wanted.name} data of the tensor's shape."
         )
-    return (
-        _pack_int4(i, tensor.name, data)
-        if tensor.dtype == "int4"
-        else data.astype(wanted, copy=False).tobytes()
-    )
+    return _pack_int4(i, tensor.name, data) if tensor.dtype == "int4" else data.astype(wanted, copy=False).tobytes()
 
 
 def _pack_int4(i: int, name: str, data: np.ndarray) -> bytes:
@@ -159,9 +154,7 @@ def _pack_int4(i: int, name: str, data: np.ndarray) -> bytes:
 
 def _operator(i: int, operator: Operator, codes: _Codes) -> Any:
     if _builtin(operator.kind) not in schema.OPERATORS:
-        raise ExportError(
-            f"Operator {i} is of kind {operator.kind!r}, which is no TFLite operator. Name one."
-        )
+        raise ExportError(f"Operator {i} is of kind {operator.kind!r}, which is no TFLite operator. Name one.")
     return schema.new(
         "Operator",
         opcode_index=codes.number(operator.kind, operator.version),
@@ -220,6 +213,4 @@ def _signatures(program: Program) -> list[Any]:
 
 
 def _tensor_maps(names: tuple[str, ...], indices: tuple[int, ...]) -> list[Any]:
-    return [
-        schema.new("TensorMap", name=name, tensor_index=i) for name, i in zip(names, indices, strict=True)
-    ]
+    return [schema.new("TensorMap", name=name, tensor_index=i) for name, i in zip(names, indices, strict=True)]

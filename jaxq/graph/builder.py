@@ -58,8 +58,8 @@ class Builder:
     ) -> int:
         """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export.
 
-        `fn` works on numpy and on JAX arrays. `rounds_once`: each number of the result is one float operation, so that the
-        two agree in every bit; false for a sum.
+        `fn` works on numpy and on JAX arrays. `rounds_once`: each number of the result is one float operation, so
+        that the two agree in every bit; false for a sum.
         """
         value = self.new(shape, dynamic=False)
         primitive = "weight" if rounds_once else "weight_sum"

@@ -48,7 +48,8 @@ def _numbered(path: str | None, kind: str, seen: Counter[str], taken: set[str]) 
 def _path(op: Op, producer: Mapping[int, Equation], params: Mapping[int, str]) -> str | None:
     if op.kind not in NAMED_BY_WEIGHT:
         return None
-    return _first_parameter(op.inputs[1], producer, params)
+    paths = (_first_parameter(value, producer, params) for value in op.inputs[1:])
+    return next((path for path in paths if path is not None), None)
 
 
 def _first_parameter(value: int, producer: Mapping[int, Equation], params: Mapping[int, str]) -> str | None:

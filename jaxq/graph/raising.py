@@ -56,7 +56,7 @@ def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
 
 def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
     if match is not None:
-        _refuse_batch_reduction(builder, eq, match.inputs[0], match.attrs.get("axes", ()))
+        _refuse_batch_reduction(builder, eq, match.kind, match.inputs[0], match.attrs.get("axes", ()))
         builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs)
         return
     if eq.primitive in CONTROL_FLOW:
@@ -65,16 +65,16 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
             "has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
         )
     if eq.primitive in REDUCTIONS:
-        _refuse_batch_reduction(builder, eq, eq.inputs[0], eq.params.get("axes", ()))
+        _refuse_batch_reduction(builder, eq, eq.primitive, eq.inputs[0], eq.params.get("axes", ()))
     rule = RAISE.get(eq.primitive)
     if rule is None or not rule(builder, eq):
         _island(builder, eq)
 
 
-def _refuse_batch_reduction(builder: Builder, eq: Equation, operand: int, axes: Sequence[int]) -> None:
+def _refuse_batch_reduction(builder: Builder, eq: Equation, name: str, operand: int, axes: Sequence[int]) -> None:
     if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
         raise BatchStatisticsError(
-            f"`{eq.primitive}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
+            f"`{name}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
             "depend on the others, and a device runs one. A BatchNorm in training mode does this: call "
             "`model.eval()` (NNX), or pass `use_running_average=True` (Linen), before `jaxq.quantize`; training "
             "then runs on the folded running statistics."
@@ -146,7 +146,10 @@ def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
 
 
 def _unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
-    """Both operands before their broadcasts, but for a broadcast that the two of them share: that one is the op's own."""
+    """Both operands before their broadcasts, but for a broadcast that the two of them share:
+
+    that one is the op's own.
+    """
     shape = builder.shape(eq.outputs[0])
     pair = [_unbroadcast(builder, v, eq.source) for v in eq.inputs]
     if np.broadcast_shapes(*(builder.shape(v) for v in pair)) == shape:

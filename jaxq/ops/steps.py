@@ -121,7 +121,10 @@ def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> A
 
 
 def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-    """RELU and its like at the input's own scale: bounds `round(v / s)`, ties away from zero (TFLite's builtin kernel)."""
+    """RELU and its like at the input's own scale:
+
+    bounds `round(v / s)`, ties away from zero (TFLite's builtin kernel).
+    """
     low, high = (_builtin_bound(v, x.scale) for v in (op.attrs["low"], op.attrs["high"]))
     return jnp.minimum(jnp.maximum(x.q, low), high)
 
@@ -129,8 +132,8 @@ def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
 def fused_bounds(bounds: tuple[float, float], scale: Array, zero_point: Array) -> tuple[Array, Array]:
     """The carriers that an activation fused into an op clips to; infinite bounds stay.
 
-    RELU, RELU6 and RELU_N1_TO_1 are XNNPACK's, `round(f32(v / s) + z) - z` with ties to even; any other clip is a MAXIMUM and
-    a MINIMUM with constants, which are rounded with ties away from zero.
+    RELU, RELU6 and RELU_N1_TO_1 are XNNPACK's, `round(f32(v / s) + z) - z` with ties to even; any other clip is a
+    MAXIMUM and a MINIMUM with constants, which are rounded with ties away from zero.
     """
     if bounds not in CLIPS:
         low, high = (_builtin_bound(v, scale) for v in bounds)
