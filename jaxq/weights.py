@@ -109,11 +109,11 @@ def quantized_weight(w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: M
     max|w| would send all of a channel's rounding error to its largest weight.
     """
     w, bias = w.astype(np.float32), bias.astype(np.float32)
-    if trained is None:
-        scale = _constant(weight_scale(w, scheme, bias, x_scale))
-    else:
-        own = positive(trained["scale"] if scheme.ranges == "learned" else _constant(trained["scale"]))
-        scale = floored(own, bias, x_scale)
+    if trained is None:  # max|w| / s is 127 to within an ulp: nothing to clip
+        scale = unfused(_constant(weight_scale(w, scheme, bias, x_scale)))
+        return Carrier(round_ste(w * _reciprocal(scale)), scale, jnp.float32(0.0))
+    own = positive(trained["scale"] if scheme.ranges == "learned" else _constant(trained["scale"]))
+    scale = floored(own, bias, x_scale)
     return quantized_constant(w, unfused(scale), scheme.qmax)
 
 
@@ -124,6 +124,9 @@ def integer_bias(bias: Any, product: Any) -> Any:
 
 def quantized_constant(w: Any, scale: Any, qmax: int) -> Carrier:
     """`clip(round(w * (1 / s)), -qmax, qmax)`, ties to even; `1 / s` is rounded once, and so is the product."""
-    inverse = true_divide(namespace(scale).ones_like(scale), scale)
-    q = clip_ste(round_ste(w * inverse), np.float32(-qmax), np.float32(qmax))
+    q = clip_ste(round_ste(w * _reciprocal(scale)), np.float32(-qmax), np.float32(qmax))
     return Carrier(q, scale, jnp.float32(0.0))
+
+
+def _reciprocal(scale: Any) -> Any:
+    return true_divide(namespace(scale).ones_like(scale), scale)
