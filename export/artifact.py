@@ -76,13 +76,14 @@ class Artifact:
         return certificate(examples, tallies, simulated, self.frozen.plan.graph)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
-        """The file on LiteRT, as a phone would:
+        """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
 
-        real inputs quantized by the manifest's formula, outputs as real numbers.
+        Raises InputError for NaN, and for another number of inputs.
         """
-        integers = [
-            self._host_quantized(f, np.asarray(a)) for f, a in zip(self.manifest["inputs"], inputs, strict=True)
-        ]
+        formulas = self.manifest["inputs"]
+        if len(inputs) != len(formulas):
+            raise InputError(f"The file has {len(formulas)} inputs; {len(inputs)} were given.")
+        integers = [_host_quantized(f, np.asarray(a)) for f, a in zip(formulas, inputs, strict=True)]
         outputs = runtime.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]

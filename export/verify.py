@@ -185,10 +185,7 @@ def _is_table(op: Op) -> bool:
 
 
 def refuse_aborting(program: Program, found: Mapping[int, jax.Array]) -> None:
-    """Raise ExportError where TFLite's reference SOFTMAX would abort the process:
-
-    a sum of exponentials of 512 or more.
-    """
+    """Raise ExportError where TFLite's reference SOFTMAX would abort the process (exponentials that sum to 512)."""
     for op in program.operators:
         x = program.tensors[op.inputs[0]]
         if op.kind == "SOFTMAX" and x.shape[-1] >= 512 and x.quantization is not None:

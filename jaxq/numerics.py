@@ -26,8 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 # What only rounds once is the same number on every machine: export forms its integers from numpy arrays by the very
-# functions
-# that training traces. They take either; for a numpy array they are numpy.
+# functions that training traces. They take either; for a numpy array they are numpy.
 HostOrTraced = Any
 
 

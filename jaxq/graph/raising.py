@@ -146,10 +146,7 @@ def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
 
 
 def _unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
-    """Both operands before their broadcasts, but for a broadcast that the two of them share:
-
-    that one is the op's own.
-    """
+    """Both operands before their broadcasts, but for one that the two share: that is not the op's to do."""
     shape = builder.shape(eq.outputs[0])
     pair = [_unbroadcast(builder, v, eq.source) for v in eq.inputs]
     if np.broadcast_shapes(*(builder.shape(v) for v in pair)) == shape:

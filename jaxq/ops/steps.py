@@ -121,10 +121,7 @@ def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> A
 
 
 def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-    """RELU and its like at the input's own scale:
-
-    bounds `round(v / s)`, ties away from zero (TFLite's builtin kernel).
-    """
+    """RELU and its like at the input's scale: bounds `round(v / s)`, ties away from zero (TFLite's builtin kernel)."""
     low, high = (_builtin_bound(v, x.scale) for v in (op.attrs["low"], op.attrs["high"]))
     return jnp.minimum(jnp.maximum(x.q, low), high)
 
