@@ -446,7 +446,7 @@ def test_train_refuses(folder: pathlib.Path, tmp_path: pathlib.Path):
     message = refused(2, "train", "mnist", "--out", folder / "images.npy")
     assert message.startswith(f"--out {folder}/images.npy is a file")
     (tmp_path / "model.tflite").write_bytes(b"precious")
-    assert "model.tflite exists. Give another --out" in refused(1, "train", "mnist", "--smoke", "--out", tmp_path)
+    assert "model.tflite exists. Go on with --resume" in refused(1, "train", "mnist", "--smoke", "--out", tmp_path)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_the_file_and_its_manifest_belong_together(finished: pathlib.Path) -> No
 
 def test_a_finished_run_is_not_overwritten(finished: pathlib.Path) -> None:
     before = (finished / "model.tflite").read_bytes()
-    with pytest.raises(ExportError, match=r"model\.tflite exists\. Give another --out, --resume, or --force"):
+    with pytest.raises(ExportError, match=r"model\.tflite exists\. Go on with --resume, start again with --force"):
         mnist.run(finished, smoke=True)
     assert (finished / "model.tflite").read_bytes() == before
 
