@@ -15,8 +15,8 @@ import numpy as np
 
 # TFLite's tensor types by the names used here. int4 data is held one value per int8 element, and packed by the writer.
 DTYPES = (
-    *("float16", "float32", "float64", "int4", "int8", "int16", "int32", "int64"),
-    *("uint8", "uint16", "uint32", "bool", "string"),
+    *("float32", "float16", "float64", "int4", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "bool", "string", "resource", "variant"),
 )
 
 Option = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None

@@ -148,13 +148,34 @@ def test_every_builtin_operator_round_trips_with_all_its_options(kind: str):
     program = with_operator(kind, {})
     fields = schema.options_fields(schema.OPTIONS[kind][1]) if kind in schema.OPTIONS else {}
     if any("subgraph" in name for name in fields):
-        with pytest.raises(FormatError, match=rf"operator 0 \({kind}\) runs another subgraph"):
-            read(write(program))
+        with pytest.raises(ExportError, match=rf"Operator 0 \({kind}\) runs another subgraph, and a Program holds one"):
+            write(program)
         return
     options = read(write(program)).operators[0].options
     assert set(options) == set(fields)
     values = {f.name: _other(f.kind, f.name, f.type) for f in fields.values()}
     assert read(write(with_operator(kind, values))).operators[0].options == values
+
+
+def test_control_flow_is_read_but_not_written():
+    model: Any = schema_py_generated.ModelT.InitFromPackedBuf(write(net()), 0)
+    code, operator, options = (
+        schema_py_generated.OperatorCodeT(),
+        schema_py_generated.OperatorT(),
+        schema_py_generated.CallOnceOptionsT(),
+    )
+    code.builtinCode, code.version = schema_py_generated.BuiltinOperator.CALL_ONCE, 1
+    options.initSubgraphIndex = 1
+    operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), [], []
+    operator.builtinOptionsType, operator.builtinOptions = schema_py_generated.BuiltinOptions.CallOnceOptions, options
+    model.operatorCodes.append(code)
+    model.subgraphs[0].operators.insert(0, operator)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    program = read(bytes(builder.Output()))
+    assert (program.operators[0].kind, program.operators[0].options) == ("CALL_ONCE", {"init_subgraph_index": 1})
+    with pytest.raises(ExportError, match="runs another subgraph"):
+        write(program)
 
 
 def _other(kind: str, name: str, dtype: str) -> Option:

@@ -27,7 +27,7 @@ def read(data: bytes) -> Program:
     """The file's first subgraph. Constants are read-only views of `data`; every operator has all its options.
 
     Raises FormatError for bytes that break the format, and for what a Program cannot say: sparse constants,
-    tensor types outside `program.DTYPES`, operators that run another subgraph.
+    tensor types outside `program.DTYPES`.
     """
     verify(data)
     model = Table.root(data)
@@ -180,14 +180,7 @@ def _options(table: Table, kind: str, where: str) -> Mapping[str, Option]:
     _check_member(table.index(f"{field}_type"), union, name, where)
     layout = schema.options_fields(name)
     options = table.table(field, layout) if table.index(f"{field}_type") else None
-    values = {item.name: _option(item, options, where) for item in layout.values()}
-    subgraphs = [item for item in values if "subgraph" in item]
-    if subgraphs:
-        raise FormatError(
-            f"The file's {where} runs another subgraph ({', '.join(subgraphs)}); jaxq reads graphs without "
-            "control flow. Convert the model without loops and conditions."
-        )
-    return values
+    return {item.name: _option(item, options, where) for item in layout.values()}
 
 
 def _check_member(code: int, union: str, wanted: str, where: str) -> None:

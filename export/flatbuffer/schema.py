@@ -22,7 +22,7 @@ IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # `force_align` of Buffer.data in the schema
 
 # int4 is held one value per int8 element; a string tensor is held as the bytes of its buffer.
-_STORAGE: Mapping[str, str] = {"int4": "int8", "string": "uint8"}
+_STORAGE: Mapping[str, str] = {"int4": "int8", "string": "uint8", "resource": "uint8", "variant": "uint8"}
 
 # Options tables shared by several operators. Every other table has the name of its one operator.
 _SHARED = {

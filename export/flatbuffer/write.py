@@ -171,6 +171,11 @@ def _options(i: int, operator: Operator) -> Mapping[str, Any]:
         return {}
     union, table = found or ("", "")
     known = schema.options_fields(table) if table else {}
+    if any("subgraph" in name for name in known):
+        raise ExportError(
+            f"Operator {i} ({operator.kind}) runs another subgraph, and a Program holds one. Convert the model without "
+            "control flow."
+        )
     unknown = sorted(set(operator.options) - set(known))
     if unknown:
         raise ExportError(
