@@ -100,8 +100,8 @@ def test_a_run_cut_off_in_both_phases_resumes_to_the_same_file(finished: pathlib
 # --- an interruption ---------------------------------------------------------------------------------------------
 
 
-def interrupted(out: pathlib.Path) -> int:
-    """Start the whole recipe, press Ctrl-C once its first checkpoint is there; the exit code."""
+def interrupted(out: pathlib.Path) -> tuple[int, str]:
+    """Start the whole recipe, press Ctrl-C once its first checkpoint is there; the exit code and what was printed."""
     command = [sys.executable, "-m", "jaxq", "train", "recipes/mnist", "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         deadline = time.monotonic() + 120
@@ -109,13 +109,15 @@ def interrupted(out: pathlib.Path) -> int:
             assert child.poll() is None and time.monotonic() < deadline, child.communicate()[0]
             time.sleep(0.1)
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=60)
-        return child.returncode
+        printed = child.communicate(timeout=60)[0]
+        return child.returncode, printed
 
 
 def test_ctrl_c_leaves_no_part_of_a_file_and_keeps_the_checkpoint(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "run"
-    assert interrupted(out) == 130
+    code, printed = interrupted(out)
+    assert code == 130, printed
+    assert "interrupted; to go on from the last checkpoint" in printed
     assert [path.name for path in out.iterdir()] == ["checkpoints"]
     steps = steps_of(out, "float")
     assert steps and steps[0] == 0

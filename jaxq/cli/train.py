@@ -43,10 +43,21 @@ def train(
     run = recipe_module(recipe, "run").run
     try:
         summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _by_interrupt(error):
+            raise
         again = f"jaxq train {recipe} --out {folder} --resume"
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
+
+
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what ended the run: itself, or an error of the code that it cut off (a checkpoint being saved)."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _table(summary: dict[str, Any]) -> Table:
