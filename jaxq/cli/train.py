@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from typing import Annotated, Any
 
@@ -52,9 +53,9 @@ def train(
 
 
 def _by_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what ended the run: itself, or an error of the code that it cut off (a checkpoint being saved)."""
+    """Whether Ctrl-C ended the run: by itself, or as an error of what it cut off (a checkpoint being saved)."""
     while error is not None:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             return True
         error = error.__cause__ or error.__context__
     return False
