@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxq.export.kernels.operands import round_away
 
@@ -59,6 +60,13 @@ def srdhm(a: jax.Array, b: jax.Array | int | np.ndarray) -> jax.Array:
     inexact = (nudged & jnp.uint32(INT32_MAX)) != 0
     towards_zero = floor + ((high < 0) & inexact).astype(jnp.int32)
     return jnp.where((a == INT32_MIN) & (b == INT32_MIN), INT32_MAX, towards_zero)
+
+
+def apart(x: jax.Array) -> jax.Array:
+    """`x`, held in memory. XLA would compute a chain of n products, each read several times, 4^n times over: it then
+    compiles for minutes (jaxlib 0.12).
+    """
+    return lax.optimization_barrier(x)
 
 
 def rounding_divide_by_pot(x: jax.Array, exponent: jax.Array | np.ndarray | int) -> jax.Array:
@@ -110,7 +118,7 @@ def saturate16(x: jax.Array) -> jax.Array:
 
 def divide_towards_zero(x: jax.Array, divisor: jax.Array | np.ndarray | int) -> jax.Array:
     """C's integer division. int32, broadcast."""
-    return jax.lax.div(*jnp.broadcast_arrays(x, jnp.asarray(divisor, jnp.int32)))
+    return lax.div(*jnp.broadcast_arrays(x, jnp.asarray(divisor, jnp.int32)))
 
 
 def saturating_shift_left(x: jax.Array, exponent: int) -> jax.Array:
@@ -134,7 +142,7 @@ def inverse_square_root(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     divisions = (x >= 1 << 29).astype(jnp.int32)  # one division by 4 is enough below 2^31
     reduced = x >> (2 * divisions)
-    pairs = jnp.maximum((jax.lax.clz(jnp.maximum(reduced, 1)) - 1) // 2 - 1, 0)
+    pairs = jnp.maximum((lax.clz(jnp.maximum(reduced, 1)) - 1) // 2 - 1, 0)
     normal = reduced << (2 * pairs)
     q = srdhm(_newton(normal >> 1), 1518500250)  # times sqrt(1/2)
     right = 11 + divisions - pairs
@@ -148,8 +156,8 @@ def _newton(x: jax.Array) -> jax.Array:
     half_x = rounding_divide_by_pot(x, 1)
     y = jnp.full_like(x, 1 << 28)
     for _ in range(5):
-        cube = saturating_shift_left(srdhm(srdhm(y, y), y), 6)  # Q9 to Q3
-        y = saturating_shift_left(srdhm(y, (1 << 28) + (1 << 27)) - srdhm(half_x, cube), 3)  # Q6 to Q3
+        cube = saturating_shift_left(srdhm(apart(srdhm(y, y)), y), 6)  # Q9 to Q3
+        y = apart(saturating_shift_left(srdhm(y, (1 << 28) + (1 << 27)) - srdhm(half_x, apart(cube)), 3))  # Q6 to Q3
     return y
 
 

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxq.export.kernels.fixedpoint import (
     INT32_MAX,
+    apart,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     rounding_divide_by_pot,
@@ -48,7 +49,7 @@ def fixed_point(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax
     integers = value.astype(jnp.int32)
     diff = integers - integers.max(axis=-1, keepdims=True)
     kept = diff >= smallest
-    scaled = multiply_by_quantized_multiplier(jnp.where(kept, diff, 0), (q, shift))
+    scaled = apart(multiply_by_quantized_multiplier(jnp.where(kept, diff, 0), (q, shift)))
     exps = jnp.where(kept, _exp_on_negative_values(scaled), 0)
     total = jnp.where(kept, rounding_divide_by_pot(exps, ACCUMULATION_INTEGER_BITS), 0)
     probability = _divide(exps, total.sum(axis=-1, keepdims=True))
@@ -74,7 +75,7 @@ def _exp_on_negative_values(a: jax.Array) -> jax.Array:
     rest = remainder_of_quarter - a
     for exponent, factor in EXP_OF_POWERS:
         bit = (rest >> (fraction_bits + exponent)) & 1
-        result = jnp.where(bit == 1, srdhm(result, factor), result)
+        result = apart(jnp.where(bit == 1, srdhm(result, factor), result))
     return jnp.where(a == 0, INT32_MAX, result)
 
 
@@ -82,10 +83,10 @@ def _exp_between_minus_quarter_and_0(a: jax.Array) -> jax.Array:
     """Taylor expansion of exp around -1/8, Q0.31 to Q0.31."""
     exp_minus_eighth, third = 1895147668, 715827883
     x = a + (1 << 28)
-    x2 = srdhm(x, x)
-    x3, x4 = srdhm(x2, x), srdhm(x2, x2)
-    tail = rounding_divide_by_pot(srdhm(rounding_divide_by_pot(x4, 2) + x3, third) + x2, 1)
-    return exp_minus_eighth + srdhm(x + tail, exp_minus_eighth)
+    x2 = apart(srdhm(x, x))
+    x3, x4 = apart(srdhm(x2, x)), apart(srdhm(x2, x2))
+    tail = apart(rounding_divide_by_pot(srdhm(rounding_divide_by_pot(x4, 2) + x3, third) + x2, 1))
+    return apart(exp_minus_eighth + srdhm(x + tail, exp_minus_eighth))
 
 
 def _one_over_one_plus_x(a: jax.Array) -> jax.Array:
@@ -93,8 +94,8 @@ def _one_over_one_plus_x(a: jax.Array) -> jax.Array:
     half_denominator = (a >> 1) + (1 << 30)
     x = 1515870810 + srdhm(half_denominator, -1010580540)  # 48/17 - 32/17 * d
     for _ in range(3):
-        error = (1 << 29) - srdhm(half_denominator, x)
-        x = x + saturating_shift_left(srdhm(x, error), 2)
+        error = apart((1 << 29) - srdhm(half_denominator, x))
+        x = apart(x + saturating_shift_left(srdhm(x, error), 2))
     return saturating_shift_left(x, 1)
 
 
