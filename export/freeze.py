@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.graph import Equation, Graph, Op
 from jaxq.numerics import SMALLEST_SCALE
+from jaxq.ops import OPS
+from jaxq.ops.steps import Carrier
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams, quantized_operand
@@ -48,12 +51,15 @@ class Operand:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
-    """A plan with all its numbers. parameters: (float32 scale, zero point) by group."""
+    """A plan with all its numbers. parameters: (float32 scale, zero point) by group. tables: of each TABLE op, the output
+    integer of every input integer from -128 on, int8 (256,).
+    """
 
     plan: Plan
     parameters: Mapping[str, tuple[np.float32, int]]
     kernels: Mapping[str, Kernel]
     operands: Mapping[tuple[str, int], Operand]
+    tables: Mapping[str, np.ndarray]
 
     def of(self, value: int) -> tuple[np.float32, int]:
         """Scale and zero point of an activation."""
@@ -79,6 +85,7 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
         scales,
         {name: _kernel(name, *parts) for name, parts in kernels.items()},
         {key: Operand(q.astype(np.int8), np.float32(scale)) for key, (q, scale) in operands.items()},
+        {op.name: table_of(plan, op, env, scales) for op in plan.graph.ops if op.kind == "TABLE" and _live(plan, op)},
     )
     for op in plan.graph.ops:
         if op.name not in plan.islands:
@@ -142,6 +149,40 @@ def _numbers(
                     carrier = quantized_operand(np.asarray(env[value], np.float32), out_scale)
                     operands[op.name, i] = (carrier.q, carrier.scale)
     return kernels, operands
+
+
+def _live(plan: Plan, op: Op) -> bool:
+    return op.name not in plan.islands
+
+
+def table_of(
+    plan: Plan, op: Op, env: Mapping[int, Any], scales: Mapping[str, tuple[np.float32, int]]
+) -> np.ndarray:
+    """`clip(round(f(s_x (q - z_x)) / s_y) + z_y)` for every int8 q: the training forward's own rule, run on each.
+
+    The function was recorded at the shape of its input, so the integers are laid out in that shape.
+    """
+    (x_scale, x_zero), (scale, zero) = (scales[_group_name(plan, v)] for v in (op.inputs[0], op.outputs[0]))
+    shape = plan.graph.avals[op.inputs[0]].shape
+    stored = np.resize(np.arange(-128, 128), (-(-256 // math.prod(shape)), *shape))
+    numbers = [jnp.asarray(env[v]) for v in op.inputs[1:]]
+    step = OPS["TABLE"].step
+    assert step is not None
+    parts = []
+    for block in stored:
+        x = Carrier(jnp.asarray(block - x_zero, jnp.float32), jnp.float32(x_scale), jnp.float32(x_zero))
+        parts.append(np.asarray(step(op, x, *numbers, scale=jnp.float32(scale), zero_point=jnp.float32(zero))))
+    steps = np.concatenate([part.reshape(-1) for part in parts])[:256]
+    if np.isnan(steps).any():
+        raise ExportError(
+            f"{op.name} ({'+'.join(op.attrs['of'])}, {op.source}) is not a number at input {_first_nan(steps, x_scale, x_zero)}, "
+            "which its input's range holds. Bound its input, as in jnp.sqrt(jnp.maximum(x, 0))."
+        )
+    return np.clip(np.rint(np.clip(steps, -512, 512)) + zero, -128, 127).astype(np.int8)
+
+
+def _first_nan(steps: np.ndarray, scale: np.float32, zero_point: int) -> str:
+    return f"{float(scale) * (int(np.argmax(np.isnan(steps))) - 128 - zero_point):.4g}"
 
 
 def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: np.float32) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from jaxq.export.writer import Writer
 from jaxq.graph import Op, clip_name
 from jaxq.target import target_named
 
+UINT8, INT32 = 3, 2  # TensorType codes, as CAST's options hold them
 FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 
 # Kinds that no rule writes, and what to do instead.
@@ -289,6 +290,18 @@ def _clip(w: Writer, op: Op) -> None:
     _emit_clip(w, op, w.tensor_of[op.inputs[0]], op.outputs[0], (op.attrs["low"], op.attrs["high"]))
 
 
+def _table(w: Writer, op: Op) -> None:
+    """A look-up: the integers as uint8, as int32, as indices of 256 constants."""
+    x, shape = op.inputs[0], w.graph.avals[op.outputs[0]].shape
+    scale, zero_point = w.frozen.of(x)
+    raised = w.tensor(Tensor(f"{op.name}:uint8", shape, "uint8", Quantization.of(scale, zero_point + 128)))
+    index = w.tensor(Tensor(f"{op.name}:index", shape, "int32"))
+    entries = w.constant(f"{op.name}:table", w.frozen.tables[op.name], w.quantization(op.outputs[0]))
+    w.emit("QUANTIZE", [w.tensor_of[x]], [raised], 1)
+    w.emit("CAST", [raised], [index], 1, in_data_type=UINT8, out_data_type=INT32)
+    w.emit("GATHER", [entries, index], [w.activation(op.outputs[0])], 2, axis=0, batch_dims=0)
+
+
 def _nothing(w: Writer, op: Op) -> None:
     """The output is the input: an op that only training knows."""
     w.tensor_of[op.outputs[0]] = w.tensor_of[op.inputs[0]]
@@ -322,6 +335,7 @@ RULES: dict[str, Rule] = {
     "STOP_GRADIENT": _nothing,
     "STRIDED_SLICE": _strided_slice,
     "SUB": _binary,
+    "TABLE": _table,
     "TANH": _plain(2),
     "TRANSPOSE": _transpose,
 }

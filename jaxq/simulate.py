@@ -155,8 +155,8 @@ class _Run:
             trained = None if site is None else self.ranges[site]
             kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained)
             return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
-        operands = op.inputs[:1] if op.kind == "FAKE_QUANT" else op.inputs
-        return spec.step(op, *(self._tensor(v, scale) for v in operands), scale=scale, zero_point=zero_point)
+        operands = [self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale) for v in op.inputs]
+        return spec.step(op, *operands, scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
         bounds = op.attrs.get("activation")

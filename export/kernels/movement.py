@@ -105,6 +105,11 @@ def gather(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [take(x, indices)]
 
 
+def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """CAST of integers and booleans, as C converts them."""
+    return [present(op, values).astype(tensors[op.outputs[0]].dtype)]
+
+
 def pack(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """PACK: stack along a new axis."""
     parts = [present(op, values, i) for i in range(len(op.inputs))]
@@ -168,6 +173,7 @@ KERNELS: dict[str, Kernel] = {
     "SPLIT_V": split_at,
     "SLICE": slice_box,
     "STRIDED_SLICE": strided_slice,
+    "CAST": cast,
     "GATHER": gather,
     "PACK": pack,
     "UNPACK": unpack,

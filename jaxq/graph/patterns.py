@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,6 +77,7 @@ class Match:
     kind: str
     inputs: tuple[int, ...]
     attrs: Mapping[str, Any]
+    call: Callable[..., Sequence[jax.Array]] | None = None
 
 
 def find(view: View, eq: Equation) -> Match | None:

@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +22,7 @@ from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
 from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
+from jaxq.graph.tables import Regions
 
 CONTROL_FLOW = frozenset({"scan", "while", "cond"})
 REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin", "reduce_prod"})
@@ -28,7 +30,7 @@ REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax", "arg
 
 def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
     """Append to `builder` the ops that compute `outputs`; what nothing needs is left out."""
-    matches = _needed(builder, outputs)
+    matches = _needed(builder, Regions(builder.view, builder.dynamic), outputs)
     for eq in builder.view.trace.equations:
         if not builder.dynamic.intersection(eq.inputs):
             builder.weights.append(eq)
@@ -36,17 +38,59 @@ def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
             _emit(builder, eq, matches[eq.outputs[0]])
 
 
-def _needed(builder: Builder, outputs: Sequence[int]) -> dict[int, Match | None]:
-    """The activations to compute, from the last back: each with the pattern that makes it, or None."""
+def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[int, Match | None]:
+    """The activations to compute, from the last back: each with the pattern or the region that makes it, or None."""
     needed, matches = set(outputs), {}
     for eq in reversed(builder.view.trace.equations):
         if needed.isdisjoint(eq.outputs) or builder.dynamic.isdisjoint(eq.inputs):
             continue
-        match = patterns.find(builder.view, eq)
+        match = patterns.find(builder.view, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
         needed.update(match.inputs if match else eq.inputs)
         needed.update(_unbroadcast_sources(builder, match.inputs if match else eq.inputs))
         matches[eq.outputs[0]] = match
     return matches
+
+
+def _table(regions: Regions, eq: Equation) -> Match | None:
+    region = regions.of(eq.outputs[0])
+    return None if region is None else Match("TABLE", region.inputs, {"of": region.primitives}, region.call)
+
+
+def _quotient(builder: Builder, regions: Regions, eq: Equation) -> Match | None:
+    """One activation over another: the first times a table of reciprocals of the second."""
+    if eq.primitive != "div" or not builder.dynamic.issuperset(eq.inputs):
+        return None
+    divisor = _before_broadcast(builder, eq.inputs[1])
+    region = regions.between(regions.source.get(divisor, divisor), divisor)
+
+    def reciprocal(*arguments: jax.Array) -> Sequence[jax.Array]:
+        return [1.0 / x for x in region.call(*arguments)]
+
+    attrs = {"of": (*region.primitives, "reciprocal")}
+    return Match("DIV", (eq.inputs[0], *region.inputs), attrs, reciprocal)
+
+
+def _times_reciprocal(builder: Builder, eq: Equation, match: Match) -> None:
+    shape = builder.shape(_before_broadcast(builder, eq.inputs[1]))
+    one_over = builder.op("TABLE", match.inputs[1:], match.attrs, eq.source, shape=shape, call=match.call)
+    one_over = _with_ones(builder, one_over, eq.inputs[1], eq.source)
+    builder.op("MUL", (match.inputs[0], one_over), {}, eq.source, outputs=eq.outputs)
+
+
+def _before_broadcast(builder: Builder, value: int) -> int:
+    eq = builder.view.producer.get(value)
+    return eq.inputs[0] if eq is not None and eq.primitive == "broadcast_in_dim" else value
+
+
+def _with_ones(builder: Builder, operand: int, broadcast: int, source: str) -> int:
+    """`operand`, which takes the place of what `broadcast` is a broadcast of, with ones for the axes that it lacks."""
+    eq = builder.view.producer.get(broadcast)
+    if eq is None or eq.primitive != "broadcast_in_dim":
+        return operand
+    ones = [1] * len(eq.params["shape"])
+    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
+        ones[axis] = size
+    return builder.reshape(operand, ones, source)
 
 
 def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
@@ -57,7 +101,10 @@ def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
 def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
     if match is not None:
         _refuse_batch_reduction(builder, eq, match.kind, match.inputs[0], match.attrs.get("axes", ()))
-        builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs)
+        if match.kind == "DIV":
+            _times_reciprocal(builder, eq, match)
+        else:
+            builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs, call=match.call)
         return
     if eq.primitive in CONTROL_FLOW:
         raise ControlFlowError(
@@ -156,14 +203,7 @@ def _unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
 
 def _unbroadcast(builder: Builder, value: int, source: str) -> int:
     """The operand before an explicit broadcast, with ones in its place: TFLite's binary ops broadcast by themselves."""
-    eq = builder.view.producer.get(value)
-    if eq is None or eq.primitive != "broadcast_in_dim":
-        return value
-    operand = builder.resolve(eq.inputs[0])
-    ones = [1] * len(eq.params["shape"])
-    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
-        ones[axis] = size
-    return builder.reshape(operand, ones, source)
+    return _with_ones(builder, builder.resolve(_before_broadcast(builder, value)), value, source)
 
 
 def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:

@@ -17,13 +17,15 @@ from jaxq.ops import compute, steps
 class Spec:
     """One row. `step` is None where the float meaning, run on carriers, is already the integer one.
 
-    weights: how many of the inputs, from the second on, are a kernel and a bias. table: within one step, not exact.
+    weights: the inputs after the first are a kernel and a bias. raw: they are numbers that reach the step as they are,
+    not integers. table: within one step, not exact.
     """
 
     compute: Callable[..., Any]
     step: Callable[..., Any] | None = None
     scales: str | tuple[float, int] = "same"
     weights: bool = False
+    raw: bool = False
     table: bool = False
 
 
@@ -39,7 +41,7 @@ OPS: dict[str, Spec] = {
     "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DROPOUT": Spec(compute.dropout),
-    "FAKE_QUANT": Spec(compute.fake_quantized, steps.identity),
+    "FAKE_QUANT": Spec(compute.fake_quantized, steps.identity, raw=True),
     "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True),
     "HARD_SWISH": Spec(compute.hard_swish, steps.table(compute.hard_swish), "free", table=True),
     "LOGISTIC": Spec(compute.logistic, steps.table(compute.logistic), (1 / 256, -128), table=True),
@@ -57,6 +59,7 @@ OPS: dict[str, Spec] = {
     "STOP_GRADIENT": Spec(compute.stop_gradient),
     "STRIDED_SLICE": Spec(compute.strided_slice),
     "SUB": Spec(compute.sub, steps.sub, "free"),
+    "TABLE": Spec(compute.table, steps.table(compute.table), "free", raw=True, table=True),
     "TANH": Spec(compute.tanh, steps.table(compute.tanh), (1 / 128, 0), table=True),
     "TRANSPOSE": Spec(compute.transpose),
 }

@@ -152,6 +152,12 @@ def hard_swish(op: Op, x: jax.Array) -> jax.Array:
     return jax.nn.hard_swish(x)
 
 
+def table(op: Op, x: jax.Array, *numbers: jax.Array) -> jax.Array:
+    """Any function of each number alone, such as sqrt, abs or the ELU."""
+    assert op.call is not None
+    return op.call(x, *numbers)[0].astype(jnp.float32)
+
+
 def stop_gradient(op: Op, x: jax.Array) -> jax.Array:
     """x, as a constant for differentiation."""
     return lax.stop_gradient(x)

@@ -171,11 +171,11 @@ def multiply(op: Op, x: Array, w: Array) -> Array:
     return x.astype(jnp.float32) * w.astype(jnp.float32)
 
 
-def table(function: Callable[[Op, Array], Array]) -> Rule:
+def table(function: Callable[..., Array]) -> Rule:
     """Rule of an op that a device looks up: the float function on the output's grid, within one step of the table."""
 
-    def rule(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
-        return function(op, x.real) / scale
+    def rule(op: Op, x: Carrier, *numbers: Array, scale: Array, zero_point: Array) -> Array:
+        return function(op, x.real, *numbers) / scale
 
     return rule
 
