@@ -18,6 +18,7 @@ from jaxq import __version__
 from jaxq.calibrate import batch_arguments
 from jaxq.errors import ExportError, InputError, MismatchError
 from jaxq.export import runtime
+from jaxq.export.evaluate import joined
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.freeze import Frozen, freeze
@@ -34,6 +35,7 @@ from jaxq.export.verify import (
 )
 from jaxq.faces import bind
 from jaxq.ops.steps import Carrier
+from jaxq.plan import Plan
 from jaxq.progress import bar
 from jaxq.quantize import Bound
 from jaxq.simulate import simulate
@@ -187,7 +189,7 @@ def to_tflite(
     program, tensor_of = lower(frozen)
     data = write(program)
     runtime.load_check(data)
-    artifact = Artifact(data, read(data), {}, None, _forward(bound, frozen), frozen, bound, tensor_of)
+    artifact = Artifact(data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of)
     proof = None if verify is None else artifact.verify(verify, progress=progress)
     artifact = dataclasses.replace(artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof))
     if proof is not None and not proof.ok and not allow_mismatch:
@@ -198,35 +200,48 @@ def to_tflite(
     return artifact
 
 
-def _forward(bound: Bound, frozen: Frozen) -> Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]:
-    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type."""
+Forward = Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]
+
+
+def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
+    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type.
+
+    It runs the file's own graph on one example after the other: where an axis of the batch moves (a BATCH_MATMUL of all
+    heads of all examples), the graph of a batch holds the same integers in another order.
+    """
     params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
-    compiled: dict[int, Any] = {}
+    shapes = [plan.graph.avals[v].shape for v in plan.graph.inputs]
+    names = [plan.graph.site_names[v] for v in plan.graph.inputs]
+    axes = [0 if shape[:1] == (1,) else None for shape in shapes]
+
+    def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
+        seen: dict[str, jax.Array] = {}
+
+        def record(value: int, carrier: Carrier) -> None:
+            seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
+
+        simulate(plan, params, ranges, inputs, record)
+        return seen
+
+    one = jax.jit(recorded)
+    many = jax.jit(jax.vmap(recorded, in_axes=(None, None, axes)))
 
     def forward(arrays: Sequence[Any]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        args, kwargs = bound.core.with_arrays(arrays)
-        plan = bound.captured(*args, **kwargs).plan
-
-        def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
-            seen: dict[str, jax.Array] = {}
-
-            def record(value: int, carrier: Carrier) -> None:
-                seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
-
-            simulate(plan, params, ranges, inputs, record)
-            return seen
-
-        if id(plan) not in compiled:
-            compiled[id(plan)] = jax.jit(recorded)
-        found = {name: np.asarray(q) for name, q in compiled[id(plan)](params, ranges, list(arrays)).items()}
-        names = [plan.graph.site_names[v] for v in plan.graph.inputs]
-        return found, [_file_input(frozen, found[n], a) for n, a in zip(names, arrays, strict=True)]
+        if [a.shape for a in arrays] == shapes:
+            found = one(params, ranges, list(arrays))
+        else:
+            examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
+            found = {name: joined(q) for name, q in many(params, ranges, examples).items()}
+        found = {name: np.asarray(q) for name, q in found.items()}
+        return found, [_file_input(frozen, found.get(n), a) for n, a in zip(names, arrays, strict=True)]
 
     return forward
 
 
-def _file_input(frozen: Frozen, integers: np.ndarray, array: Any) -> np.ndarray:
+def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any) -> np.ndarray:
     dtype = frozen.plan.recipe.input
+    if integers is None:
+        return np.asarray(array)
     if dtype == "float32":
         return np.asarray(array, np.float32)
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
@@ -261,14 +276,15 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
 
 def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
     """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
-    scale, zero_point = frozen.of(value)
+    plain = frozen.plan.group(value) is None
     entry: dict[str, Any] = {
         "name": frozen.plan.graph.site_names[value],
         "shape": list(program.tensors[tensor].shape),
-        "dtype": dtype,
+        "dtype": program.tensors[tensor].dtype if plain else dtype,
     }
-    if dtype == "float32":
+    if plain or dtype == "float32":
         return entry
+    scale, zero_point = frozen.of(value)
     shift, low, high = (zero_point, -128, 127) if dtype == "int8" else (zero_point + 128, 0, 255)
     inverse = float(np.float32(1) / scale)
     return entry | {

@@ -114,9 +114,9 @@ def _over_batch(program: Program, single: Callable[..., Environment], values: li
         raise InputError(f"Inputs with batches of different sizes: {sorted(sizes)}.")
     examples = [value[:, None] if has_batch else value for value, has_batch in zip(values, batched, strict=True)]
     found = jax.vmap(single, in_axes=tuple(0 if has_batch else None for has_batch in batched))(*examples)
-    return {index: _joined(value) for index, value in found.items()}
+    return {index: joined(value) for index, value in found.items()}
 
 
-def _joined(stacked: jax.Array) -> jax.Array:
+def joined(stacked: jax.Array) -> jax.Array:
     """(batch, 1, ...) to (batch, ...); an example's value that does not begin with 1 keeps its shape."""
     return stacked.squeeze(1) if stacked.ndim > 1 and stacked.shape[1] == 1 else stacked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.graph import Equation, Graph, Op
-from jaxq.numerics import SMALLEST_SCALE
+from jaxq.numerics import SMALLEST_SCALE, carrier_bounds, quantize
 from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier
 from jaxq.plan import Group, Plan
@@ -26,7 +26,10 @@ from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams, quantized_operand
 from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
 
-BINARY = frozenset({"ADD", "SUB", "MUL"})
+# Ops that take a constant on a scale of its own, symmetric; those that take it on the output's grid; integers as they are.
+OWN_SCALE = frozenset({"ADD", "SUB", "MUL", "BATCH_MATMUL"})
+ON_GRID = frozenset({"CONCATENATION", "EMBEDDING", "MAXIMUM", "MINIMUM", "SELECT"})
+AS_IT_IS = frozenset({("GATHER", 1), ("SELECT", 0)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,10 +46,11 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operand:
-    """A constant operand of ADD, SUB or MUL. q: int8. scale: one float32; zero point 0."""
+    """A constant operand. q: int8, with one scale and zero point; or integers and booleans by nature, without."""
 
     q: np.ndarray
-    scale: np.float32
+    scale: np.float32 | None = None
+    zero_point: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,13 +83,14 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
     env = host_weights(plan.graph, params)
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
-    kernels, operands = _numbers(plan, env, host_ranges, scales)
+    kernels = _kernels(plan, env, host_ranges, scales)
+    live = [op for op in plan.graph.ops if op.name not in plan.islands]
     frozen = Frozen(
         plan,
         scales,
         {name: _kernel(name, *parts) for name, parts in kernels.items()},
-        {key: Operand(q.astype(np.int8), np.float32(scale)) for key, (q, scale) in operands.items()},
-        {op.name: table_of(plan, op, env, scales) for op in plan.graph.ops if op.kind == "TABLE" and _live(plan, op)},
+        {(op.name, i): constant for op in live for i, constant in _operands(plan, op, env, scales)},
+        {op.name: table_of(plan, op, env, scales) for op in live if op.kind == "TABLE"},
     )
     for op in plan.graph.ops:
         if op.name not in plan.islands:
@@ -135,34 +140,39 @@ HOST: dict[str, Callable[..., Any]] = {
 }
 
 
-def _numbers(
-    plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Mapping[str, tuple[np.float32, int]]
-) -> tuple[dict[str, Any], dict[Any, Any]]:
-    kernels, operands = {}, {}
-    for op in plan.graph.ops:
-        if op.name in plan.weights:
-            kernels[op.name] = _kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0])
-        elif op.kind in BINARY and op.name not in plan.islands:
-            out_scale = scales[_group_name(plan, op.outputs[0])][0]
-            for i, value in enumerate(op.inputs):
-                if value not in plan.graph.activations:
-                    carrier = quantized_operand(np.asarray(env[value], np.float32), out_scale)
-                    operands[op.name, i] = (carrier.q, carrier.scale)
-    return kernels, operands
+Scales = Mapping[str, tuple[np.float32, int]]
 
 
-def _live(plan: Plan, op: Op) -> bool:
-    return op.name not in plan.islands
+def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) -> dict[str, Any]:
+    weighted = [op for op in plan.graph.ops if op.name in plan.weights]
+    return {
+        op.name: _kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0]) for op in weighted
+    }
 
 
-def table_of(
-    plan: Plan, op: Op, env: Mapping[int, Any], scales: Mapping[str, tuple[np.float32, int]]
-) -> np.ndarray:
+def _operands(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> Iterator[tuple[int, Operand]]:
+    for i, value in enumerate(op.inputs):
+        if value in plan.graph.activations:
+            continue
+        if (op.kind, i) in AS_IT_IS:
+            yield i, Operand(np.asarray(env[value]))
+        elif op.kind in OWN_SCALE:
+            carrier = quantized_operand(np.asarray(env[value], np.float32), scales[_group_name(plan, op.outputs[0])][0])
+            yield i, Operand(carrier.q.astype(np.int8), np.float32(carrier.scale))
+        elif op.kind in ON_GRID:
+            scale, zero_point = scales[_group_name(plan, op.outputs[0])]
+            steps = quantize(np.asarray(env[value], np.float32), scale, *carrier_bounds(np.float32(zero_point)))
+            yield i, Operand((steps + zero_point).astype(np.int8), scale, zero_point)
+
+
+def table_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> np.ndarray:
     """`clip(round(f(s_x (q - z_x)) / s_y) + z_y)` for every int8 q: the training forward's own rule, run on each.
 
     The function was recorded at the shape of its input, so the integers are laid out in that shape.
     """
-    (x_scale, x_zero), (scale, zero) = (scales[_group_name(plan, v)] for v in (op.inputs[0], op.outputs[0]))
+    x_scale, x_zero = scales[_group_name(plan, op.inputs[0])]
+    boolean = plan.group(op.outputs[0]) is None
+    scale, zero = (np.float32(1), 0) if boolean else scales[_group_name(plan, op.outputs[0])]
     shape = plan.graph.avals[op.inputs[0]].shape
     stored = np.resize(np.arange(-128, 128), (-(-256 // math.prod(shape)), *shape))
     numbers = [jnp.asarray(env[v]) for v in op.inputs[1:]]
@@ -178,6 +188,8 @@ def table_of(
             f"{op.name} ({'+'.join(op.attrs['of'])}, {op.source}) is not a number at input {_first_nan(steps, x_scale, x_zero)}, "
             "which its input's range holds. Bound its input, as in jnp.sqrt(jnp.maximum(x, 0))."
         )
+    if boolean:
+        return steps != 0
     return np.clip(np.rint(np.clip(steps, -512, 512)) + zero, -128, 127).astype(np.int8)
 
 

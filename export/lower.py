@@ -296,10 +296,101 @@ def _table(w: Writer, op: Op) -> None:
     scale, zero_point = w.frozen.of(x)
     raised = w.tensor(Tensor(f"{op.name}:uint8", shape, "uint8", Quantization.of(scale, zero_point + 128)))
     index = w.tensor(Tensor(f"{op.name}:index", shape, "int32"))
-    entries = w.constant(f"{op.name}:table", w.frozen.tables[op.name], w.quantization(op.outputs[0]))
+    out = w.activation(op.outputs[0])
+    entries = w.constant(f"{op.name}:table", w.frozen.tables[op.name], w.tensors[out].quantization)
     w.emit("QUANTIZE", [w.tensor_of[x]], [raised], 1)
     w.emit("CAST", [raised], [index], 1, in_data_type=UINT8, out_data_type=INT32)
-    w.emit("GATHER", [entries, index], [w.activation(op.outputs[0])], 2, axis=0, batch_dims=0)
+    w.emit("GATHER", [entries, index], [out], 2 if w.tensors[out].dtype == "int8" else 3, axis=0, batch_dims=0)
+
+
+def _copying(version: int, **options: Any) -> Rule:
+    """Of all its inputs, requantized where they have to be."""
+
+    def rule(w: Writer, op: Op) -> None:
+        inputs = [w.read(op, i) for i in range(len(op.inputs))]
+        w.emit(op.kind, inputs, [w.activation(op.outputs[0])], version, **options)
+
+    return rule
+
+
+def _batch_matmul(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, 0), w.read(op, 1)]
+    w.emit("BATCH_MATMUL", inputs, [w.activation(op.outputs[0])], 2, adj_x=False, adj_y=False)
+
+
+def _select(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, i) for i in range(3)]
+    w.emit("SELECT_V2", inputs, [w.activation(op.outputs[0])], 1)
+
+
+def _gather(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, 0), w.read(op, 1)]
+    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], 2, axis=op.attrs["axis"], batch_dims=0)
+
+
+def _embedding(w: Writer, op: Op) -> None:
+    inputs = [w.read(op, 1), w.read(op, 0)]
+    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], 2, axis=0, batch_dims=0)
+
+
+def _broadcast_to(w: Writer, op: Op) -> None:
+    shape = w.ints(f"{op.name}:shape", op.attrs["shape"])
+    w.emit("BROADCAST_TO", [w.tensor_of[op.inputs[0]], shape], [w.activation(op.outputs[0])], 2)
+
+
+def _reduction(w: Writer, op: Op) -> None:
+    axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
+    w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], 2, keep_dims=op.attrs["keepdims"])
+
+
+def _arg_max(w: Writer, op: Op) -> None:
+    axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
+    w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], 2, output_type=INT32)
+
+
+def _leaky_relu(w: Writer, op: Op) -> None:
+    inputs = [w.tensor_of[op.inputs[0]]]
+    w.emit("LEAKY_RELU", inputs, [w.activation(op.outputs[0])], 1, alpha=float(op.attrs["alpha"]))
+
+
+def _gelu(w: Writer, op: Op) -> None:
+    inputs = [w.tensor_of[op.inputs[0]]]
+    w.emit("GELU", inputs, [w.activation(op.outputs[0])], 2, approximate=op.attrs["approximate"])
+
+
+def _transpose_conv(w: Writer, op: Op) -> None:
+    """The kernel turned around; a crop other than TFLite's two paddings is a SLICE."""
+    kernel = w.frozen.kernels[op.name].q  # HWIO
+    window, stride = kernel.shape[:2], op.attrs["stride"]
+    n, *sizes, channels = w.graph.avals[op.outputs[0]].shape
+    spread = [
+        (size - 1) * s + k for size, s, k in zip(w.graph.avals[op.inputs[0]].shape[1:3], stride, window, strict=True)
+    ]
+    before = [k - 1 - low for k, (low, _) in zip(window, op.attrs["pads"], strict=True)]
+    same = [max(full - size, 0) // 2 for full, size in zip(spread, sizes, strict=True)]
+    fits = all(
+        -(-size // s) == i for size, s, i in zip(sizes, stride, w.graph.avals[op.inputs[0]].shape[1:3], strict=True)
+    )
+    padding = "SAME" if fits and before == same else "VALID"
+    weights = _weights(w, op, np.flip(kernel, (0, 1)).transpose(3, 0, 1, 2), 0)
+    made = sizes if padding == "SAME" else spread
+    shape = w.ints(f"{op.name}:shape", (n, *made, channels))
+    fused, outs = _clipped(w, op)
+    cropped = made != sizes
+    full = w.activation(op.outputs[0], ":whole", (n, *made, channels)) if cropped else outs[0]
+    options: dict[str, Any] = {"padding": padding, "stride_h": stride[0], "stride_w": stride[1]}
+    options["fused_activation_function"] = fused
+    w.emit(
+        "TRANSPOSE_CONV",
+        [shape, weights[0], w.tensor_of[op.inputs[0]], weights[1]],
+        [full],
+        3 if fused == "NONE" else 4,
+        **options,
+    )
+    if cropped:
+        block = [w.ints(f"{op.name}:begin", (0, *before, 0)), w.ints(f"{op.name}:size", (n, *sizes, channels))]
+        w.emit("SLICE", [full, *block], outs[:1], 2)
+    _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
 def _nothing(w: Writer, op: Op) -> None:
@@ -311,24 +402,36 @@ def _nothing(w: Writer, op: Op) -> None:
 RULES: dict[str, Rule] = {
     "ADD": _binary,
     "AFFINE": _affine,
+    "ARG_MAX": _arg_max,
     "AVERAGE_POOL_2D": _pool,
+    "BATCH_MATMUL": _batch_matmul,
+    "BROADCAST_TO": _broadcast_to,
     "CLIP": _clip,
     "CONCATENATION": _concatenation,
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _conv,
     "DROPOUT": _nothing,
+    "EMBEDDING": _embedding,
     "FAKE_QUANT": _nothing,
     "FULLY_CONNECTED": _fully_connected,
+    "GATHER": _gather,
+    "GELU": _gelu,
     "HARD_SWISH": _plain(1),
+    "LEAKY_RELU": _leaky_relu,
     "LOGISTIC": _plain(2),
+    "MAXIMUM": _copying(2),
     "MAX_POOL_2D": _pool,
     "MEAN": _mean,
+    "MINIMUM": _copying(2),
     "MUL": _binary,
     "PAD": _pad,
+    "REDUCE_MAX": _reduction,
+    "REDUCE_MIN": _reduction,
     "RELU": _plain(2),
     "RELU6": _plain(2),
     "RELU_N1_TO_1": _plain(1),
     "RESHAPE": _reshape,
+    "SELECT": _select,
     "SLICE": _slice,
     "SOFTMAX": _plain(2, beta=1.0),
     "SPLIT": _split,
@@ -338,4 +441,5 @@ RULES: dict[str, Rule] = {
     "TABLE": _table,
     "TANH": _plain(2),
     "TRANSPOSE": _transpose,
+    "TRANSPOSE_CONV": _transpose_conv,
 }

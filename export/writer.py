@@ -41,9 +41,13 @@ class Writer:
         return Quantization.of(*self.frozen.of(value))
 
     def activation(self, value: int, suffix: str = "", shape: Sequence[int] | None = None) -> int:
-        """A new int8 tensor with the scale of a graph value; of the value itself when there is no suffix."""
+        """A new int8 tensor with the scale of a graph value, or in the dtype of one that is no real number; it stands for
+        the value itself when there is no suffix.
+        """
         shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
-        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, "int8", self.quantization(value)))
+        plain = self.frozen.plan.group(value) is None
+        dtype, grid = (str(self.graph.avals[value].dtype), None) if plain else ("int8", self.quantization(value))
+        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, dtype, grid))
         if not suffix:
             self.tensor_of[value] = index
         return index
@@ -55,9 +59,9 @@ class Writer:
     def input(self, value: int, index: int) -> int:
         """The program's input for a graph input, in the recipe's type, with a QUANTIZE behind it unless int8."""
         dtype = self.frozen.plan.recipe.input
-        if self.frozen.plan.group(value) is None:
+        if not self.graph.consumers(value):
             raise ExportError(f"Input {index} is read by no integer op. Remove it from the model's arguments.")
-        if dtype == "int8":
+        if dtype == "int8" or self.frozen.plan.group(value) is None:
             return self.activation(value)
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
         self.emit("QUANTIZE", [outer], [self.activation(value)], 1)
@@ -66,7 +70,7 @@ class Writer:
     def output(self, value: int) -> int:
         """The program's output for a graph output, in the recipe's type."""
         dtype, inner = self.frozen.plan.recipe.output, self.tensor_of[value]
-        if dtype == "int8":
+        if dtype == "int8" or self.frozen.plan.group(value) is None:
             return inner
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
         kind, version = ("DEQUANTIZE", 2) if dtype == "float32" else ("QUANTIZE", 1)
@@ -83,7 +87,8 @@ class Writer:
         value = op.inputs[index]
         if value not in self.tensor_of:
             operand = self.frozen.operands[op.name, index]
-            return self.constant(f"{op.name}:operand{index}", operand.q, Quantization.of(operand.scale))
+            grid = None if operand.scale is None else Quantization.of(operand.scale, operand.zero_point)
+            return self.constant(f"{op.name}:operand{index}", operand.q, grid)
         if (op.name, index) not in self.frozen.plan.requantized:
             return self.tensor_of[value]
         out = self.quantization(op.outputs[0])

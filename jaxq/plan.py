@@ -96,7 +96,7 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
     for op in graph.ops:
         if op.kind == "FLOAT":
             reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
-        elif not all(jnp.issubdtype(graph.avals[v].dtype, jnp.floating) for v in op.outputs):
+        elif not all(_is_real(graph, v) for v in op.outputs) and OPS[op.kind].scales != "none" and op.kind != "TABLE":
             reasons[op.name] = "it computes no real numbers"
         elif rule_for(recipe, _names_of(graph, op)).float:
             reasons[op.name] = "a rule of the recipe says float"
@@ -109,9 +109,15 @@ def _names_of(graph: Graph, op: Op) -> list[str]:
 
 def _sites(graph: Graph, islands: Mapping[str, str]) -> list[int]:
     """The activations that are integers: made or read by an op that is no island."""
-    touched = {v for op in graph.ops if op.name not in islands for v in (*op.inputs, *op.outputs)}
-    ordered = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
-    return [v for v in ordered if v in touched]
+    live = [op for op in graph.ops if op.name not in islands]
+    plain = {op.inputs[i] for op in live for i in OPS[op.kind].plain}
+    touched = {v for op in live for v in (*op.inputs, *op.outputs)} - plain
+    made = [v for op in graph.ops for v in op.outputs if _is_real(graph, v)]
+    return [v for v in (*graph.inputs, *made) if v in touched]
+
+
+def _is_real(graph: Graph, value: int) -> bool:
+    return jnp.issubdtype(graph.avals[value].dtype, jnp.floating)
 
 
 class _Ties:
@@ -124,6 +130,7 @@ class _Ties:
         self.fixed: dict[int, tuple[float, int]] = {}
         self.reasons: dict[int, list[str]] = {}
         self.requantized: set[tuple[str, int]] = set()
+        self.symmetric: set[int] = set()
         live = [op for op in graph.ops if op.name not in islands]
         for op in live:
             scales = OPS[op.kind].scales
@@ -132,6 +139,8 @@ class _Ties:
         for op in live:
             if OPS[op.kind].scales == "same":
                 self._tie(op)
+        for op in live:
+            self.symmetric.update(self.find(op.inputs[i]) for i in OPS[op.kind].symmetric)
 
     def find(self, value: int) -> int:
         while self.parent[value] != value:
@@ -186,7 +195,8 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
         )
     scheme = Scheme(
         bits=recipe.activations.bits,
-        symmetric=recipe.activations.symmetric if rule.symmetric is None else rule.symmetric,
+        symmetric=root in solver.symmetric
+        or (recipe.activations.symmetric if rule.symmetric is None else rule.symmetric),
         ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
     )
     return Group(

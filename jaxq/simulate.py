@@ -131,7 +131,16 @@ class _Run:
                 self._quantize(value, out.astype(jnp.float32))
 
     def step(self, op: Op) -> None:
-        spec, group = OPS[op.kind], self._group(op.outputs[0])
+        spec = OPS[op.kind]
+        if spec.scales == "none":
+            self.env.update(
+                zip(op.outputs, as_tuple(spec.compute(op, *(self.env[v].q for v in op.inputs))), strict=True)
+            )
+            return
+        if self.plan.group(op.outputs[0]) is None:
+            self.island(op)  # a table of booleans
+            return
+        group = self._group(op.outputs[0])
         scale, zero_point = self.parameters[group.name]
         if spec.scales == "same" and spec.step is None:
             outputs = as_tuple(spec.compute(op, *(self._operand(op, i, scale) for i in range(len(op.inputs)))))
@@ -155,7 +164,9 @@ class _Run:
             trained = None if site is None else self.ranges[site]
             kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained)
             return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
-        operands = [self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale) for v in op.inputs]
+        operands = [
+            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale) for v in op.inputs
+        ]
         return spec.step(op, *operands, scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
@@ -167,15 +178,16 @@ class _Run:
         return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
     def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:
-        """The carrier array that a copying op reads, requantized where the plan says so; extra inputs as they are."""
-        value = op.inputs[index]
-        if value not in self.activations:
-            return self.env[value]
-        carrier = self.env[value]
-        if (op.name, index) not in self.plan.requantized:
-            return carrier.q
+        """The carrier array that a copying op reads, requantized where the plan says so; constants on the op's grid."""
+        held, spec = self.env[op.inputs[index]], OPS[op.kind]
+        if index in spec.plain or (spec.raw and op.inputs[index] not in self.activations):
+            return held
         low, high = carrier_bounds(self.parameters[self._group(op.outputs[0]).name].zero_point)
-        return clip_ste(requantized(carrier, scale), low, high)
+        if not isinstance(held, Carrier):
+            return quantize(jnp.asarray(held, jnp.float32), scale, low, high)
+        if (op.name, index) not in self.plan.requantized:
+            return held.q
+        return clip_ste(requantized(held, scale), low, high)
 
     def _tensor(self, value: int, scale: jax.Array) -> Carrier:
         """An operand: a carrier, or a constant quantized per tensor, symmetric."""

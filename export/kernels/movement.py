@@ -105,6 +105,16 @@ def gather(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [take(x, indices)]
 
 
+def broadcast_to(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """BROADCAST_TO the shape of the output."""
+    return [jnp.broadcast_to(present(op, values), tensors[op.outputs[0]].shape)]
+
+
+def select(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """SELECT_V2: the second operand where the first holds, else the third, broadcasting."""
+    return [jnp.where(*(present(op, values, i) for i in range(3)))]
+
+
 def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CAST of integers and booleans, as C converts them."""
     return [present(op, values).astype(tensors[op.outputs[0]].dtype)]
@@ -173,6 +183,8 @@ KERNELS: dict[str, Kernel] = {
     "SPLIT_V": split_at,
     "SLICE": slice_box,
     "STRIDED_SLICE": strided_slice,
+    "BROADCAST_TO": broadcast_to,
+    "SELECT_V2": select,
     "CAST": cast,
     "GATHER": gather,
     "PACK": pack,

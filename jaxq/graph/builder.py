@@ -27,6 +27,7 @@ class Builder:
         self.dynamic: set[int] = set(inputs)
         self.weights: list[Equation] = []
         self.ops: list[Op] = []
+        self.made: dict[int, Op] = {}
         self.alias: dict[int, int] = {}
         self.graph_inputs = frozenset(inputs)
         self._next = max(self.avals) + 1
@@ -54,14 +55,20 @@ class Builder:
         return value
 
     def weight(
-        self, fn: Callable[..., Any], inputs: Sequence[int], shape: Sequence[int], *, rounds_once: bool = True
+        self,
+        fn: Callable[..., Any],
+        inputs: Sequence[int],
+        shape: Sequence[int],
+        *,
+        rounds_once: bool = True,
+        dtype: np.dtype = FLOAT32,
     ) -> int:
         """A new weight value `fn(*inputs)`: arithmetic on parameters, differentiable, a constant at export.
 
         `fn` works on numpy and on JAX arrays. `rounds_once`: each number of the result is one float operation, so
         that the two agree in every bit; false for a sum.
         """
-        value = self.new(shape, dynamic=False)
+        value = self.new(shape, dtype, dynamic=False)
         primitive = "weight" if rounds_once else "weight_sum"
         self.weights.append(Equation(primitive, tuple(inputs), (value,), {}, lambda *a: [fn(*a)]))
         return value
@@ -83,7 +90,9 @@ class Builder:
     ) -> int:
         """Append an op that makes `outputs`, or one fresh value of `shape`; returns its first output."""
         outs = tuple(outputs) or (self.new(shape if shape is not None else self.shape(inputs[0])),)
-        self.ops.append(Op(kind, "", tuple(self.resolve(v) for v in inputs), outs, dict(attrs), source, call))
+        op = Op(kind, "", tuple(self.resolve(v) for v in inputs), outs, dict(attrs), source, call)
+        self.ops.append(op)
+        self.made.update(dict.fromkeys(outs, op))
         return outs[0]
 
     def becomes(self, value: int, other: int) -> None:

@@ -22,22 +22,50 @@ def conv_general_dilated(builder: Builder, eq: Equation) -> bool:
     spec = p["dimension_numbers"]
     spatial = len(spec.lhs_spec) - 2
     x, w = eq.inputs
-    if w in builder.dynamic or spatial not in (1, 2) or set(p["lhs_dilation"]) != {1} or p["batch_group_count"] != 1:
+    if w in builder.dynamic or spatial not in (1, 2) or p["batch_group_count"] != 1:
+        return False
+    transposed = set(p["lhs_dilation"]) != {1}
+    if transposed and not _transposable(builder, eq):
         return False
     x = builder.transpose(builder.resolve(x), (spec.lhs_spec[0], *spec.lhs_spec[2:], spec.lhs_spec[1]), eq.source)
     w = builder.transpose(w, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]), eq.source)
-    window = _Window(p["window_strides"], p["padding"], p["rhs_dilation"])
+    window = _Window(p["lhs_dilation"] if transposed else p["window_strides"], p["padding"], p["rhs_dilation"])
     if spatial == 1:
         x = builder.reshape(x, (builder.shape(x)[0], 1, *builder.shape(x)[1:]), eq.source)
         w = builder.reshape(w, (1, *builder.shape(w)), eq.source)
         window = _Window((1, *window.stride), ((0, 0), *window.padding), (1, *window.dilation))
-    y = _conv_2d(builder, x, w, window, int(p["feature_group_count"]), eq.source)
+    if transposed:
+        y = _transpose_conv(builder, x, w, window, eq.source)
+    else:
+        y = _conv_2d(builder, x, w, window, int(p["feature_group_count"]), eq.source)
     if spatial == 1:
         shape = builder.shape(y)
         y = builder.reshape(y, (shape[0], *shape[2:]), eq.source)
     back = np.argsort((spec.out_spec[0], *spec.out_spec[2:], spec.out_spec[1]))
     builder.becomes(eq.outputs[0], builder.transpose(y, [int(i) for i in back], eq.source))
     return True
+
+
+def _transposable(builder: Builder, eq: Equation) -> bool:
+    """Whether a convolution of a spread image is one that TRANSPOSE_CONV computes, but for a crop."""
+    p = eq.params
+    plain = set(p["window_strides"]) == {1} and set(p["rhs_dilation"]) == {1} and p["feature_group_count"] == 1
+    window = [builder.shape(eq.inputs[1])[d] for d in p["dimension_numbers"].rhs_spec[2:]]
+    inside = all(max(low, high) <= k - 1 for (low, high), k in zip(p["padding"], window, strict=True))
+    return plain and inside
+
+
+def _transpose_conv(builder: Builder, x: int, w: int, window: _Window, source: str) -> int:
+    """A convolution of the image spread by the stride: what TFLite computes with the kernel turned around."""
+    n, height, width, _ = builder.shape(x)
+    kh, kw, _, out = builder.shape(w)
+    sizes = [
+        (size - 1) * stride + 1 + low + high - (k - 1)
+        for size, stride, (low, high), k in zip((height, width), window.stride, window.padding, (kh, kw), strict=True)
+    ]
+    attrs: dict[str, Any] = {"stride": window.stride, "pads": window.padding, "activation": None}
+    bias = builder.full(0.0, (out,))
+    return builder.op("TRANSPOSE_CONV", (x, w, bias), attrs, source, shape=(n, *sizes, out))
 
 
 class _Window:
@@ -65,11 +93,13 @@ def _conv_2d(builder: Builder, x: int, w: int, window: _Window, groups: int, sou
 
 
 def dot_general(builder: Builder, eq: Equation) -> bool:
-    """FULLY_CONNECTED, for an activation of any rank by a weight of any rank, on either side; no batched products."""
+    """FULLY_CONNECTED, for an activation of any rank by a weight of any rank, on either side; BATCH_MATMUL for two
+    activations, and wherever there are batch axes.
+    """
     (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
     left, right = eq.inputs
     if left_batch or right_batch or {left, right} <= builder.dynamic:
-        return False
+        return _batch_matmul(builder, eq)
     swapped = right in builder.dynamic
     x, w, x_dims, w_dims = (right, left, right_dims, left_dims) if swapped else (left, right, left_dims, right_dims)
     x, w = builder.resolve(x), builder.resolve(w)
@@ -91,3 +121,41 @@ def dot_general(builder: Builder, eq: Equation) -> bool:
         y = builder.transpose(y, (*range(n, n + m), *range(n)), eq.source)
     builder.becomes(eq.outputs[0], y)
     return True
+
+
+def _batch_matmul(builder: Builder, eq: Equation) -> bool:
+    """BATCH_MATMUL of [batch, M, K] by [batch, K, N]. The right side has zero point 0 (XNNPACK refuses others): weights
+    go there, and what cannot have it, such as probabilities, goes left.
+    """
+    (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
+    left, right = (builder.resolve(v) for v in eq.inputs)
+    swapped = left not in builder.dynamic or _is_offset(builder, right)
+    sides = [(left, left_batch, left_dims), (right, right_batch, right_dims)]
+    (a, a_batch, a_dims), (b, b_batch, b_dims) = sides[::-1] if swapped else sides
+    a_free, b_free = (_others(builder, *side) for side in ((a, a_batch, a_dims), (b, b_batch, b_dims)))
+    batch, rows, columns = ([builder.shape(v)[d] for d in dims] for v, dims in ((a, a_batch), (a, a_free), (b, b_free)))
+    inner = math.prod(builder.shape(a)[d] for d in a_dims)
+    flat = batch if 1 <= len(batch) <= 2 else [math.prod(batch)]
+    a = builder.transpose(a, (*a_batch, *a_free, *a_dims), eq.source)
+    b = builder.transpose(b, (*b_batch, *b_dims, *b_free), eq.source)
+    a = builder.reshape(a, (*flat, math.prod(rows), inner), eq.source)
+    b = builder.reshape(b, (*flat, inner, math.prod(columns)), eq.source)
+    y = builder.op("BATCH_MATMUL", (a, b), {}, eq.source, shape=(*flat, math.prod(rows), math.prod(columns)))
+    y = builder.reshape(y, (*batch, *rows, *columns), eq.source)
+    if swapped:
+        n, r, c = len(batch), len(rows), len(columns)
+        y = builder.transpose(y, (*range(n), *range(n + r, n + r + c), *range(n, n + r)), eq.source)
+    builder.becomes(eq.outputs[0], y)
+    return True
+
+
+def _others(builder: Builder, value: int, batch: Sequence[int], dims: Sequence[int]) -> list[int]:
+    return [d for d in range(len(builder.shape(value))) if d not in (*batch, *dims)]
+
+
+def _is_offset(builder: Builder, value: int) -> bool:
+    """Whether TFLite prescribes a zero point other than 0 for an activation."""
+    op = builder.made.get(value)
+    while op is not None and op.kind in {"RESHAPE", "TRANSPOSE"}:
+        op = builder.made.get(op.inputs[0])
+    return op is not None and op.kind in {"SOFTMAX", "LOGISTIC"}

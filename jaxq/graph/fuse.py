@@ -21,7 +21,7 @@ from typing import Any
 from jaxq.graph.builder import Builder, replace
 from jaxq.graph.ir import CLIPS, Op
 
-CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 ACTIVATED = CONTRACTIONS | {"ADD", "SUB", "MUL", "AFFINE"}
 MOVES = frozenset({"RESHAPE", "TRANSPOSE"})
 
@@ -111,6 +111,8 @@ class _Fuser:
         """Input scaling folded into the contraction that follows it, when padding (real zeros) allows."""
         affine = self._sole_producer(op.inputs[0])
         if affine is None or affine.kind != "AFFINE" or affine.attrs.get("activation") is not None:
+            return op
+        if op.kind == "TRANSPOSE_CONV":
             return op
         b, (mul, add), (_, w, bias) = self.builder, _parts(affine), op.inputs
         if add is not None and any(map(any, op.attrs.get("padding", ()))):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
 
@@ -19,6 +21,72 @@ def reshape(builder: Builder, eq: Equation) -> bool:
     return True
 
 
+def broadcast(builder: Builder, eq: Equation) -> bool:
+    """BROADCAST_TO, behind a RESHAPE that adds the new axes; RESHAPE alone where nothing grows."""
+    if reshape(builder, eq):
+        return True
+    operand, shape = builder.resolve(eq.inputs[0]), tuple(int(d) for d in eq.params["shape"])
+    ones = [1] * len(shape)
+    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
+        ones[axis] = size
+    operand = builder.reshape(operand, ones, eq.source)
+    builder.op("BROADCAST_TO", (operand,), {"shape": shape}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def tile(builder: Builder, eq: Equation) -> bool:
+    """CONCATENATION of copies, axis by axis."""
+    value = builder.resolve(eq.inputs[0])
+    for axis, count in enumerate(eq.params["reps"]):
+        if count == 1:
+            continue
+        shape = list(builder.shape(value))
+        shape[axis] *= int(count)
+        value = builder.op("CONCATENATION", (value,) * int(count), {"axis": axis}, eq.source, shape=shape)
+    builder.becomes(eq.outputs[0], value)
+    return True
+
+
+def stack(builder: Builder, eq: Equation) -> bool:
+    """CONCATENATION along an axis that RESHAPEs add."""
+    axis = int(eq.params["axis"])
+    if not builder.dynamic.issuperset(eq.inputs):
+        return False
+    shape = list(builder.shape(eq.outputs[0]))
+    shape[axis] = 1
+    parts = [builder.reshape(builder.resolve(v), shape, eq.source) for v in eq.inputs]
+    builder.op("CONCATENATION", parts, {"axis": axis}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def gather(builder: Builder, eq: Equation) -> bool:
+    """GATHER of slices along one axis at constant indices (in bounds, as JAX's indexing makes them)."""
+    x, indices = eq.inputs
+    numbers, sizes, shape = eq.params["dimension_numbers"], tuple(eq.params["slice_sizes"]), builder.shape(x)
+    if indices in builder.dynamic or len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
+        return False
+    axis, count = int(numbers.start_index_map[0]), len(builder.shape(indices)) - 1
+    whole = tuple(1 if a == axis else size for a, size in enumerate(shape))
+    rest = tuple(a for a in range(len(builder.shape(eq.outputs[0]))) if not axis <= a < axis + count)
+    if tuple(numbers.collapsed_slice_dims) != (axis,) or sizes != whole or tuple(numbers.offset_dims) != rest:
+        return False
+    indices = builder.weight(lambda i: i[..., 0], (indices,), builder.shape(indices)[:-1], dtype=np.dtype(np.int32))
+    builder.op("GATHER", (x, indices), {"axis": axis}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def dynamic_slice(builder: Builder, eq: Equation) -> bool:
+    """SLICE at a constant place."""
+    begin = [builder.view.scalar(v) for v in eq.inputs[1:]]
+    if any(b is None for b in begin):
+        return False
+    size = tuple(int(d) for d in eq.params["slice_sizes"])
+    limits = [whole - part for whole, part in zip(builder.shape(eq.inputs[0]), size, strict=True)]
+    begin = tuple(min(max(int(b or 0), 0), limit) for b, limit in zip(begin, limits, strict=True))
+    builder.op("SLICE", eq.inputs[:1], {"begin": begin, "size": size}, eq.source, outputs=eq.outputs)
+    return True
+
+
 def transpose(builder: Builder, eq: Equation) -> bool:
     """TRANSPOSE."""
     builder.becomes(
@@ -28,9 +96,7 @@ def transpose(builder: Builder, eq: Equation) -> bool:
 
 
 def concatenate(builder: Builder, eq: Equation) -> bool:
-    """CONCATENATION of activations."""
-    if not builder.dynamic.issuperset(eq.inputs):
-        return False
+    """CONCATENATION, also with constants."""
     builder.op("CONCATENATION", eq.inputs, {"axis": int(eq.params["dimension"])}, eq.source, outputs=eq.outputs)
     return True
 

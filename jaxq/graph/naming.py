@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from jaxq.graph.ir import Equation, Op
 
 # Ops that are named after a weight of theirs. The others have none, or none of their own.
-NAMED_BY_WEIGHT = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AFFINE"})
+NAMED_BY_WEIGHT = frozenset(
+    {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AFFINE", "TRANSPOSE_CONV", "EMBEDDING"}
+)
 
 
 def name_ops(ops: Sequence[Op], weights: Sequence[Equation], params: Mapping[int, str]) -> list[str]:

@@ -82,6 +82,8 @@ class Match:
 
 def find(view: View, eq: Equation) -> Match | None:
     """The first pattern, in the table's order, whose function computes `eq`'s result."""
+    if eq.primitive == "div" and (normalized := softmax_of(view, eq)) is not None:
+        return normalized
     for pattern in _by_root().get(eq.primitive, ()):
         for candidate in pattern.candidates(view, eq):
             binding = _match(view, eq.outputs[0], _recorded(candidate))
@@ -169,6 +171,38 @@ def _same_constant(a: Any, b: Any) -> bool:
     return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
 
 
+# --- softmax, by what it means -------------------------------------------------------------------------------------
+
+
+def softmax_of(view: View, eq: Equation) -> Match | None:
+    """SOFTMAX, however it is laid out: exp(x - m) over its own sum, where m is anything that is constant along the axis."""
+    total, exponential = view.upstream(eq.inputs[1], "reduce_sum", _VIEWS), view.producer.get(eq.inputs[0])
+    if total is None or exponential is None or exponential.primitive != "exp" or total.inputs[0] != eq.inputs[0]:
+        return None
+    rank, axes = len(view.trace.avals[eq.inputs[0]].shape), tuple(int(a) for a in total.params["axes"])
+    divisor = view.producer.get(eq.inputs[1])
+    if len(axes) != 1 or divisor is None or not _constant_along(view, eq.inputs[1], axes[0], rank):
+        return None
+    shifted = view.producer.get(exponential.inputs[0])
+    x = exponential.inputs[0]
+    if shifted is not None and shifted.primitive == "sub" and _constant_along(view, shifted.inputs[1], axes[0], rank):
+        x = shifted.inputs[0]
+    return Match("SOFTMAX", (x,), {"axis": axes[0] - rank})
+
+
+def _constant_along(view: View, value: int, axis: int, rank: int) -> bool:
+    """Whether a value is one number along an axis, because it was broadcast there."""
+    eq = view.producer.get(value)
+    while eq is not None and eq.primitive in {"stop_gradient", "convert_element_type"}:
+        eq = view.producer.get(eq.inputs[0])
+    if len(view.trace.avals[value].shape) == rank and view.trace.avals[value].shape[axis] == 1:
+        return True
+    if eq is None or eq.primitive != "broadcast_in_dim":
+        return False
+    dimensions = [int(d) for d in eq.params["broadcast_dimensions"]]
+    return axis not in dimensions or view.trace.avals[eq.inputs[0]].shape[dimensions.index(axis)] == 1
+
+
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 _VIEWS = frozenset({"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"})
@@ -214,14 +248,6 @@ def _average_pool(view: View, eq: Equation) -> Iterator[Candidate]:
     yield Candidate(("pool", tuple(attrs.items())), fn, (view.trace.avals[total.inputs[0]],), attrs)
 
 
-def _softmax(view: View, eq: Equation) -> Iterator[Candidate]:
-    aval = view.trace.avals[eq.outputs[0]]
-    total = view.upstream(eq.inputs[1], "reduce_sum", _VIEWS)
-    if total is None or tuple(total.params["axes"]) != (len(aval.shape) - 1,):
-        return
-    yield Candidate("softmax", jax.nn.softmax, (aval,))
-
-
 def _dropout(view: View, eq: Equation) -> Iterator[Candidate]:
     if len(eq.inputs) != 3:
         return
@@ -249,11 +275,40 @@ def _hard_swish_relu6(x: jax.Array) -> jax.Array:
     return x * jax.nn.relu6(x + 3.0) / 6.0
 
 
+def _gelu(view: View, eq: Equation) -> Iterator[Candidate]:
+    aval = view.trace.avals[eq.outputs[0]]
+    for approximate in (True, False):
+        fn = functools.partial(jax.nn.gelu, approximate=approximate)
+        yield Candidate(("gelu", approximate), fn, (aval,), {"approximate": approximate})
+
+
+def _leaky_relu(view: View, eq: Equation) -> Iterator[Candidate]:
+    slope = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
+    numbers = [] if slope is None or slope.primitive != "mul" else [view.scalar(v) for v in slope.inputs]
+    for alpha in (number for number in numbers if number is not None):
+        fn = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
+        yield Candidate(("leaky_relu", alpha), fn, (view.trace.avals[eq.outputs[0]],), {"alpha": alpha})
+
+
+def _embedding(view: View, eq: Equation) -> Iterator[Candidate]:
+    rows, shape = view.trace.avals[eq.inputs[0]], view.trace.avals[eq.outputs[0]].shape
+    indices = shape[: len(shape) - len(rows.shape) + 1]
+    for mode in (None, "clip", "fill"):
+
+        def take(i: jax.Array, w: jax.Array, mode: str | None = mode) -> jax.Array:
+            return jnp.take(w, i, axis=0, mode=mode)
+
+        yield Candidate(("embedding", mode), take, (Aval(indices, np.dtype(np.int32)), rows))
+    yield Candidate("indexing", lambda i, w: w[i], (Aval(indices, np.dtype(np.int32)), rows))
+
+
 # In order: an outer op before the ops it is made of.
 PATTERNS = (
     Pattern("HARD_SWISH", "mul", _elementwise(jax.nn.hard_swish, _hard_swish_times)),
     Pattern("HARD_SWISH", "div", _elementwise(_hard_swish_relu6, _hard_swish_clip)),
-    Pattern("SOFTMAX", "div", _softmax),
+    Pattern("GELU", "mul", _gelu),
+    Pattern("LEAKY_RELU", "select_n", _leaky_relu),
+    Pattern("EMBEDDING", "gather", _embedding),
     Pattern("MEAN", "div", _mean),
     Pattern("AVERAGE_POOL_2D", "div", _average_pool),
     Pattern("DROPOUT", "select_n", _dropout),

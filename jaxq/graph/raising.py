@@ -77,6 +77,18 @@ def _times_reciprocal(builder: Builder, eq: Equation, match: Match) -> None:
     builder.op("MUL", (match.inputs[0], one_over), {}, eq.source, outputs=eq.outputs)
 
 
+def _softmax(builder: Builder, eq: Equation, match: Match) -> None:
+    """SOFTMAX is over the last axis: another one is moved there and back."""
+    x, rank = builder.resolve(match.inputs[0]), len(builder.shape(eq.outputs[0]))
+    perm = list(range(rank))
+    perm[match.attrs["axis"]], perm[-1] = perm[-1], perm[match.attrs["axis"]]
+    if perm == list(range(rank)):
+        builder.op("SOFTMAX", (x,), {}, eq.source, outputs=eq.outputs)
+        return
+    y = builder.op("SOFTMAX", (builder.transpose(x, perm, eq.source),), {}, eq.source)
+    builder.becomes(eq.outputs[0], builder.transpose(y, perm, eq.source))
+
+
 def _before_broadcast(builder: Builder, value: int) -> int:
     eq = builder.view.producer.get(value)
     return eq.inputs[0] if eq is not None and eq.primitive == "broadcast_in_dim" else value
@@ -103,6 +115,8 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
         _refuse_batch_reduction(builder, eq, match.kind, match.inputs[0], match.attrs.get("axes", ()))
         if match.kind == "DIV":
             _times_reciprocal(builder, eq, match)
+        elif match.kind == "SOFTMAX":
+            _softmax(builder, eq, match)
         else:
             builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs, call=match.call)
         return
@@ -162,7 +176,9 @@ def _clip(side: str) -> Callable[[Builder, Equation], bool]:
         operand = next((v for v, number in numbers if number is None), None)
         bound = next((number for _, number in numbers if number is not None), None)
         if operand is None or bound is None:
-            return False
+            kind = "MAXIMUM" if side == "low" else "MINIMUM"
+            builder.op(kind, _unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
+            return True
         if math.isinf(bound):
             builder.becomes(eq.outputs[0], builder.resolve(operand))
             return True
@@ -195,7 +211,7 @@ def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
 def _unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
     """Both operands before their broadcasts, but for one that the two share: that is not the op's to do."""
     shape = builder.shape(eq.outputs[0])
-    pair = [_unbroadcast(builder, v, eq.source) for v in eq.inputs]
+    pair = [_unbroadcast(builder, v, eq.source) if v in builder.dynamic else v for v in eq.inputs]
     if np.broadcast_shapes(*(builder.shape(v) for v in pair)) == shape:
         return pair
     return [eq.inputs[0], pair[1]]
@@ -261,6 +277,46 @@ def _neg(builder: Builder, eq: Equation) -> bool:
     return True
 
 
+def _sum(builder: Builder, eq: Equation) -> bool:
+    """A sum is a MEAN, times how many there are: LiteRT's reference SUM of int8 reads it as uint8."""
+    axes, shape = tuple(int(a) for a in eq.params["axes"]), builder.shape(eq.inputs[0])
+    attrs = {"axes": axes, "keepdims": False}
+    mean = builder.op("MEAN", eq.inputs, attrs, eq.source, shape=builder.shape(eq.outputs[0]))
+    channels = (*builder.shape(mean), 1)[-1] if len(builder.shape(mean)) == 0 else builder.shape(mean)[-1]
+    count = builder.full(math.prod(shape[a] for a in axes), (channels,))
+    builder.op("AFFINE", (mean,), {"mul": count, "add": None}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _reduction(kind: str) -> Callable[[Builder, Equation], bool]:
+    def rule(builder: Builder, eq: Equation) -> bool:
+        attrs = {"axes": tuple(int(a) for a in eq.params["axes"]), "keepdims": False}
+        builder.op(kind, eq.inputs, attrs, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def _arg_max(builder: Builder, eq: Equation) -> bool:
+    """ARG_MAX of activations, as int32."""
+    axes = tuple(eq.params["axes"])
+    if len(axes) != 1 or builder.avals[eq.outputs[0]].dtype != np.int32:
+        return False
+    builder.op("ARG_MAX", eq.inputs, {"axis": int(axes[0])}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _select(builder: Builder, eq: Equation) -> bool:
+    """SELECT by a mask that is a constant, an input, or a table of booleans."""
+    if len(eq.inputs) != 3 or builder.avals[eq.inputs[0]].dtype != np.bool_:
+        return False
+    if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
+        return False
+    condition, otherwise, then = eq.inputs
+    builder.op("SELECT", (condition, then, otherwise), {}, eq.source, outputs=eq.outputs)
+    return True
+
+
 def _square(builder: Builder, eq: Equation) -> bool:
     if eq.params.get("y", 2) != 2:
         return False
@@ -279,7 +335,8 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
 RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
     "add": _binary("ADD"),
-    "broadcast_in_dim": movement.reshape,
+    "argmax": _arg_max,
+    "broadcast_in_dim": movement.broadcast,
     "clamp": _clamp,
     "concatenate": movement.concatenate,
     "conv_general_dilated": conv_general_dilated,
@@ -288,7 +345,9 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "copy_p": _alias,
     "div": _div,
     "dot_general": dot_general,
+    "dynamic_slice": movement.dynamic_slice,
     "expand_dims": movement.reshape,
+    "gather": movement.gather,
     "integer_pow": _square,
     "logistic": _unary("LOGISTIC"),
     "max": _clip("low"),
@@ -298,14 +357,20 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "neg": _neg,
     "optimization_barrier": _alias,
     "pad": movement.pad,
+    "reduce_max": _reduction("REDUCE_MAX"),
+    "reduce_min": _reduction("REDUCE_MIN"),
+    "reduce_sum": _sum,
     "reduce_window_max": movement.max_pool,
     "reshape": movement.reshape,
+    "select_n": _select,
     "slice": movement.slice,
     "split": movement.split,
     "square": _square,
     "squeeze": movement.reshape,
+    "stack": movement.stack,
     "stop_gradient": _unary("STOP_GRADIENT"),
     "sub": _binary("SUB"),
     "tanh": _unary("TANH"),
+    "tile": movement.tile,
     "transpose": movement.transpose,
 }

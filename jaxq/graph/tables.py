@@ -21,11 +21,54 @@ from jaxq.graph.patterns import View
 
 # Elementwise primitives that have ops of their own: no reason for a table, but taken in where one stands beside them.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg", "integer_pow", "square"})
-OWN = ARITHMETIC | {"max", "min", "clamp", "logistic", "tanh", "convert_element_type", "copy", "copy_p", "stop_gradient"}
+OWN = ARITHMETIC | {
+    "max",
+    "min",
+    "clamp",
+    "logistic",
+    "tanh",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "stop_gradient",
+}
 # Those that need a table.
 LACKING = frozenset(
-    {"abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "eq", "erf", "erf_inv"}
-    | {"erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "is_finite", "le", "log", "log1p", "lt", "ne", "not", "or", "pow"}
+    {
+        "abs",
+        "acos",
+        "acosh",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "cos",
+        "cosh",
+        "eq",
+        "erf",
+        "erf_inv",
+    }
+    | {
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "lt",
+        "ne",
+        "not",
+        "or",
+        "pow",
+    }
     | {"rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "tan", "xor"}
 )
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
@@ -146,7 +189,9 @@ def _has_op(eq: Equation) -> bool:
 
 
 def _numeric(recorded: Trace, values: Sequence[int]) -> bool:
-    return all(jax.dtypes.issubdtype(recorded.avals[v].dtype, np.number) or recorded.avals[v].dtype == bool for v in values)
+    return all(
+        jax.dtypes.issubdtype(recorded.avals[v].dtype, np.number) or recorded.avals[v].dtype == bool for v in values
+    )
 
 
 def _name(eq: Equation) -> str:

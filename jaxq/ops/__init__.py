@@ -1,7 +1,8 @@
 """The op catalogue: for each op its float meaning, its integer arithmetic, and what it demands of its scales.
 
 `OPS` is the one table. `scales` is "free" (the output has a scale of its own), "same" (all activations in and out
-share one: the kernel copies integers), or a fixed `(scale, zero_point)` that TFLite prescribes for the output.
+share one: the kernel copies integers; constants are put on that grid too), "none" (the output is no real number), or a
+fixed `(scale, zero_point)` that TFLite prescribes for the output.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Spec:
     """One row. `step` is None where the float meaning, run on carriers, is already the integer one.
 
     weights: the inputs after the first are a kernel and a bias. raw: they are numbers that reach the step as they are,
-    not integers. table: within one step, not exact.
+    not integers. plain: the positions of inputs that are integers or booleans by nature. symmetric: those of inputs that
+    need zero point 0. table: within one step, not exact.
     """
 
     compute: Callable[..., Any]
@@ -26,33 +28,48 @@ class Spec:
     scales: str | tuple[float, int] = "same"
     weights: bool = False
     raw: bool = False
+    plain: tuple[int, ...] = ()
+    symmetric: tuple[int, ...] = ()
     table: bool = False
 
 
-_CONV, _DENSE, _AFFINE = (steps.contraction(f) for f in (compute.conv_2d, compute.fully_connected, steps.multiply))
+_CONV, _DENSE = steps.contraction(compute.conv_2d), steps.contraction(compute.fully_connected)
+_AFFINE, _TRANSPOSE_CONV = steps.contraction(steps.multiply), steps.contraction(compute.transpose_conv)
 
 # Sorted. The steps of contractions take the carrier dtype first.
 OPS: dict[str, Spec] = {
     "ADD": Spec(compute.add, steps.add, "free"),
     "AFFINE": Spec(compute.affine, _AFFINE, "free", weights=True),
+    "ARG_MAX": Spec(compute.arg_max, scales="none"),
     "AVERAGE_POOL_2D": Spec(compute.average_pool_2d, steps.average_pool_2d),
+    "BATCH_MATMUL": Spec(compute.batch_matmul, steps.batch_matmul, "free", symmetric=(1,)),
+    "BROADCAST_TO": Spec(compute.broadcast_to),
     "CLIP": Spec(compute.clip, steps.clip),
     "CONCATENATION": Spec(compute.concatenation),
     "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
-    "DROPOUT": Spec(compute.dropout),
+    "DROPOUT": Spec(compute.dropout, raw=True),
+    "EMBEDDING": Spec(compute.embedding, plain=(0,)),
     "FAKE_QUANT": Spec(compute.fake_quantized, steps.identity, raw=True),
     "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True),
+    "GATHER": Spec(compute.gather, raw=True),
+    "GELU": Spec(compute.gelu, steps.table(compute.gelu), "free", table=True),
     "HARD_SWISH": Spec(compute.hard_swish, steps.table(compute.hard_swish), "free", table=True),
+    "LEAKY_RELU": Spec(compute.leaky_relu, steps.table(compute.leaky_relu), "free", table=True),
     "LOGISTIC": Spec(compute.logistic, steps.table(compute.logistic), (1 / 256, -128), table=True),
+    "MAXIMUM": Spec(compute.maximum),
     "MAX_POOL_2D": Spec(compute.max_pool_2d),
     "MEAN": Spec(compute.mean, steps.mean, "free"),
+    "MINIMUM": Spec(compute.minimum),
     "MUL": Spec(compute.mul, steps.mul, "free"),
     "PAD": Spec(compute.pad),
+    "REDUCE_MAX": Spec(compute.reduce_max),
+    "REDUCE_MIN": Spec(compute.reduce_min),
     "RELU": Spec(compute.clip, steps.clip),
     "RELU6": Spec(compute.clip, steps.clip),
     "RELU_N1_TO_1": Spec(compute.clip, steps.clip),
     "RESHAPE": Spec(compute.reshape),
+    "SELECT": Spec(compute.select, plain=(0,)),
     "SLICE": Spec(compute.slice_),
     "SOFTMAX": Spec(compute.softmax, steps.table(compute.softmax), (1 / 256, -128), table=True),
     "SPLIT": Spec(compute.split),
@@ -62,4 +79,5 @@ OPS: dict[str, Spec] = {
     "TABLE": Spec(compute.table, steps.table(compute.table), "free", raw=True, table=True),
     "TANH": Spec(compute.tanh, steps.table(compute.tanh), (1 / 128, 0), table=True),
     "TRANSPOSE": Spec(compute.transpose),
+    "TRANSPOSE_CONV": Spec(compute.transpose_conv, _TRANSPOSE_CONV, "free", weights=True),
 }

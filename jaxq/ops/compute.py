@@ -39,6 +39,25 @@ def fully_connected(op: Op, x: jax.Array, w: jax.Array, bias: jax.Array | float 
     return jnp.matmul(x, w, preferred_element_type=jnp.float32) + bias
 
 
+def transpose_conv(op: Op, x: jax.Array, w: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:
+    """x [N,H,W,C], spread by the stride, by w [KH,KW,C,O]: `pads` are those of the spread image."""
+    y = lax.conv_general_dilated(
+        x,
+        w,
+        (1, 1),
+        op.attrs["pads"],
+        lhs_dilation=op.attrs["stride"],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.float32,
+    )
+    return y + bias
+
+
+def batch_matmul(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a [..., M, K] by b [..., K, N]. Accumulates in float32."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
 def affine(op: Op, x: jax.Array, mul: jax.Array, add: jax.Array | float = 0.0) -> jax.Array:
     """x [..., C] times a vector plus a vector over channels."""
     return x * mul + add
@@ -57,6 +76,21 @@ def sub(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
 def mul(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     """a * b, broadcasting."""
     return a * b
+
+
+def maximum(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The greater of a and b, broadcasting."""
+    return jnp.maximum(a, b)
+
+
+def minimum(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The lesser of a and b, broadcasting."""
+    return jnp.minimum(a, b)
+
+
+def select(op: Op, condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a where the condition holds, else b, broadcasting."""
+    return jnp.where(condition, a, b)
 
 
 def window_sum(op: Op, x: jax.Array) -> jax.Array:
@@ -91,6 +125,21 @@ def mean(op: Op, x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
 
 
+def reduce_max(op: Op, x: jax.Array) -> jax.Array:
+    """Greatest number over `axes`."""
+    return jnp.max(x, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
+
+
+def reduce_min(op: Op, x: jax.Array) -> jax.Array:
+    """Least number over `axes`."""
+    return jnp.min(x, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
+
+
+def arg_max(op: Op, x: jax.Array) -> jax.Array:
+    """Index of the first greatest number along `axis`, int32."""
+    return jnp.argmax(x, axis=op.attrs["axis"]).astype(jnp.int32)
+
+
 def clip(op: Op, x: jax.Array) -> jax.Array:
     """RELU, RELU6 and their like: x inside [low, high]."""
     return clip_ste(x, jnp.float32(op.attrs["low"]), jnp.float32(op.attrs["high"]))
@@ -104,6 +153,21 @@ def reshape(op: Op, x: jax.Array) -> jax.Array:
 def transpose(op: Op, x: jax.Array) -> jax.Array:
     """Axes permuted."""
     return jnp.transpose(x, op.attrs["perm"])
+
+
+def broadcast_to(op: Op, x: jax.Array) -> jax.Array:
+    """Repeated along axes of size 1."""
+    return jnp.broadcast_to(x, op.attrs["shape"])
+
+
+def gather(op: Op, x: jax.Array, indices: jax.Array) -> jax.Array:
+    """The slices of x along `axis` at constant indices."""
+    return jnp.take(x, indices, axis=op.attrs["axis"])
+
+
+def embedding(op: Op, indices: jax.Array, rows: jax.Array) -> jax.Array:
+    """The rows of a table of weights at indices that are an input of the model."""
+    return jnp.take(rows, indices, axis=0)
 
 
 def pad(op: Op, x: jax.Array) -> jax.Array:
@@ -145,6 +209,16 @@ def tanh(op: Op, x: jax.Array) -> jax.Array:
 def softmax(op: Op, x: jax.Array) -> jax.Array:
     """exp(x) over its sum along the last axis."""
     return jax.nn.softmax(x)
+
+
+def gelu(op: Op, x: jax.Array) -> jax.Array:
+    """x times the normal distribution's cumulative function, or its tanh approximation (Hendrycks and Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=op.attrs["approximate"])
+
+
+def leaky_relu(op: Op, x: jax.Array) -> jax.Array:
+    """x where x >= 0, else alpha times x."""
+    return jax.nn.leaky_relu(x, op.attrs["alpha"])
 
 
 def hard_swish(op: Op, x: jax.Array) -> jax.Array:

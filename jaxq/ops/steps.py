@@ -62,6 +62,11 @@ def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
     return a.q * b.q * true_divide(a.scale * b.scale, scale)
 
 
+def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
+    """`sum q_a q_b * f32(f32(s_a s_b) / s_y)`, b with zero point 0 (XNNPACK batch-matrix-multiply-qs8)."""
+    return compute.batch_matmul(op, a.q, b.q) * true_divide(a.scale * b.scale, scale)
+
+
 def add(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
     """XNNPACK's qs8-vadd; see `shifted_sum`."""
     return shifted_sum(a.q, b.q, a.scale, b.scale, scale)
