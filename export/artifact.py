@@ -92,8 +92,9 @@ class Artifact:
 
     def _recorded(self) -> list[tuple[str, int]]:
         """The sites that the program holds under their own name, and their tensors."""
-        names = self.frozen.plan.graph.site_names
-        return [(names[v], i) for v, i in self.tensor_of.items() if self.program.tensors[i].name == names[v]]
+        names, plan = self.frozen.plan.graph.site_names, self.frozen.plan
+        integers = {v: i for v, i in self.tensor_of.items() if plan.group(v) is not None}
+        return [(names[v], i) for v, i in integers.items() if self.program.tensors[i].name == names[v]]
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
         """Write the file and, beside it, its manifest (`model.json`). Both appear whole or not at all.
@@ -127,7 +128,7 @@ def refuse_non_finite(name: str, real: np.ndarray) -> None:
 
 
 def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
-    if formula["dtype"] == "float32":
+    if "scale" not in formula:
         return q
     return np.float32(formula["scale"]) * (q.astype(np.float32) - formula["zero_point"])
 

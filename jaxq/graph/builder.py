@@ -15,6 +15,11 @@ import numpy as np
 from jaxq.graph.ir import Aval, Equation, Op, Trace
 from jaxq.graph.patterns import View
 
+# Primitives that make zeros of zeros.
+KEEP_ZERO = frozenset(
+    {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "reshape", "slice", "split", "squeeze"}
+    | {"sub", "transpose"}
+)
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -31,9 +36,21 @@ class Builder:
         self.alias: dict[int, int] = {}
         self.graph_inputs = frozenset(inputs)
         self._next = max(self.avals) + 1
+        self.zeros: set[int] = set()  # what is computed from zero alone, such as the first state of a recurrent layer
         for eq in recorded.equations:
-            if self.dynamic.intersection(eq.inputs):
+            if self._vanishes(eq):
+                self.zeros.update(eq.outputs)
+            elif self.dynamic.intersection(eq.inputs):
                 self.dynamic.update(eq.outputs)
+
+    def _vanishes(self, eq: Equation) -> bool:
+        if eq.primitive in {"mul", "dot_general"}:
+            return any(map(self.is_zero, eq.inputs))
+        return eq.primitive in KEEP_ZERO and bool(eq.inputs) and all(map(self.is_zero, eq.inputs))
+
+    def is_zero(self, value: int) -> bool:
+        """Whether a value is zero whatever the model's inputs are."""
+        return value in self.zeros or self.view.scalar(value) == 0.0
 
     def resolve(self, value: int) -> int:
         """The value that `value` is another name of."""

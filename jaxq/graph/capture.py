@@ -2,12 +2,13 @@
 
 The only file that touches `jax.extend`, which promises no compatibility. Functions with a gradient of their own
 (`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and
-stay one equation otherwise, so that their gradient survives. `scan`, `while` and `cond` stay whole: the raising
-refuses them where they touch an activation.
+stay one equation otherwise, so that their gradient survives. A short `scan` (a recurrent layer) is unrolled; a long one,
+`while` and `cond` stay whole: the raising refuses them where they touch an activation.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
@@ -31,6 +34,9 @@ CUSTOM_GRADIENT = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
+
+# A `scan` of at most so many equations, all its steps together, is unrolled.
+LONGEST_SCAN = 8192
 
 # A jitted function of this name is one equation, however it is built inside (`jaxq.nnx.FakeQuant`).
 FAKE_QUANT = "jaxq_fake_quant"
@@ -95,14 +101,42 @@ class _Recorder:
             return self.run(eqn.params[CALLS[name]], inputs, place)
         if name in CUSTOM_GRADIENT and self._may_inline(eqn.params[CUSTOM_GRADIENT[name]]):
             return self.run(eqn.params[CUSTOM_GRADIENT[name]], inputs, place)
+        if name == "scan" and eqn.params["length"] * len(_open(eqn.params["jaxpr"]).eqns) <= LONGEST_SCAN:
+            return self._unrolled(eqn.params, inputs, place)
         outputs = tuple(self.new(var.aval) for var in eqn.outvars)
         primitive = FAKE_QUANT if eqn.params.get("name") == FAKE_QUANT else name
         source = str(place) if place is not None else source_info_util.summarize(eqn.source_info)
         self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), source))
         return outputs
 
+    def _unrolled(self, params: Mapping[str, Any], inputs: Sequence[int], place: Place | None) -> list[int]:
+        """The steps of a scan one after another: slices of what it runs over go in, and what comes out is stacked."""
+        first_x = params["num_consts"] + params["num_carry"]
+        consts, carry, xs = inputs[: params["num_consts"]], inputs[params["num_consts"] : first_x], inputs[first_x:]
+        results: list[Sequence[int]] = []
+        order = range(params["length"])
+        for i in reversed(order) if params["reverse"] else order:
+            slices = [self._inlined(functools.partial(_at, index=i), [x], place) for x in xs]
+            outputs = self.run(params["jaxpr"], [*consts, *carry, *slices], place)
+            carry = outputs[: params["num_carry"]]
+            results.append(outputs[params["num_carry"] :])
+        columns = zip(*(results[::-1] if params["reverse"] else results), strict=True)
+        return [*carry, *(self._inlined(_stacked, column, place) for column in columns)]
+
+    def _inlined(self, fn: Callable[..., Any], values: Sequence[int], place: Place | None) -> int:
+        arguments = [jax.ShapeDtypeStruct(self.avals[v].shape, self.avals[v].dtype) for v in values]
+        return self.run(jax.make_jaxpr(fn)(*arguments), values, place)[0]
+
     def _may_inline(self, jaxpr: Any) -> bool:
         return self.recognised is None or self.recognised(_flatten(jaxpr, self.recognised))
+
+
+def _at(x: jax.Array, index: int) -> jax.Array:
+    return lax.index_in_dim(x, index, keepdims=False)
+
+
+def _stacked(*parts: jax.Array) -> jax.Array:
+    return jnp.concatenate([part[None] for part in parts])
 
 
 def _open(jaxpr: Any) -> Any:

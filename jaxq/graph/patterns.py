@@ -164,7 +164,7 @@ def _same_step(left: Equation, right: Equation) -> bool:
 
 
 def _same_param(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(np.all(a == b))
+    return type(a) is type(b) and (bool(np.all(a == b)) or (isinstance(a, float) and a != a and b != b))  # NaN too
 
 
 def _same_constant(a: Any, b: Any) -> bool:

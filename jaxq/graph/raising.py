@@ -7,6 +7,7 @@ recorded: a float island. Equations that touch no activation are weight arithmet
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -32,10 +33,19 @@ def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
     """Append to `builder` the ops that compute `outputs`; what nothing needs is left out."""
     matches = _needed(builder, Regions(builder.view, builder.dynamic), outputs)
     for eq in builder.view.trace.equations:
-        if not builder.dynamic.intersection(eq.inputs):
+        read = not builder.dynamic.isdisjoint(eq.inputs)
+        if read and builder.zeros.issuperset(eq.outputs):
+            aval = builder.avals[eq.outputs[0]]
+            zeros = functools.partial(_zeros, aval.shape)
+            builder.weights.append(Equation("weight", (), eq.outputs, {}, zeros, eq.source))
+        elif not read:
             builder.weights.append(eq)
         elif eq.outputs[0] in matches:
             _emit(builder, eq, matches[eq.outputs[0]])
+
+
+def _zeros(shape: Sequence[int]) -> list[np.ndarray]:
+    return [np.zeros(shape, np.float32)]
 
 
 def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[int, Match | None]:
@@ -200,6 +210,12 @@ def _clamp(builder: Builder, eq: Equation) -> bool:
 def _binary(kind: str) -> Callable[[Builder, Equation], bool]:
     def rule(builder: Builder, eq: Equation) -> bool:
         left, right = eq.inputs
+        if kind in {"ADD", "SUB"} and builder.is_zero(right) and builder.shape(left) == builder.shape(eq.outputs[0]):
+            builder.becomes(eq.outputs[0], builder.resolve(left))
+            return True
+        if kind == "ADD" and builder.is_zero(left) and builder.shape(right) == builder.shape(eq.outputs[0]):
+            builder.becomes(eq.outputs[0], builder.resolve(right))
+            return True
         if {left, right} <= builder.dynamic:
             builder.op(kind, _unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
             return True
