@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
+from jaxq.export.constants import Operand, Scales, operands_of, table_of
 from jaxq.graph import Equation, Graph, Op
-from jaxq.numerics import SMALLEST_SCALE, carrier_bounds, quantize
-from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier
+from jaxq.numerics import SMALLEST_SCALE
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
-from jaxq.simulate import qparams, quantized_operand
+from jaxq.simulate import qparams
 from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
-
-# Ops that take a constant on a scale of its own, symmetric; those that take it on the output's grid; integers as they are.
-OWN_SCALE = frozenset({"ADD", "SUB", "MUL", "BATCH_MATMUL"})
-ON_GRID = frozenset({"CONCATENATION", "EMBEDDING", "MAXIMUM", "MINIMUM", "SELECT"})
-AS_IT_IS = frozenset({("GATHER", 1), ("SELECT", 0)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,18 +38,9 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Operand:
-    """A constant operand. q: int8, with one scale and zero point; or integers and booleans by nature, without."""
-
-    q: np.ndarray
-    scale: np.float32 | None = None
-    zero_point: int = 0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
-    """A plan with all its numbers. parameters: (float32 scale, zero point) by group. tables: of each TABLE op, the output
-    integer of every input integer from -128 on, int8 (256,).
+    """A plan with all its numbers. parameters: (float32 scale, zero point) by group. tables: of each TABLE op, the
+    output integer of every input integer from -128 on, int8 (256,).
     """
 
     plan: Plan
@@ -89,7 +73,7 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
         plan,
         scales,
         {name: _kernel(name, *parts) for name, parts in kernels.items()},
-        {(op.name, i): constant for op in live for i, constant in _operands(plan, op, env, scales)},
+        {(op.name, i): constant for op in live for i, constant in operands_of(plan, op, env, scales)},
         {op.name: table_of(plan, op, env, scales) for op in live if op.kind == "TABLE"},
     )
     for op in plan.graph.ops:
@@ -140,61 +124,11 @@ HOST: dict[str, Callable[..., Any]] = {
 }
 
 
-Scales = Mapping[str, tuple[np.float32, int]]
-
-
 def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) -> dict[str, Any]:
     weighted = [op for op in plan.graph.ops if op.name in plan.weights]
     return {
         op.name: _kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0]) for op in weighted
     }
-
-
-def _operands(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> Iterator[tuple[int, Operand]]:
-    for i, value in enumerate(op.inputs):
-        if value in plan.graph.activations:
-            continue
-        if (op.kind, i) in AS_IT_IS:
-            yield i, Operand(np.asarray(env[value]))
-        elif op.kind in OWN_SCALE:
-            carrier = quantized_operand(np.asarray(env[value], np.float32), scales[_group_name(plan, op.outputs[0])][0])
-            yield i, Operand(carrier.q.astype(np.int8), np.float32(carrier.scale))
-        elif op.kind in ON_GRID:
-            scale, zero_point = scales[_group_name(plan, op.outputs[0])]
-            steps = quantize(np.asarray(env[value], np.float32), scale, *carrier_bounds(np.float32(zero_point)))
-            yield i, Operand((steps + zero_point).astype(np.int8), scale, zero_point)
-
-
-def table_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> np.ndarray:
-    """`clip(round(f(s_x (q - z_x)) / s_y) + z_y)` for every int8 q: the training forward's own rule, run on each.
-
-    The function was recorded at the shape of its input, so the integers are laid out in that shape.
-    """
-    x_scale, x_zero = scales[_group_name(plan, op.inputs[0])]
-    boolean = plan.group(op.outputs[0]) is None
-    scale, zero = (np.float32(1), 0) if boolean else scales[_group_name(plan, op.outputs[0])]
-    shape = plan.graph.avals[op.inputs[0]].shape
-    stored = np.resize(np.arange(-128, 128), (-(-256 // math.prod(shape)), *shape))
-    numbers = [jnp.asarray(env[v]) for v in op.inputs[1:]]
-    step = OPS["TABLE"].step
-    assert step is not None
-    parts = []
-    for block in stored:
-        x = Carrier(jnp.asarray(block - x_zero, jnp.float32), jnp.float32(x_scale), jnp.float32(x_zero))
-        parts.append(np.asarray(step(op, x, *numbers, scale=jnp.float32(scale), zero_point=jnp.float32(zero))))
-    steps = np.concatenate([part.reshape(-1) for part in parts])[:256]
-    if np.isnan(steps).any():
-        raise ExportError(
-            f"{op.name} ({'+'.join(op.attrs['of'])}, {op.source}) is not a number at input {_first_nan(steps, x_scale, x_zero)}, "
-            "which its input's range holds. Bound its input, as in jnp.sqrt(jnp.maximum(x, 0))."
-        )
-    if boolean:
-        return steps != 0
-    return np.clip(np.rint(np.clip(steps, -512, 512)) + zero, -128, 127).astype(np.int8)
-
-
-def _first_nan(steps: np.ndarray, scale: np.float32, zero_point: int) -> str:
-    return f"{float(scale) * (int(np.argmax(np.isnan(steps))) - 128 - zero_point):.4g}"
 
 
 def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: np.float32) -> tuple[Any, ...]:

@@ -41,8 +41,8 @@ class Writer:
         return Quantization.of(*self.frozen.of(value))
 
     def activation(self, value: int, suffix: str = "", shape: Sequence[int] | None = None) -> int:
-        """A new int8 tensor with the scale of a graph value, or in the dtype of one that is no real number; it stands for
-        the value itself when there is no suffix.
+        """A new int8 tensor with the scale of a graph value, or in the dtype of one that is no real number; it stands
+        for the value itself when there is no suffix.
         """
         shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
         plain = self.frozen.plan.group(value) is None
@@ -87,7 +87,7 @@ class Writer:
         value = op.inputs[index]
         if value not in self.tensor_of:
             operand = self.frozen.operands[op.name, index]
-            grid = None if operand.scale is None else Quantization.of(operand.scale, operand.zero_point)
+            grid = Quantization.of(operand.scale, operand.zero_point) if operand.scale else None
             return self.constant(f"{op.name}:operand{index}", operand.q, grid)
         if (op.name, index) not in self.frozen.plan.requantized:
             return self.tensor_of[value]

@@ -205,13 +205,10 @@ TABLE = [
 
 # What no op says: one float op each, with the user's line.
 ISLANDS: list[tuple[str, Callable[[Any, jax.Array], Any], str]] = [
-    ("sin", lambda p, x: jnp.sin(x), "sin"),
     ("sort", lambda p, x: jnp.sort(x), "sort"),  # jitted inside JAX: the line is the caller's
     ("reverse", lambda p, x: x[:, ::-1], "rev"),
-    ("reciprocal", lambda p, x: 1 / x, "div"),
-    ("cube", lambda p, x: x**3, "integer_pow"),
-    ("greatest", lambda p, x: jnp.max(x, 1), "reduce_max"),
-    ("rounded", lambda p, x: jnp.round(x), "round"),
+    ("running sum", lambda p, x: jnp.cumsum(x, 1), "cumsum"),
+    ("product", lambda p, x: jnp.prod(x, 1), "reduce_prod"),
 ]
 
 FILE = pathlib.Path(__file__).name
@@ -314,9 +311,9 @@ def test_two_calls_of_one_jitted_function_have_their_own_lines() -> None:
 def test_a_file_in_a_folder_named_like_a_library_is_the_users(tmp_path: pathlib.Path, folder: str) -> None:
     place = tmp_path / folder / "model.py"
     namespace: dict[str, Any] = {"jnp": jnp}
-    exec(compile("def f(p, x):\n    return jnp.sin(x)\n", str(place), "exec"), namespace)
+    exec(compile("def f(p, x):\n    return jnp.cumsum(x, 1)\n", str(place), "exec"), namespace)
     plan = jaxq.quantize(namespace["f"], "int8", {}, np.zeros(ROWS, np.float32)).plan
-    assert plan.islands["float"].startswith("`sin` at model.py:2 (f) ")
+    assert plan.islands["float"].startswith("`cumsum` at model.py:2 (f) ")
 
 
 # --- gradients of the user's own ---------------------------------------------------------------------------------
@@ -355,10 +352,10 @@ def test_a_custom_jvp_around_an_op_of_ours_is_that_op() -> None:
     )
 
 
-def test_an_unknown_custom_vjp_is_one_op_and_trains_by_its_own_gradient() -> None:
+def test_an_elementwise_custom_vjp_is_a_table_and_trains_by_its_own_gradient() -> None:
     (w,), (x,) = random(((6, 4),), 0), random(((8, 6),), 1)
     q = jaxq.quantize(lambda p, x: steep(x @ p), "int8", w, x)
-    assert kinds(q.plan.graph) == "FULLY_CONNECTED FLOAT"
+    assert kinds(q.plan.graph) == "FULLY_CONNECTED TABLE"
     ranges = jaxq.calibrate(q, [x, 2 * x], w, q.init(w, x), progress=False)
     gradient = jax.grad(lambda w: jnp.sum(q.apply(w, ranges, x)))(w)
     scale, zero = (np.asarray(ranges["input"][key]) for key in ("scale", "zero_point"))
@@ -370,7 +367,7 @@ def test_an_unknown_custom_vjp_is_one_op_and_trains_by_its_own_gradient() -> Non
 
 
 def scanned(p: Any, x: jax.Array) -> jax.Array:
-    return lax.scan(lambda c, _: (c @ p["w"], None), x, None, 3)[0]
+    return lax.scan(lambda c, _: (c @ p["w"], None), x, None, 10_000)[0]
 
 
 def looped(p: Any, x: jax.Array) -> jax.Array:
@@ -626,3 +623,59 @@ def test_golden_texts_of_the_digits_recipe(golden: Callable[[str, str], None]) -
     golden("graph_digits.txt", str(qmodel.plan.graph))
     golden("plan_digits.txt", str(qmodel.plan))
     golden("program_digits.txt", str(jaxq.export.to_tflite(qmodel, progress=False).program))
+
+
+# --- functions of one activation: tables -------------------------------------------------------------------------
+
+TABLES: list[tuple[str, Callable[[Any, jax.Array], Any], str]] = [
+    ("exp", lambda p, x: jnp.exp(x), "exp"),
+    ("reciprocal", lambda p, x: 1 / (x + 3), "add div"),
+    ("cube", lambda p, x: x**3, "integer_pow"),
+    ("mish", lambda p, x: x * jnp.tanh(jax.nn.softplus(x)), "custom_jvp_call tanh mul"),
+    ("branches", lambda p, x: jnp.where(x > 0.5, x, 0.1 * x * x), "gt mul select_n"),
+    ("behind arithmetic", lambda p, x: lax.rsqrt(2 * x + 1), "mul add rsqrt"),
+    ("a trained slope", lambda p, x: jnp.where(x > 0, x, p["slope"] * x), "gt mul select_n"),
+]
+
+
+@pytest.mark.parametrize(("fn", "primitives"), [row[1:] for row in TABLES], ids=[row[0] for row in TABLES])
+def test_a_function_of_one_activation_is_one_table(fn: Callable[..., Any], primitives: str) -> None:
+    params = {"slope": np.float32(0.25)}
+    plan = jaxq.quantize(fn, "int8", params, np.zeros(ROWS, np.float32)).plan
+    (op,) = plan.graph.ops
+    assert (op.kind, " ".join(op.attrs["of"])) == ("TABLE", primitives)
+    x = np.linspace(-0.4, 2.0, int(np.prod(ROWS)), dtype=np.float32).reshape(ROWS)
+    real = reals(plan, list(params.values()), [x])[plan.graph.outputs[0]]
+    np.testing.assert_allclose(real, fn(params, x), rtol=1e-6)
+
+
+def test_arithmetic_alone_is_no_table() -> None:
+    graph = graph_of(lambda p, x: jax.nn.relu(2 * x + 1) * x, {}, np.zeros(ROWS, np.float32))
+    assert kinds(graph) == "AFFINE MUL"
+
+
+def test_two_activations_under_a_table_are_two_ops() -> None:
+    x = np.zeros(ROWS, np.float32)
+    assert kinds(graph_of(lambda p, x, y: jnp.exp(x) * y, {}, x, x)) == "TABLE MUL"
+    assert kinds(graph_of(lambda p, x, y: jnp.exp(x * y), {}, x, x)) == "MUL TABLE"
+    assert kinds(graph_of(lambda p, x, y: x / jnp.sqrt(y), {}, x, x)) == "TABLE MUL"
+
+
+def test_softmax_is_found_by_what_it_means() -> None:
+    def plainly(p: Any, x: jax.Array) -> jax.Array:
+        powers = jnp.exp(x)
+        return powers / jnp.sum(powers, -1, keepdims=True)
+
+    assert kinds(graph_of(plainly, {}, np.zeros(ROWS, np.float32))) == "SOFTMAX"
+    other = graph_of(lambda p, x: jax.nn.softmax(x, 1), {}, np.zeros(SERIES, np.float32))
+    assert kinds(other) == "TRANSPOSE SOFTMAX TRANSPOSE"
+
+
+def test_a_short_scan_is_its_steps() -> None:
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        return lax.scan(lambda c, row: (jnp.tanh(c + row @ p["w"]), c), jnp.zeros((2, 6)), jnp.swapaxes(x, 0, 1))[0]
+
+    (w,), (x,) = random(((6, 6),), 0), random(((2, 3, 6),), 1)
+    plan = jaxq.quantize(fn, "int8", {"w": w}, x).plan
+    assert kinds(plan.graph).split().count("FULLY_CONNECTED") == 3
+    np.testing.assert_allclose(reals(plan, [w], [x])[plan.graph.outputs[0]], fn({"w": w}, x), rtol=1e-5, atol=1e-6)

@@ -140,11 +140,11 @@ def in_training_mode() -> Any:
     return qmodel
 
 
-def sine(x: jax.Array) -> jax.Array:
-    return jnp.sin(x)
+def running(x: jax.Array) -> jax.Array:
+    return jnp.cumsum(x, 1)
 
 
-SINE = f"{FILE}:{sine.__code__.co_firstlineno + 1} (sine)"
+RUNNING = f"{FILE}:{running.__code__.co_firstlineno + 1} (running)"
 
 Case = tuple[str, Callable[[], Any], type[JaxqError], str]
 
@@ -240,10 +240,10 @@ EXPORTS: list[Case] = [
      "scale of input_1 / scale of the output is 9.999e-05, outside [2^-10, 256)"),
     ("HARD_SWISH for Coral", lambda: function(lambda p, x: nnx.hard_swish(x), X, recipe={"target": "edgetpu"}),
      TargetError, "hard_swish (HARD_SWISH, " + FILE),
-    ("island", lambda: function(lambda p, x: sine(x), X), ExportError,
-     f"float runs in floating point: `sin` at {SINE} is no op of TFLite's that jaxq knows."),
-    ("island for Coral", lambda: function(lambda p, x: sine(x), X, recipe={"target": "edgetpu"}), TargetError,
-     f"float (FLOAT, {SINE}): Coral Edge TPU does not take it"),
+    ("island", lambda: function(lambda p, x: running(x), X), ExportError,
+     f"float runs in floating point: `cumsum` at {RUNNING} is no op of TFLite's that jaxq knows."),
+    ("island for Coral", lambda: function(lambda p, x: running(x), X, recipe={"target": "edgetpu"}), TargetError,
+     f"float (FLOAT, {RUNNING}): Coral Edge TPU does not take it"),
     ("island by rule", lambda: export(ready({"rules": [{"match": "head/kernel", "float": True}]})), ExportError,
      "head/kernel runs in floating point: a rule of the recipe says float. Remove the rule"),
     ("training mode", lambda: export(in_training_mode()), ExportError,

@@ -2,8 +2,8 @@
 
 The only file that touches `jax.extend`, which promises no compatibility. Functions with a gradient of their own
 (`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and
-stay one equation otherwise, so that their gradient survives. A short `scan` (a recurrent layer) is unrolled; a long one,
-`while` and `cond` stay whole: the raising refuses them where they touch an activation.
+stay one equation otherwise, so that their gradient survives. A short `scan` (a recurrent layer) is unrolled; a long
+one, `while` and `cond` stay whole: the raising refuses them where they touch an activation.
 """
 
 from __future__ import annotations

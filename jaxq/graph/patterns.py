@@ -175,7 +175,7 @@ def _same_constant(a: Any, b: Any) -> bool:
 
 
 def softmax_of(view: View, eq: Equation) -> Match | None:
-    """SOFTMAX, however it is laid out: exp(x - m) over its own sum, where m is anything that is constant along the axis."""
+    """SOFTMAX, however it is laid out: exp(x - m) over its own sum, for any m that is constant along the axis."""
     total, exponential = view.upstream(eq.inputs[1], "reduce_sum", _VIEWS), view.producer.get(eq.inputs[0])
     if total is None or exponential is None or exponential.primitive != "exp" or total.inputs[0] != eq.inputs[0]:
         return None

@@ -7,10 +7,10 @@ recorded: a float island. Equations that touch no activation are weight arithmet
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,20 @@ def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
     for eq in builder.view.trace.equations:
         read = not builder.dynamic.isdisjoint(eq.inputs)
         if read and builder.zeros.issuperset(eq.outputs):
-            aval = builder.avals[eq.outputs[0]]
-            zeros = functools.partial(_zeros, aval.shape)
-            builder.weights.append(Equation("weight", (), eq.outputs, {}, zeros, eq.source))
+            builder.weights.append(_zeros(builder, eq))
         elif not read:
             builder.weights.append(eq)
         elif eq.outputs[0] in matches:
             _emit(builder, eq, matches[eq.outputs[0]])
 
 
-def _zeros(shape: Sequence[int]) -> list[np.ndarray]:
-    return [np.zeros(shape, np.float32)]
+def _zeros(builder: Builder, eq: Equation) -> Equation:
+    shapes = [builder.shape(v) for v in eq.outputs]
+
+    def call() -> Any:
+        return [np.zeros(shape, np.float32) for shape in shapes]
+
+    return Equation("weight", (), eq.outputs, {}, call, eq.source)
 
 
 def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[int, Match | None]:
@@ -298,8 +301,8 @@ def _sum(builder: Builder, eq: Equation) -> bool:
     axes, shape = tuple(int(a) for a in eq.params["axes"]), builder.shape(eq.inputs[0])
     attrs = {"axes": axes, "keepdims": False}
     mean = builder.op("MEAN", eq.inputs, attrs, eq.source, shape=builder.shape(eq.outputs[0]))
-    channels = (*builder.shape(mean), 1)[-1] if len(builder.shape(mean)) == 0 else builder.shape(mean)[-1]
-    count = builder.full(math.prod(shape[a] for a in axes), (channels,))
+    channels = builder.shape(mean)[-1] if builder.shape(mean) else 1
+    count = builder.full(float(math.prod(shape[a] for a in axes)), (channels,))
     builder.op("AFFINE", (mean,), {"mul": count, "add": None}, eq.source, outputs=eq.outputs)
     return True
 

@@ -1,9 +1,9 @@
 """Unary functions that TFLite has no op for: what of a trace is a function of one activation, number by number.
 
-Such a function of an int8 tensor is a table of 256 integers, whatever it is made of. A *region* runs from its source, the
-one activation that everything in it is computed from, to a result; it is grown from the primitives that TFLite lacks
-(`exp`, `abs`, `erf`, comparisons, `select_n` ...) and takes in the arithmetic around them: `x * tanh(softplus(x))` is one
-table, not three ops.
+Such a function of an int8 tensor is a table of 256 integers, whatever it is made of. A *region* runs from its source,
+the one activation that everything in it is computed from, to a result; it is grown from the primitives that TFLite
+lacks (`exp`, `abs`, `erf`, comparisons, `select_n` ...) and takes in the arithmetic around them:
+`x * tanh(softplus(x))` is one table, not three ops.
 """
 
 from __future__ import annotations
@@ -105,11 +105,18 @@ class Regions:
         above = self._common(operands)
         self.parent[result] = above
         self.depth[result] = 0 if above is None else self.depth.get(above, 0) + 1
-        if _has_op(eq) and self.source.keys().isdisjoint(operands):
+        if self._has_op(eq) and self.source.keys().isdisjoint(operands):
             return
         source = self._common([self.source.get(v, v) for v in operands])
         if source is not None and jnp.issubdtype(self.view.trace.avals[source].dtype, jnp.floating):
             self.source[result] = self._behind_arithmetic(source)
+
+    def _has_op(self, eq: Equation) -> bool:
+        if eq.primitive == "integer_pow":
+            return eq.params["y"] == 2
+        if eq.primitive == "div":
+            return eq.inputs[1] not in self.dynamic or eq.inputs[0] in self.dynamic
+        return eq.primitive in OWN
 
     def _elementwise(self, eq: Equation, operands: Sequence[int]) -> bool:
         if len(eq.outputs) != 1 or not (eq.primitive in OWN | LACKING or _elementwise_call(eq)):
@@ -182,16 +189,9 @@ class Regions:
         return sorted(found, key=lambda eq: eq.outputs[0])
 
 
-def _has_op(eq: Equation) -> bool:
-    if eq.primitive == "integer_pow":
-        return eq.params["y"] == 2
-    return eq.primitive in OWN
-
-
 def _numeric(recorded: Trace, values: Sequence[int]) -> bool:
-    return all(
-        jax.dtypes.issubdtype(recorded.avals[v].dtype, np.number) or recorded.avals[v].dtype == bool for v in values
-    )
+    dtypes = [recorded.avals[v].dtype for v in values]
+    return all(dtype == bool or jnp.issubdtype(dtype, np.number) for dtype in dtypes)
 
 
 def _name(eq: Equation) -> str:

@@ -19,8 +19,8 @@ class Spec:
     """One row. `step` is None where the float meaning, run on carriers, is already the integer one.
 
     weights: the inputs after the first are a kernel and a bias. raw: they are numbers that reach the step as they are,
-    not integers. plain: the positions of inputs that are integers or booleans by nature. symmetric: those of inputs that
-    need zero point 0. table: within one step, not exact.
+    not integers. plain: the positions of inputs that are integers or booleans by nature. symmetric: those of inputs
+    that need zero point 0. table: within one step, not exact.
     """
 
     compute: Callable[..., Any]
