@@ -33,7 +33,7 @@ from jaxq.target import TARGETS
 
 PAGE = pathlib.Path(__file__).parent / "ops.md"
 
-IMAGE, ROW = (1, 6, 6, 4), (1, 4)
+IMAGE, ROW, IDS = (1, 6, 6, 4), (1, 4), (1, 5)  # IDS is of integers
 NHWC = ("NHWC", "HWIO", "NHWC")
 Function = Callable[..., Any]
 
@@ -92,10 +92,13 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
         ("four axes", lambda p, x: x * p["channels"], (IMAGE,)),
         ("other", lambda p, x: x * p["channels"], (ROW,)),
     ),
+    "ARG_MAX": (("", plain(lambda x: jnp.argmax(x, -1)), (IMAGE,)),),
     "AVERAGE_POOL_2D": (
         ("", pool(linen.avg_pool, "VALID"), (IMAGE,)),
         ("padding counted", pool(linen.avg_pool, AROUND, count_include_pad=True), (IMAGE,)),
     ),
+    "BATCH_MATMUL": (("", plain(lambda a, b: jnp.einsum("bhwc,bhvc->bhwv", a, b)), (IMAGE, IMAGE)),),
+    "BROADCAST_TO": (("", plain(lambda x: jnp.repeat(x, 2, 1)), (IMAGE,)),),
     "CLIP": (("", plain(CLIP), (IMAGE,)),),
     "CONCATENATION": (
         ("", plain(lambda a, b: jnp.concatenate([a, b], -1)), (IMAGE, IMAGE)),
@@ -113,39 +116,59 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
         ("clipped to other bounds", after(conv("depthwise", groups=4), CLIP), (IMAGE,)),
     ),
     "DROPOUT": (("", lambda p, x: lax.select(p["kept"], x / 0.9, jnp.zeros_like(x)), (IMAGE,)),),
+    "EMBEDDING": (("", lambda p, ids: jnp.take(p["dense"], ids, axis=0), (IDS,)),),
     "FAKE_QUANT": (("", lambda p, x: jaxq_fake_quant(x, p["scale"], p["zero_point"]), (IMAGE,)),),
     "FULLY_CONNECTED": (
         ("two axes", lambda p, x: x @ p["dense"], (ROW,)),
         ("more", lambda p, x: x @ p["dense"], (IMAGE,)),
     ),
+    "GATHER": (("", plain(lambda x: x[:, np.array([2, 0, 2])]), (IMAGE,)),),
+    "GELU": (("", plain(jax.nn.gelu), (IMAGE,)),),
     "HARD_SWISH": (("", plain(jax.nn.hard_swish), (IMAGE,)),),
+    "LEAKY_RELU": (("", plain(jax.nn.leaky_relu), (IMAGE,)),),
     "LOGISTIC": (("", plain(jax.nn.sigmoid), (IMAGE,)),),
+    "MAXIMUM": (("", plain(jnp.maximum), (IMAGE, IMAGE)),),
     "MAX_POOL_2D": (
         ("", pool(linen.max_pool, "SAME"), (IMAGE,)),
         ("padding that is not SAME", pool(linen.max_pool, AROUND), (IMAGE,)),
     ),
     "MEAN": (("", plain(lambda x: jnp.mean(x, (1, 2))), (IMAGE,)),),
+    "MINIMUM": (("", plain(jnp.minimum), (IMAGE, IMAGE)),),
     "MUL": (("", plain(jnp.multiply), (IMAGE, IMAGE)),),
     "PAD": (("", plain(lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), (IMAGE,)),),
+    "REDUCE_MAX": (("", plain(lambda x: jnp.max(x, (1, 2))), (IMAGE,)),),
+    "REDUCE_MIN": (("", plain(lambda x: jnp.min(x, (1, 2))), (IMAGE,)),),
     "RELU": (("", plain(jax.nn.relu), (IMAGE,)),),
     "RELU6": (("", plain(jax.nn.relu6), (IMAGE,)),),
     "RELU_N1_TO_1": (("", plain(lambda x: jnp.clip(x, -1.0, 1.0)), (IMAGE,)),),
     "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
+    "SELECT": (
+        ("a constant mask", plain(lambda x: jnp.where(np.arange(4) < 2, x, 0.5)), (IMAGE,)),
+        ("a computed one", plain(lambda x, y: jnp.where(x > 0.1, x, y)), (IMAGE, IMAGE)),
+    ),
     "SLICE": (("", plain(lambda x: x[:, 1:4]), (IMAGE,)),),
     "SOFTMAX": (("", plain(jax.nn.softmax), (ROW,)),),
     "SPLIT": (("", plain(lambda x: jnp.split(x, 2, -1)), (IMAGE,)),),
     "STOP_GRADIENT": (("", plain(lax.stop_gradient), (IMAGE,)),),
     "STRIDED_SLICE": (("", plain(lambda x: x[:, ::2]), (IMAGE,)),),
     "SUB": (("", plain(jnp.subtract), (IMAGE, IMAGE)),),
+    "TABLE": (
+        ("numbers", plain(jnp.exp), (IMAGE,)),
+        ("yes or no", plain(lambda x, y: jnp.where(x > 0.1, x, y)), (IMAGE, IMAGE)),
+    ),
     "TANH": (("", plain(jnp.tanh), (IMAGE,)),),
     "TRANSPOSE": (("", plain(lambda x: x.transpose(0, 2, 1, 3)), (IMAGE,)),),
+    "TRANSPOSE_CONV": (
+        ("", lambda p, x: lax.conv_transpose(x, p["hwio"], (2, 2), "SAME"), (IMAGE,)),
+        ("cropped otherwise", lambda p, x: lax.conv_transpose(x, p["hwio"], (2, 2), ((2, 0), (2, 0))), (IMAGE,)),
+    ),
 }
 
 
 def frozen_example(fn: Function, shapes: tuple[tuple[int, ...], ...]) -> Frozen:
     """An example with its integers; every range is one sixteenth a step."""
     params = weights()
-    inputs = [np.zeros(shape, np.float32) for shape in shapes]
+    inputs = [np.zeros(shape, np.int32 if shape == IDS else np.float32) for shape in shapes]
     q = jaxq.quantize(fn, "int8", params, *inputs)
     ranges = {name: {**r, "scale": jnp.float32(1 / 16)} for name, r in q.init(params).items()}
     return freeze(q.plan, jax.tree.leaves(params), ranges)
@@ -256,6 +279,9 @@ nothing.
 JAX primitives that are raised one by one (`jaxq.graph.raising.RAISE`):
 
 {primitives}
+
+What is a function of one activation, number by number, and is not in the lists below is a TABLE
+(`jaxq.graph.tables`); SOFTMAX is found by its meaning, along any axis. A `scan` of few steps is unrolled.
 
 Ops that JAX spells in several primitives, with the primitive of their result (`jaxq.graph.patterns.PATTERNS`):
 

@@ -22,6 +22,7 @@ from jaxq.numerics import SMALLEST_SCALE
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams
+from jaxq.target import target_named
 from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
 
 
@@ -39,8 +40,8 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
-    """A plan with all its numbers. parameters: (float32 scale, zero point) by group. tables: of each TABLE op, the
-    output integer of every input integer from -128 on, int8 (256,).
+    """A plan with all its numbers. parameters: (float32 scale, zero point) by group. tables: of each op that is written
+    as one, the output integer of every input integer from -128 on, int8 (256,).
     """
 
     plan: Plan
@@ -68,13 +69,14 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
     kernels = _kernels(plan, env, host_ranges, scales)
+    tables = target_named(plan.recipe.target).tables | {"TABLE"}
     live = [op for op in plan.graph.ops if op.name not in plan.islands]
     frozen = Frozen(
         plan,
         scales,
         {name: _kernel(name, *parts) for name, parts in kernels.items()},
         {(op.name, i): constant for op in live for i, constant in operands_of(plan, op, env, scales)},
-        {op.name: table_of(plan, op, env, scales) for op in live if op.kind == "TABLE"},
+        {op.name: table_of(plan, op, env, scales) for op in live if op.kind in tables},
     )
     for op in plan.graph.ops:
         if op.name not in plan.islands:

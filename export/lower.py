@@ -34,7 +34,7 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
     writer = Writer(frozen)
     inputs = [writer.input(v, i) for i, v in enumerate(plan.graph.inputs)]
     for op in plan.graph.ops:
-        RULES[op.kind](writer, op)
+        (_table if op.name in frozen.tables else RULES[op.kind])(writer, op)
     values = [v for v in plan.graph.outputs if v in plan.graph.activations]
     outputs = [writer.output(v) for v in values]
     names = tuple(plan.graph.site_names[v] for v in values)

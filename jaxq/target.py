@@ -17,12 +17,14 @@ EVERYTHING = frozenset({"*"})
 class Target:
     """A device family.
 
-    forbidden: op kinds it has no kernel for. float_islands: whether it can run floats between integers.
+    forbidden: op kinds it has no kernel for. tables: those that it computes as a table of 256 entries for want of a kernel.
+    float_islands: whether it can run floats between integers.
     """
 
     name: str
     title: str
     forbidden: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
     float_islands: bool = True
     source: str = ""
 
@@ -37,6 +39,7 @@ TARGETS: dict[str, Target] = {
         "tflm",
         "TensorFlow Lite for Microcontrollers",
         forbidden=frozenset({"RELU_N1_TO_1"}),
+        tables=frozenset({"GELU"}),
         float_islands=False,
         source="tflite-micro, all_ops_resolver",
     ),
@@ -44,7 +47,10 @@ TARGETS: dict[str, Target] = {
     "edgetpu": Target(
         "edgetpu",
         "Coral Edge TPU",
-        forbidden=frozenset({"HARD_SWISH"}),
+        forbidden=frozenset(
+            {"ARG_MAX", "BATCH_MATMUL", "BROADCAST_TO", "EMBEDDING", "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU"}
+            | {"SELECT", "TABLE"}
+        ),
         float_islands=False,
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",
     ),

@@ -285,9 +285,17 @@ def _gelu(view: View, eq: Equation) -> Iterator[Candidate]:
 def _leaky_relu(view: View, eq: Equation) -> Iterator[Candidate]:
     slope = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
     numbers = [] if slope is None or slope.primitive != "mul" else [view.scalar(v) for v in slope.inputs]
+    aval = view.trace.avals[eq.outputs[0]]
     for alpha in (number for number in numbers if number is not None):
-        fn = functools.partial(jax.nn.leaky_relu, negative_slope=alpha)
-        yield Candidate(("leaky_relu", alpha), fn, (view.trace.avals[eq.outputs[0]],), {"alpha": alpha})
+
+        def with_zero(x: jax.Array, alpha: float = alpha) -> jax.Array:
+            return jnp.where(x >= 0, x, alpha * x)
+
+        def without(x: jax.Array, alpha: float = alpha) -> jax.Array:
+            return jnp.where(x > 0, x, alpha * x)
+
+        yield Candidate(("leaky_relu >=", alpha), with_zero, (aval,), {"alpha": alpha})
+        yield Candidate(("leaky_relu >", alpha), without, (aval,), {"alpha": alpha})
 
 
 def _embedding(view: View, eq: Equation) -> Iterator[Candidate]:

@@ -191,7 +191,7 @@ class Regions:
 
 def _numeric(recorded: Trace, values: Sequence[int]) -> bool:
     dtypes = [recorded.avals[v].dtype for v in values]
-    return all(dtype == bool or jnp.issubdtype(dtype, np.number) for dtype in dtypes)
+    return all(jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_) for dtype in dtypes)
 
 
 def _name(eq: Equation) -> str:
