@@ -59,8 +59,9 @@ def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int) ->
 def table_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> np.ndarray:
     """`clip(round(f(s_x (q - z_x)) / s_y) + z_y)` for every int8 q: the training forward's own rule, run on each.
 
-    The op is a TABLE, or another function of each number alone. int8 (256,), or bool for a function that says yes or no. Raises ExportError where it is no number at all; where it
-    is none at some inputs (the square root of what is negative), these get the entry of the nearest that has one.
+    The op is a TABLE, or another function of each number alone. int8 (256,), or bool for a function that says yes or
+    no. Raises ExportError where it is no number at all; where it is none at some inputs (the square root of what is
+    negative), these get the entry of the nearest that has one.
     """
     x_scale, x_zero = _grid(plan, scales, op.inputs[0])
     boolean = plan.group(op.outputs[0]) is None
@@ -89,8 +90,8 @@ def _filled(op: Op, steps: np.ndarray) -> np.ndarray:
     known = np.flatnonzero(~np.isnan(steps))
     if not len(known):
         raise ExportError(
-            f"{op.name} ({'+'.join(op.attrs.get('of', [op.kind]))}, {op.source}) is not a number for any input in its input's range. "
-            "Did training diverge? Restore the last good checkpoint."
+            f"{op.name} ({'+'.join(op.attrs.get('of', [op.kind]))}, {op.source}) is not a number for any input in its "
+            "input's range. Did training diverge? Restore the last good checkpoint."
         )
     nearest = known[np.argmin(np.abs(np.arange(len(steps))[:, None] - known), axis=1)]
     return steps[nearest]

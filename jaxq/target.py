@@ -17,8 +17,8 @@ EVERYTHING = frozenset({"*"})
 class Target:
     """A device family.
 
-    forbidden: op kinds it has no kernel for. tables: those that it computes as a table of 256 entries for want of a kernel.
-    float_islands: whether it can run floats between integers.
+    forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
+    kernel. float_islands: whether it can run floats between integers.
     """
 
     name: str

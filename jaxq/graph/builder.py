@@ -6,7 +6,7 @@ The one mutable object between `Trace` and `Graph`; the raising and the folding 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ KEEP_ZERO = frozenset(
     {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "reshape", "slice", "split", "squeeze"}
     | {"sub", "transpose"}
 )
+# Ops that are written once where a model computes them twice: those without weights and without a site's own range.
+REPEATABLE = frozenset({"RESHAPE", "TRANSPOSE", "SUB", "MEAN"})
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -33,6 +35,7 @@ class Builder:
         self.weights: list[Equation] = []
         self.ops: list[Op] = []
         self.made: dict[int, Op] = {}
+        self._same: dict[Hashable, tuple[int, ...]] = {}
         self.alias: dict[int, int] = {}
         self.graph_inputs = frozenset(inputs)
         self._next = max(self.avals) + 1
@@ -106,11 +109,25 @@ class Builder:
         call: Callable[..., Sequence[jax.Array]] | None = None,
     ) -> int:
         """Append an op that makes `outputs`, or one fresh value of `shape`; returns its first output."""
+        inputs = tuple(self.resolve(v) for v in inputs)
+        again = self._same.get(key) if (key := self._key(kind, inputs, attrs, call)) else None
+        if again is not None:
+            for output, other in zip(outputs, again, strict=bool(outputs)):
+                self.becomes(output, other)
+            return again[0]
         outs = tuple(outputs) or (self.new(shape if shape is not None else self.shape(inputs[0])),)
-        op = Op(kind, "", tuple(self.resolve(v) for v in inputs), outs, dict(attrs), source, call)
+        if key:
+            self._same[key] = outs
+        op = Op(kind, "", inputs, outs, dict(attrs), source, call)
         self.ops.append(op)
         self.made.update(dict.fromkeys(outs, op))
         return outs[0]
+
+    def _key(self, kind: str, inputs: tuple[int, ...], attrs: Mapping[str, Any], call: Any) -> Hashable:
+        """What makes an op the same as another: all that it reads and does. None for ops that are never the same."""
+        if call is not None or kind not in REPEATABLE:
+            return None
+        return (kind, inputs, tuple(sorted(attrs.items())))
 
     def becomes(self, value: int, other: int) -> None:
         """Make `value` another name of `other`."""

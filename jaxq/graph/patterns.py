@@ -82,8 +82,8 @@ class Match:
 
 def find(view: View, eq: Equation) -> Match | None:
     """The first pattern, in the table's order, whose function computes `eq`'s result."""
-    if eq.primitive == "div" and (normalized := softmax_of(view, eq)) is not None:
-        return normalized
+    if eq.primitive in MEANT and (meant := MEANT[eq.primitive](view, eq)) is not None:
+        return meant
     for pattern in _by_root().get(eq.primitive, ()):
         for candidate in pattern.candidates(view, eq):
             binding = _match(view, eq.outputs[0], _recorded(candidate))
@@ -171,7 +171,7 @@ def _same_constant(a: Any, b: Any) -> bool:
     return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
 
 
-# --- softmax, by what it means -------------------------------------------------------------------------------------
+# --- by what it means ----------------------------------------------------------------------------------------------
 
 
 def softmax_of(view: View, eq: Equation) -> Match | None:
@@ -201,6 +201,46 @@ def _constant_along(view: View, value: int, axis: int, rank: int) -> bool:
         return False
     dimensions = [int(d) for d in eq.params["broadcast_dimensions"]]
     return axis not in dimensions or view.trace.avals[eq.inputs[0]].shape[dimensions.index(axis)] == 1
+
+
+def variance_of(view: View, eq: Equation) -> Match | None:
+    """VARIANCE: the mean of squares less the square of the mean, also where it is kept from being negative.
+
+    It is computed from deviations instead, for that difference of two large numbers has no bits left in int8.
+    """
+    if eq.primitive == "max":
+        operand = next((v for v in eq.inputs if view.scalar(v) is None), None)
+        inner = view.producer.get(operand) if operand is not None else None
+        floor = any(view.scalar(v) == 0.0 for v in eq.inputs)
+        return variance_of(view, inner) if floor and inner is not None and inner.primitive == "sub" else None
+    squares, mean = _mean_of(view, eq.inputs[0]), _mean_of(view, _root_of_square(view, eq.inputs[1]))
+    if squares is None or mean is None or squares.attrs != mean.attrs or mean.attrs["keepdims"]:
+        return None
+    if _root_of_square(view, squares.inputs[0]) != mean.inputs[0]:
+        return None
+    return Match("VARIANCE", (mean.inputs[0], _root_of_square(view, eq.inputs[1]) or 0), mean.attrs)
+
+
+def _mean_of(view: View, value: int | None) -> Match | None:
+    eq = None if value is None else view.producer.get(value)
+    match = None if eq is None or eq.primitive != "div" else find(view, eq)
+    return match if match is not None and match.kind == "MEAN" else None
+
+
+def _root_of_square(view: View, value: int) -> int | None:
+    eq = view.producer.get(value)
+    if eq is None:
+        return None
+    squared = eq.primitive == "square" or (eq.primitive == "integer_pow" and eq.params["y"] == 2)
+    return eq.inputs[0] if squared or (eq.primitive == "mul" and len(set(eq.inputs)) == 1) else None
+
+
+# Ops that are found by what they mean rather than by how JAX spells them, by the primitive of their result.
+MEANT: dict[str, Callable[[View, Equation], Match | None]] = {
+    "div": softmax_of,
+    "max": variance_of,
+    "sub": variance_of,
+}
 
 
 # --- candidates -----------------------------------------------------------------------------------------------------

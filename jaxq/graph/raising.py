@@ -102,6 +102,21 @@ def _softmax(builder: Builder, eq: Equation, match: Match) -> None:
     builder.becomes(eq.outputs[0], builder.transpose(y, perm, eq.source))
 
 
+def _variance(builder: Builder, eq: Equation, match: Match) -> None:
+    """The mean of the squares of the deviations."""
+    x, mean = match.inputs
+    axes = match.attrs["axes"]
+    ones = [1 if axis in axes else size for axis, size in enumerate(builder.shape(x))]
+    mean = builder.reshape(builder.resolve(mean), ones, eq.source)
+    deviation = builder.op("SUB", (x, mean), {}, eq.source, shape=builder.shape(x))
+    square = builder.op("MUL", (deviation, deviation), {}, eq.source)
+    builder.op("MEAN", (square,), match.attrs, eq.source, outputs=eq.outputs)
+
+
+# Matches that are more than one op.
+COMPOSED = {"DIV": _times_reciprocal, "SOFTMAX": _softmax, "VARIANCE": _variance}
+
+
 def _before_broadcast(builder: Builder, value: int) -> int:
     eq = builder.view.producer.get(value)
     return eq.inputs[0] if eq is not None and eq.primitive == "broadcast_in_dim" else value
@@ -126,10 +141,8 @@ def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
 def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
     if match is not None:
         _refuse_batch_reduction(builder, eq, match.kind, match.inputs[0], match.attrs.get("axes", ()))
-        if match.kind == "DIV":
-            _times_reciprocal(builder, eq, match)
-        elif match.kind == "SOFTMAX":
-            _softmax(builder, eq, match)
+        if match.kind in COMPOSED:
+            COMPOSED[match.kind](builder, eq, match)
         else:
             builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs, call=match.call)
         return
