@@ -22,7 +22,7 @@ DTYPES = (
 Option = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Quantization:
     """Affine parameters, `real = scale * (q - zero_point)` (Jacob et al. 2018, section 2.1).
 
@@ -45,7 +45,7 @@ class Quantization:
         return self.scale.size > 1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
     """One TFLite tensor. `data` is None for a value computed at run time, else a constant of shape `shape`."""
 
@@ -56,7 +56,7 @@ class Tensor:
     data: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Operator:
     """One TFLite operator.
 

@@ -6,8 +6,10 @@ Lost on the way, because a Program has no place for them: `is_variable`, `interm
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,8 +19,10 @@ from jaxq.export.flatbuffer.buffers import Buffers
 from jaxq.export.flatbuffer.table import Field, Table
 from jaxq.export.flatbuffer.verify import verify
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+from jaxq.text import shortened
 
 _MOST_DIMENSIONS = 32
+_LONGEST_CUSTOM_CODE = 1000  # characters; every operator of that code is shown with it
 _MOST_ELEMENTS = 2**31 - 1
 _AGAIN = "The file is corrupt: copy or convert it again."
 
@@ -60,7 +64,7 @@ def _main(model: Table) -> Table:
 
 def _tensor(i: int, table: Table, buffers: Buffers) -> Tensor:
     name = table.text("name") or ""
-    where = f"tensor {i} ({name!r})"
+    where = f"tensor {i} ({shortened(name)!r})"
     dtype = _dtype(table.index("type"), where)
     shape = _shape(table, where)
     if table.index("external_buffer") or table.table("sparsity"):
@@ -96,7 +100,7 @@ def _shape(table: Table, where: str) -> tuple[int, ...]:
             f"The file's {where} has shape {shape}, with a negative dimension. "
             "Convert the model again, with every dimension fixed."
         )
-    if math.prod(shape) > _MOST_ELEMENTS:
+    if math.prod(d for d in shape if d) > _MOST_ELEMENTS:  # numpy counts so too: a dimension of 0 hides no other
         raise FormatError(f"The file's {where} has shape {shape}, more than {_MOST_ELEMENTS:,} elements. {_AGAIN}")
     return shape
 
@@ -152,7 +156,17 @@ def _code(i: int, table: Table) -> tuple[str, int]:
             f"{max(schema.OPERATOR_NAMES)}. Upgrade ai-edge-litert if the file is newer, else copy it again."
         )
     kind = schema.OPERATOR_NAMES[code]
-    return f"CUSTOM:{table.text('custom_code') or ''}" if kind == "CUSTOM" else kind, table.index("version")
+    return f"CUSTOM:{_custom_code(i, table)}" if kind == "CUSTOM" else kind, table.index("version")
+
+
+def _custom_code(i: int, table: Table) -> str:
+    name = table.text("custom_code") or ""
+    if len(name) > _LONGEST_CUSTOM_CODE:
+        raise FormatError(
+            f"The file's operator code {i} names a custom operator in {len(name):,} characters; at most "
+            f"{_LONGEST_CUSTOM_CODE:,} are read. {_AGAIN}"
+        )
+    return name
 
 
 def _operator(i: int, table: Table, codes: Sequence[tuple[str, int]], tensors: int) -> Operator:
@@ -180,7 +194,15 @@ def _options(table: Table, kind: str, where: str) -> Mapping[str, Option]:
     _check_member(table.index(f"{field}_type"), union, name, where)
     layout = schema.options_fields(name)
     options = table.table(field, layout) if table.index(f"{field}_type") else None
+    if options is None:
+        return _default_options(name)
     return {item.name: _option(item, options, where) for item in layout.values()}
+
+
+@functools.cache
+def _default_options(name: str) -> Mapping[str, Option]:
+    """The options of an operator that has no table. One value for all: a thousand such operators cost one."""
+    return MappingProxyType({item.name: _option(item, None, name) for item in schema.options_fields(name).values()})
 
 
 def _check_member(code: int, union: str, wanted: str, where: str) -> None:
@@ -243,4 +265,4 @@ def _names(signature: Table, side: str, indices: tuple[int, ...], tensors: int) 
 
 def _metadata(model: Table, buffers: Buffers) -> Mapping[str, bytes]:
     entries = ((table.text("name") or "", table.index("buffer")) for table in model.tables("metadata"))
-    return {name: buffers.content(index, f"metadata {name!r}") for name, index in entries}
+    return {name: buffers.content(index, f"metadata {shortened(name)!r}") for name, index in entries}

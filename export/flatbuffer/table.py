@@ -124,6 +124,8 @@ TABLES: Mapping[str, Fields] = {
 class Table:
     """One table of bytes that `verify` has passed. Reading a field that its layout lacks is a KeyError."""
 
+    __slots__ = ("_data", "_layout", "_position")  # a file may hold one table for every few of its bytes
+
     def __init__(self, data: bytes, position: int, layout: Fields):
         self._data = data
         self._position = position

@@ -10,6 +10,7 @@ from typing import Any
 from jaxq.cli import options
 from jaxq.cli.output import Result, Table
 from jaxq.export.program import Operator, Program, Tensor, describe
+from jaxq.text import shortened
 
 
 def inspect(file: options.TFLite, json: options.Json = False) -> Result:
@@ -40,10 +41,10 @@ def _as_data(file: pathlib.Path, program: Program) -> dict[str, Any]:
 
 
 def _ends(program: Program, indices: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Inputs or outputs, with their names in the signature where the file has one."""
+    """Inputs or outputs, with their names in the signature where the file has one. "tensors" has the whole names."""
     signature = [*names, *[None] * (len(indices) - len(names))]
     ends = [(index, program.tensors[index], name) for index, name in zip(indices, signature, strict=True)]
-    return [{"tensor": i, "name": t.name, "signature": name, "text": describe(t)} for i, t, name in ends]
+    return [{"tensor": i, "name": shortened(t.name), "signature": name, "text": describe(t)} for i, t, name in ends]
 
 
 def _operator(index: int, op: Operator) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxq.text import shortened
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -52,7 +54,7 @@ def printable(text: str) -> str:
 
 
 def _cells(table: Table) -> list[list[str]]:
-    return [[printable(cell).replace("\n", "\\n") for cell in row] for row in table.rows]
+    return [[printable(shortened(cell)).replace("\n", "\\n") for cell in row] for row in table.rows]
 
 
 def _aligned(table: Table) -> str:
