@@ -47,13 +47,17 @@ class Quantization:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
-    """One TFLite tensor. `data` is None for a value computed at run time, else a constant of shape `shape`."""
+    """One TFLite tensor. `data` is None for a value computed at run time, else a constant of shape `shape`.
+
+    `offset`: the byte at which a constant begins in the file that it was read from; None where there is no file.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     quantization: Quantization | None = None
     data: np.ndarray | None = None
+    offset: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

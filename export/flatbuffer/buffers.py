@@ -21,6 +21,7 @@ class Buffers:
     def __init__(self, data: bytes, tables: list[Table]):
         self._data = data
         self._tables = tables
+        self._start = _address(np.frombuffer(data, np.uint8))
         self._unclaimed = len(data)
         self._raws: dict[int, np.ndarray | None] = {}
         self._decoded: dict[tuple[int, str], np.ndarray] = {}
@@ -42,6 +43,11 @@ class Buffers:
         if key not in self._decoded:
             self._decoded[key] = _decode(raw, dtype)
         return self._decoded[key][:elements].reshape(shape)
+
+    def offset(self, index: int) -> int | None:
+        """The byte of the file at which a buffer's data begins. None where it has none, or none was asked for."""
+        raw = self._raws.get(index)
+        return None if raw is None else _address(raw) - self._start
 
     def content(self, index: int, where: str) -> bytes:
         """A buffer as bytes, b"" where it is empty."""
@@ -87,6 +93,11 @@ class Buffers:
                 f"The file's {where}, {dtype}{list(shape)}, needs {needed:,} bytes, but its buffer {index} "
                 f"has {size:,}. The file is corrupt: copy or convert it again."
             )
+
+
+def _address(array: np.ndarray) -> int:
+    """Where the array's first element lies in memory."""
+    return array.__array_interface__["data"][0]
 
 
 def _decode(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -72,8 +72,10 @@ def _tensor(i: int, table: Table, buffers: Buffers) -> Tensor:
             f"The file's {where} keeps its data sparse or in another file, and jaxq reads neither. "
             "Convert the model with dense constants, in one file."
         )
-    data = buffers.constant(table.index("buffer"), dtype, shape, where)
-    return Tensor(name, shape, dtype, _quantization(table.table("quantization"), shape, where), data)
+    buffer = table.index("buffer")
+    data = buffers.constant(buffer, dtype, shape, where)
+    offset = None if data is None else buffers.offset(buffer)
+    return Tensor(name, shape, dtype, _quantization(table.table("quantization"), shape, where), data, offset)
 
 
 def _dtype(code: int, where: str) -> str:
