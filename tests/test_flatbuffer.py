@@ -157,22 +157,21 @@ def test_every_builtin_operator_round_trips_with_all_its_options(kind: str):
     assert read(write(with_operator(kind, values))).operators[0].options == values
 
 
-def test_control_flow_is_read_but_not_written():
-    model: Any = schema_py_generated.ModelT.InitFromPackedBuf(write(net()), 0)
-    code, operator, options = (
-        schema_py_generated.OperatorCodeT(),
-        schema_py_generated.OperatorT(),
-        schema_py_generated.CallOnceOptionsT(),
-    )
-    code.builtinCode, code.version = schema_py_generated.BuiltinOperator.CALL_ONCE, 1
+def control_flow() -> bytes:
+    """The net with CALL_ONCE, which runs another subgraph, as its first operator."""
+    model: Any = generated.ModelT.InitFromPackedBuf(write(net()), 0)
+    code, operator, options = generated.OperatorCodeT(), generated.OperatorT(), generated.CallOnceOptionsT()
+    code.builtinCode, code.version = generated.BuiltinOperator.CALL_ONCE, 1
     options.initSubgraphIndex = 1
     operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), [], []
-    operator.builtinOptionsType, operator.builtinOptions = schema_py_generated.BuiltinOptions.CallOnceOptions, options
+    operator.builtinOptionsType, operator.builtinOptions = generated.BuiltinOptions.CallOnceOptions, options
     model.operatorCodes.append(code)
     model.subgraphs[0].operators.insert(0, operator)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    program = read(bytes(builder.Output()))
+    return pack(model)
+
+
+def test_control_flow_is_read_but_not_written():
+    program = read(control_flow())
     assert (program.operators[0].kind, program.operators[0].options) == ("CALL_ONCE", {"init_subgraph_index": 1})
     with pytest.raises(ExportError, match="runs another subgraph"):
         write(program)
@@ -380,6 +379,7 @@ FOREIGN_ERRORS = [
     ({"shape": [2, 5]}, r"tensor 1 \('t1'\), int32\[2, 5\], needs 40 bytes, but its buffer 1 has 32"),
     ({"shape": [1] * 33}, "has 33 dimensions; at most 32"),
     ({"shape": [65536, 65536]}, "more than 2,147,483,647 elements"),
+    ({"shape": [0, 2**31 - 1, 2**31 - 1]}, "more than 2,147,483,647 elements"),
     ({"buffer": 9}, r"tensor 1 \('t1'\) has buffer 9, of 2 buffers"),
     ({"sparsity": generated.SparsityParametersT()}, "keeps its data sparse or in another file"),
     ({"externalBuffer": 1}, "keeps its data sparse or in another file"),

@@ -26,8 +26,8 @@ from jaxq.export.runtime import load_check
 from tests.test_exact import OTHER_RECIPES, exported
 from tests.zoo import ZOO
 
-X, W = 0.05, np.float32([0.01, 0.02, 0.03, 0.04])  # scales of activations, and of four channels
-PRODUCT = np.float32(X) * W
+X, W = 0.05, np.array([0.01, 0.02, 0.03, 0.04], np.float32)  # scales of activations, and of four channels
+PRODUCT: np.ndarray = np.float32(X) * W
 IMAGE = (1, 4, 4, 4)
 CONV = {"padding": "SAME", "stride_h": 1, "stride_w": 1}
 
