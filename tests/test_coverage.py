@@ -9,47 +9,14 @@ import pytest
 from benchmarks.coverage import FULL, Verdict, judge, markdown
 from tests.sixty_three import SIXTY_THREE, case
 
-# What each of these is today instead of full-integer. One that comes out fails its test: take it off the list.
-PENDING = {
-    "ConvTranspose": "refused",
-    "GRU": "refused",
-    "GroupNorm": "refused",
-    "LSTM": "refused",
-    "LayerNorm": "refused",
-    "RMSNorm": "refused",
-    "abs": "refused",
-    "argmax": "refused",
-    "attention": "refused",
-    "elu": "refused",
-    "embed dense": "crash",
-    "exp": "refused",
-    "gelu exact": "refused",
-    "gelu tanh": "refused",
-    "global mean max": "refused",
-    "hard_tanh": "refused",
-    "l2norm": "refused",
-    "leaky_relu": "refused",
-    "log_softmax": "refused",
-    "maximum": "refused",
-    "prelu": "refused",
-    "resize bilinear": "differs",
-    "resize nearest": "refused",
-    "rsqrt": "refused",
-    "softplus": "refused",
-    "sqrt": "refused",
-    "where": "refused",
-}
-
-
 def test_the_table_is_the_survey() -> None:
     assert Counter(row.peer for row in SIXTY_THREE.values()) == {"full": 31, "float": 25, "fails": 7}
-    assert SIXTY_THREE.keys() >= PENDING.keys()
 
 
 @pytest.mark.parametrize("name", SIXTY_THREE)
 def test_it_comes_out_in_integers(name: str) -> None:
     verdict = judge(case(name))
-    assert verdict.kind == PENDING.get(name, FULL), verdict.reason
+    assert verdict.kind == FULL, verdict.reason
 
 
 def test_the_table_reads() -> None:

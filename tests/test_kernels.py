@@ -398,6 +398,14 @@ CONVERTED: dict[str, tuple[Program, int]] = {
     "uint8 to float": (convert("uint8", (0.045, 241), "float32", None, "DEQUANTIZE"), 2),
 }
 
+
+def table_of_256(dtype: str) -> Tensor:
+    entries = np.random.default_rng(8).integers(-128, 128, 256)
+    data = entries > 0 if dtype == "bool" else entries.astype(np.int8)
+    return Tensor("t", (256,), dtype, None if dtype == "bool" else Quantization.of(*X), data)
+
+
+MASK = Tensor("m", (1, 6, 4), "bool", None, np.random.default_rng(8).random((1, 6, 4)) < 0.5)
 SLICE_MASKS: Options = {
     "begin_mask": 0b0010,
     "end_mask": 0b0100,
@@ -423,6 +431,15 @@ MOVED: dict[str, tuple[Program, int]] = {
                             int32s("e", 1, 6, 0, 0), int32s("s", 1, 2, 1, 1), options=SLICE_MASKS), 3),
     "strided slice, backwards": (moved("STRIDED_SLICE", (1, 9), (1, 4), int32s("b", 0, 8), int32s("e", 1, 0),
                                        int32s("s", 1, -2)), 3),
+    "cast": (program("CAST", [value("x", (1, 40), (X[0], 121), "uint8")], [value("y", (1, 40), None, "int32")],
+                     {"in_data_type": 3, "out_data_type": 2}, 1), 9),
+    "look-up": (program("GATHER", [table_of_256("int8"), value("i", (1, 40), None, "int32")],
+                        [value("y", (1, 40), X)], {"axis": 0}), 9),
+    "look-up of booleans": (program("GATHER", [table_of_256("bool"), value("i", (1, 40), None, "int32")],
+                                    [value("y", (1, 40), None, "bool")], {"axis": 0}, 3), 9),
+    "broadcast to": (moved("BROADCAST_TO", (1, 4, 1, 6), (1, 4, 3, 6), int32s("s", 1, 4, 3, 6)), 3),
+    "select": (program("SELECT_V2", [MASK, value("a", (1, 6, 4), X), value("b", (1, 6, 4), X)],
+                       [value("y", (1, 6, 4), X)], {}, 1), 9),
     "gather": (moved("GATHER", (1, 9, 4), (1, 3, 4), int32s("i", 7, 0, 7), options={"axis": 1}), 3),
     "pack": (several("PACK", [(1, 4), (1, 4)], (1, 2, 4), {"axis": 1, "values_count": 2}), 3),
     "unpack": (moved("UNPACK", (1, 2, 4), (1, 4), options={"axis": 1, "num": 2}, outputs=2), 3),

@@ -219,8 +219,10 @@ def test_values_and_input_gradients_are_pytorchs(case: Mapping[str, Any]) -> Non
 def test_range_gradients_are_pytorchs(case: Mapping[str, Any]) -> None:
     _, (_, ds, dz) = torch_call(case)
     factor = jnp.float32(case["grad_factor"])
-    np.testing.assert_allclose(ds.reshape(-1) * factor, f32(case["ds"]), rtol=2e-5, atol=1e-5)
-    np.testing.assert_allclose(dz.reshape(-1) * factor, f32(case["dz"]), rtol=2e-5, atol=1e-5)
+    for ours, theirs in ((ds, f32(case["ds"])), (dz, f32(case["dz"]))):
+        # Sums of the same numbers in another order: they differ by ulps of the largest, not of what is left of it.
+        ulps = 4 * np.finfo(np.float32).eps * np.max(np.abs(theirs))
+        np.testing.assert_allclose(ours.reshape(-1) * factor, theirs, rtol=2e-5, atol=ulps)
 
 
 @pytest.mark.parametrize("run", golden("torch", "moving_average"))
