@@ -183,6 +183,7 @@ def _place(eqn: Any, caller: Place | None) -> Place | None:
     return caller
 
 
+@functools.cache
 def _is_library(file: str) -> bool:
     if file.startswith("<frozen"):
         return True
