@@ -126,6 +126,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "GELU": (("", plain(jax.nn.gelu), (IMAGE,)),),
     "HARD_SWISH": (("", plain(jax.nn.hard_swish), (IMAGE,)),),
     "LEAKY_RELU": (("", plain(jax.nn.leaky_relu), (IMAGE,)),),
+    "LOGICAL_AND": (("", plain(lambda x, y: jnp.where((x > 0.1) & (y > 0.1), x, y)), (IMAGE, IMAGE)),),
     "LOGISTIC": (("", plain(jax.nn.sigmoid), (IMAGE,)),),
     "MAXIMUM": (("", plain(jnp.maximum), (IMAGE, IMAGE)),),
     "MAX_POOL_2D": (

@@ -25,7 +25,7 @@ Scales = Mapping[str, tuple[np.float32, int]]
 # that are integers by nature.
 OWN_SCALE = frozenset({"ADD", "SUB", "MUL", "BATCH_MATMUL"})
 ON_GRID = frozenset({"CONCATENATION", "EMBEDDING", "MAXIMUM", "MINIMUM", "SELECT"})
-AS_IT_IS = frozenset({("GATHER", 1), ("SELECT", 0)})
+AS_IT_IS = frozenset({("GATHER", 1), ("LOGICAL_AND", 0), ("LOGICAL_AND", 1), ("SELECT", 0)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

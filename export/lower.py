@@ -418,6 +418,7 @@ RULES: dict[str, Rule] = {
     "GELU": _gelu,
     "HARD_SWISH": _plain(1),
     "LEAKY_RELU": _leaky_relu,
+    "LOGICAL_AND": _copying(1),
     "LOGISTIC": _plain(2),
     "MAXIMUM": _copying(2),
     "MAX_POOL_2D": _pool,

@@ -12,6 +12,7 @@ import numpy as np
 from jaxq.call import is_key
 from jaxq.errors import CalibrationError
 from jaxq.faces import bind
+from jaxq.graph import MASK
 from jaxq.plan import Group, Plan
 from jaxq.progress import bar
 from jaxq.quantize import Bound, Captured
@@ -129,12 +130,36 @@ def group_values(
 ) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]]]:
     """Each group's [min, max] over its members, in the float reading; with `keep` also the numbers themselves."""
     members: dict[str, list[jax.Array]] = {}
-    for value, array in reals(plan, params, arrays).items():
+    masked = {g.name for op in plan.graph.ops if op.attrs.get("masked") and (g := plan.group(op.outputs[0]))}
+    for value, array in [*reals(plan, params, arrays).items(), *_tables_of_rows(plan, params)]:
         group = plan.group(value)
         if group is not None and group.fixed is None:
-            members.setdefault(group.name, []).append(array)
+            members.setdefault(group.name, []).append(unmasked(array) if group.name in masked else array)
     extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
     return extremes, (members if keep else {})
+
+
+def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Array]]:
+    """The weights of every EMBEDDING under its output: a range covers the rows that calibration does not happen to
+    read.
+    """
+    env = weight_values(plan.graph, params)
+    return [(op.outputs[0], jnp.asarray(env[op.inputs[1]])) for op in plan.graph.ops if op.kind == "EMBEDDING"]
+
+
+# How far below the least number a masked one is put: exp(-12) is nothing beside int8's 1/256.
+MASK_DEPTH = 12.0
+
+
+def unmasked(array: jax.Array) -> jax.Array:
+    """Numbers of which some are masks, such as -1e9: the masks become the least number, less 12.
+
+    A softmax gives them nothing all the same, and the rest keeps its resolution.
+    """
+    kept = jnp.abs(array) < MASK
+    least = jnp.min(jnp.where(kept, array, jnp.inf)) - MASK_DEPTH
+    greatest = jnp.max(jnp.where(kept, array, -jnp.inf)) + MASK_DEPTH
+    return jnp.where(kept, array, jnp.where(array < 0, least, greatest))
 
 
 def _over(reduce: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:

@@ -96,11 +96,17 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
     for op in graph.ops:
         if op.kind == "FLOAT":
             reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
-        elif not all(_is_real(graph, v) for v in op.outputs) and OPS[op.kind].scales != "none" and op.kind != "TABLE":
+        elif not (all(_is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
             reasons[op.name] = "it computes no real numbers"
         elif rule_for(recipe, _names_of(graph, op)).float:
             reasons[op.name] = "a rule of the recipe says float"
     return reasons
+
+
+def _takes_plain(op: Op) -> bool:
+    """Whether an op may make integers or booleans that stand for no real numbers: indices, masks, and what moves them."""
+    spec = OPS[op.kind]
+    return spec.scales == "none" or op.kind == "TABLE" or (spec.scales == "same" and spec.step is None)
 
 
 def _names_of(graph: Graph, op: Op) -> list[str]:
@@ -108,12 +114,15 @@ def _names_of(graph: Graph, op: Op) -> list[str]:
 
 
 def _sites(graph: Graph, islands: Mapping[str, str]) -> list[int]:
-    """The activations that are integers: made or read by an op that is no island."""
+    """The activations that are integers in place of real numbers: made or read by an op that is no island."""
     live = [op for op in graph.ops if op.name not in islands]
-    plain = {op.inputs[i] for op in live for i in OPS[op.kind].plain}
-    touched = {v for op in live for v in (*op.inputs, *op.outputs)} - plain
-    made = [v for op in graph.ops for v in op.outputs if _is_real(graph, v)]
-    return [v for v in (*graph.inputs, *made) if v in touched]
+    touched = {v for op in live for v in (*op.inputs, *op.outputs)}
+    numbers = {v for v in touched if _is_real(graph, v)}
+    for op in reversed(live):  # an image of uint8 is numbers if what is made of it is; an index and a mask are not
+        if not numbers.isdisjoint(op.outputs):
+            numbers.update(v for i, v in enumerate(op.inputs) if i not in OPS[op.kind].plain)
+    ordered = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
+    return [v for v in ordered if v in touched and v in numbers]
 
 
 def _is_real(graph: Graph, value: int) -> bool:
@@ -149,6 +158,8 @@ class _Ties:
         return value
 
     def _tie(self, op: Op) -> None:
+        if op.outputs[0] not in self.parent:
+            return  # moves indices or a mask
         activations = [v for v in op.inputs if v in self.parent]
         for operand, value in enumerate(op.inputs):
             if value in activations and not self._union(op.outputs[0], value, op.name, len(activations)):

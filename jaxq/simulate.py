@@ -133,9 +133,9 @@ class _Run:
     def step(self, op: Op) -> None:
         spec = OPS[op.kind]
         if spec.scales == "none":
-            self.env.update(
-                zip(op.outputs, as_tuple(spec.compute(op, *(self.env[v].q for v in op.inputs))), strict=True)
-            )
+            held = [self.env[v] for v in op.inputs]
+            found = spec.compute(op, *(h.q if isinstance(h, Carrier) else h for h in held))
+            self.env.update(zip(op.outputs, as_tuple(found), strict=True))
             return
         if self.plan.group(op.outputs[0]) is None:
             self.island(op)  # a table of booleans

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.coverage import FULL, Verdict, judge, markdown
 from tests.sixty_three import SIXTY_THREE, case
 
+
 def test_the_table_is_the_survey() -> None:
     assert Counter(row.peer for row in SIXTY_THREE.values()) == {"full": 31, "float": 25, "fails": 7}
 

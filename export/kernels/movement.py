@@ -115,6 +115,11 @@ def select(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [jnp.where(*(present(op, values, i) for i in range(3)))]
 
 
+def logical_and(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """LOGICAL_AND, broadcasting."""
+    return [jnp.logical_and(present(op, values), present(op, values, 1))]
+
+
 def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CAST of integers and booleans, as C converts them."""
     return [present(op, values).astype(tensors[op.outputs[0]].dtype)]
@@ -185,6 +190,7 @@ KERNELS: dict[str, Kernel] = {
     "STRIDED_SLICE": strided_slice,
     "BROADCAST_TO": broadcast_to,
     "SELECT_V2": select,
+    "LOGICAL_AND": logical_and,
     "CAST": cast,
     "GATHER": gather,
     "PACK": pack,

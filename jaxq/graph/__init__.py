@@ -12,6 +12,7 @@ from jaxq.graph.builder import Builder
 from jaxq.graph.capture import trace
 from jaxq.graph.fuse import fuse
 from jaxq.graph.ir import CLIPS as CLIPS
+from jaxq.graph.ir import MASK as MASK
 from jaxq.graph.ir import Aval as Aval
 from jaxq.graph.ir import Equation as Equation
 from jaxq.graph.ir import Graph as Graph

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Aval, Equation, Op, Trace
@@ -21,6 +22,7 @@ KEEP_ZERO = frozenset(
     | {"sub", "transpose"}
 )
 # Ops that are written once where a model computes them twice: those without weights and without a site's own range.
+MOVES = frozenset({"BROADCAST_TO", "RESHAPE", "TRANSPOSE"})
 REPEATABLE = frozenset({"RESHAPE", "TRANSPOSE", "SUB", "MEAN"})
 FLOAT32 = np.dtype(np.float32)
 
@@ -115,13 +117,20 @@ class Builder:
             for output, other in zip(outputs, again, strict=bool(outputs)):
                 self.becomes(output, other)
             return again[0]
-        outs = tuple(outputs) or (self.new(shape if shape is not None else self.shape(inputs[0])),)
+        if not outputs:
+            outputs = (self.new(shape if shape is not None else self.shape(inputs[0]), self._dtype(kind, inputs)),)
+        outs = tuple(outputs)
         if key:
             self._same[key] = outs
         op = Op(kind, "", inputs, outs, dict(attrs), source, call)
         self.ops.append(op)
         self.made.update(dict.fromkeys(outs, op))
         return outs[0]
+
+    def _dtype(self, kind: str, inputs: Sequence[int]) -> np.dtype:
+        """Real numbers are float32 here; a mask or an index that is moved keeps its type."""
+        dtype = self.avals[inputs[0]].dtype
+        return dtype if kind in MOVES and not jnp.issubdtype(dtype, jnp.floating) else FLOAT32
 
     def _key(self, kind: str, inputs: tuple[int, ...], attrs: Mapping[str, Any], call: Any) -> Hashable:
         """What makes an op the same as another: all that it reads and does. None for ops that are never the same."""
@@ -141,6 +150,9 @@ class Builder:
             return value
         if value not in self.dynamic:
             return self.weight(lambda w: w.reshape(shape), (value,), shape)
+        value = self.resolve(value)
+        if (before := self.made.get(value)) is not None and before.kind == "RESHAPE":
+            return self.reshape(before.inputs[0], shape, source)
         return self.op("RESHAPE", (value,), {"shape": shape}, source, shape=shape)
 
     def transpose(self, value: int, perm: Sequence[int], source: str) -> int:
@@ -151,6 +163,12 @@ class Builder:
         shape = tuple(self.shape(value)[d] for d in perm)
         if value not in self.dynamic:
             return self.weight(lambda w: w.transpose(perm), (value,), shape)
+        value = self.resolve(value)
+        if (before := self.made.get(value)) is not None and before.kind == "TRANSPOSE":
+            return self.transpose(before.inputs[0], [before.attrs["perm"][d] for d in perm], source)
+        moved = [d for d in perm if self.shape(value)[d] != 1]
+        if moved == sorted(moved):  # only axes of size 1 change places
+            return self.reshape(value, shape, source)
         return self.op("TRANSPOSE", (value,), {"perm": perm}, source, shape=shape)
 
 

@@ -1,5 +1,6 @@
 """Folding: what TFLite does in one op becomes one op.
 
+    (a @ b) * s                ->  (a * s) @ b                 attention's 1 / sqrt(d), into the projection before it
     conv(x, w) * g + c         ->  conv(x, w * g) + c          BatchNorm, a bias added by hand
     (x * g + c) @ w            ->  x @ (g * w) + c @ w         input scaling; a padded convolution only when c = 0
     (x * g + c) * h + d        ->  x * (g h) + (c h + d)
@@ -67,7 +68,7 @@ class _Fuser:
         """Merge an AFFINE or a CLIP into the op that makes its input, through moves; whether that could be done."""
         moves: list[Op] = []
         producer = self._sole_producer(op.inputs[0])
-        while producer is not None and producer.kind in MOVES and _keeps_last_axis(self.builder, producer):
+        while producer is not None and _passes(self.builder, producer, op):
             moves.append(producer)
             producer = self._sole_producer(producer.inputs[0])
         merged = None if producer is None else self._merged(producer, op)
@@ -87,7 +88,16 @@ class _Fuser:
             return None
         if producer.kind == "AFFINE":
             return self._affine_of_affine(producer, op)
-        return self._scaled(producer, op) if producer.kind in CONTRACTIONS else None
+        return self._scaled(producer, self._resized(op, producer)) if producer.kind in CONTRACTIONS else None
+
+    def _resized(self, affine: Op, producer: Op) -> Op:
+        """One number for all channels, as a vector over the producer's."""
+        number = affine.attrs.get("uniform")
+        if number is None:
+            return affine
+        channels = self.builder.shape(producer.outputs[0])[-1]
+        vector = self.builder.weight(lambda c: c[:1].repeat(channels), (number,), (channels,))
+        return replace(affine, attrs={"mul": vector, "add": None})
 
     def _affine_of_affine(self, first: Op, second: Op) -> Op:
         b, (m1, a1), (m2, a2) = self.builder, _parts(first), _parts(second)
@@ -95,7 +105,7 @@ class _Fuser:
         mul = m1 if m2 is None else m2 if m1 is None else b.weight(operator.mul, (m1, m2), b.shape(m1))
         if a2 is not None:
             add = a2 if add is None else b.weight(operator.add, (add, a2), b.shape(add))
-        return replace(first, attrs={**first.attrs, "mul": mul, "add": add})
+        return replace(first, attrs={"mul": mul, "add": add})
 
     def _scaled(self, contraction: Op, affine: Op) -> Op:
         """The contraction with its weight and bias multiplied per output channel, and the offset added to its bias."""
@@ -150,6 +160,14 @@ def _needed(builder: Builder, outputs: Sequence[int]) -> list[Op]:
 
 def _parts(affine: Op) -> tuple[int | None, int | None]:
     return affine.attrs["mul"], affine.attrs["add"]
+
+
+def _passes(builder: Builder, producer: Op, op: Op) -> bool:
+    """Whether an AFFINE or a CLIP can go before `producer` as well as behind it."""
+    uniform = op.attrs.get("uniform") is not None
+    if producer.kind in MOVES:
+        return uniform or op.kind == "CLIP" or _keeps_last_axis(builder, producer)
+    return producer.kind == "BATCH_MATMUL" and uniform
 
 
 def _keeps_last_axis(builder: Builder, move: Op) -> bool:

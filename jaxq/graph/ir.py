@@ -131,6 +131,10 @@ def _value_text(graph: Graph, value: int, origins: Mapping[int, tuple[str, ...]]
 CLIPS = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
 
+# A constant this large that is selected instead of a number is no number but a way to say "not this one".
+MASK = 1e4
+
+
 def clip_name(bounds: tuple[float, float] | None) -> str:
     """TFLite's name of a fused activation: NONE, RELU, RELU6, RELU_N1_TO_1; `CLIP(low,high)` for any other."""
     if bounds is None:

@@ -21,7 +21,7 @@ from jaxq.graph import movement, patterns
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
-from jaxq.graph.ir import Equation
+from jaxq.graph.ir import MASK, Equation
 from jaxq.graph.patterns import Match
 from jaxq.graph.tables import Regions
 
@@ -261,12 +261,34 @@ def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:
     vector = channel_vector(builder, weight, builder.shape(eq.outputs[0]), eq.source)
     if vector is not None and builder.shape(x) == builder.shape(eq.outputs[0]):
         mul, add = _affine_parts(builder, kind, vector, weight_first)
-        builder.op("AFFINE", (x,), {"mul": mul, "add": add}, eq.source, outputs=eq.outputs)
+        attrs = {"mul": mul, "add": add}
+        if add is None and builder.view.scalar(weight) is not None:
+            attrs["uniform"] = mul
+        builder.op("AFFINE", (x,), attrs, eq.source, outputs=eq.outputs)
+        return True
+    if _over_heads(builder, eq, kind, weight, x, weight_first):
         return True
     if kind == "DIV":
         return False
     pair = [_unbroadcast(builder, v, eq.source) if v in builder.dynamic else v for v in eq.inputs]
     builder.op(kind, pair, {}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def _over_heads(builder: Builder, eq: Equation, kind: str, weight: int, x: int, weight_first: bool) -> bool:
+    """A weight over the two axes that a RESHAPE has made of channels (heads and their widths): a vector before it."""
+    move, shape = builder.made.get(builder.resolve(x)), builder.shape(eq.outputs[0])
+    if move is None or move.kind != "RESHAPE" or builder.shape(x) != shape or len(shape) < 3:
+        return False
+    before = builder.shape(move.inputs[0])
+    own = (*(1 for _ in range(len(shape) - len(builder.shape(weight)))), *builder.shape(weight))
+    if before != (*shape[:-2], shape[-2] * shape[-1]) or own != (*(1 for _ in shape[:-2]), *shape[-2:]):
+        return False
+    channels = before[-1]
+    vector = builder.weight(lambda w: w.reshape(channels), (weight,), (channels,))
+    mul, add = _affine_parts(builder, kind, vector, weight_first)
+    y = builder.op("AFFINE", move.inputs, {"mul": mul, "add": add}, eq.source)
+    builder.becomes(eq.outputs[0], builder.reshape(y, shape, eq.source))
     return True
 
 
@@ -338,6 +360,21 @@ def _arg_max(builder: Builder, eq: Equation) -> bool:
     return True
 
 
+def _and(builder: Builder, eq: Equation) -> bool:
+    """LOGICAL_AND of masks; with one that is true throughout, the other."""
+    true = [builder.view.scalar(v) == 1.0 for v in eq.inputs]
+    if builder.avals[eq.outputs[0]].dtype != np.bool_:
+        return False
+    if any(true):
+        other, shape = builder.resolve(eq.inputs[true.index(True) - 1]), builder.shape(eq.outputs[0])
+        if builder.shape(other) != shape:
+            other = builder.op("BROADCAST_TO", (other,), {"shape": shape}, eq.source, shape=shape)
+        builder.becomes(eq.outputs[0], other)
+        return True
+    builder.op("LOGICAL_AND", _unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
+    return True
+
+
 def _select(builder: Builder, eq: Equation) -> bool:
     """SELECT by a mask that is a constant, an input, or a table of booleans."""
     if len(eq.inputs) != 3 or builder.avals[eq.inputs[0]].dtype != np.bool_:
@@ -345,7 +382,13 @@ def _select(builder: Builder, eq: Equation) -> bool:
     if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
         return False
     condition, otherwise, then = eq.inputs
-    builder.op("SELECT", (condition, then, otherwise), {}, eq.source, outputs=eq.outputs)
+    masked = any(abs(builder.view.scalar(v) or 0.0) >= MASK for v in (otherwise, then))
+    if condition in builder.dynamic:
+        condition = builder.resolve(_unbroadcast(builder, condition, eq.source))
+        spread = builder.made.get(condition)
+        condition = spread.inputs[0] if spread is not None and spread.kind == "BROADCAST_TO" else condition
+    attrs = {"masked": True} if masked else {}
+    builder.op("SELECT", (condition, then, otherwise), attrs, eq.source, outputs=eq.outputs)
     return True
 
 
@@ -367,6 +410,7 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
 RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
     "add": _binary("ADD"),
+    "and": _and,
     "argmax": _arg_max,
     "broadcast_in_dim": movement.broadcast,
     "clamp": _clamp,

@@ -56,6 +56,7 @@ OPS: dict[str, Spec] = {
     "GELU": Spec(compute.gelu, steps.table(compute.gelu), "free", table=True),
     "HARD_SWISH": Spec(compute.hard_swish, steps.table(compute.hard_swish), "free", table=True),
     "LEAKY_RELU": Spec(compute.leaky_relu, steps.table(compute.leaky_relu), "free", table=True),
+    "LOGICAL_AND": Spec(compute.logical_and, plain=(0, 1), scales="none"),
     "LOGISTIC": Spec(compute.logistic, steps.table(compute.logistic), (1 / 256, -128), table=True),
     "MAXIMUM": Spec(compute.maximum),
     "MAX_POOL_2D": Spec(compute.max_pool_2d),

@@ -88,6 +88,11 @@ def minimum(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.minimum(a, b)
 
 
+def logical_and(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Whether both masks hold, broadcasting."""
+    return jnp.logical_and(a, b)
+
+
 def select(op: Op, condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """a where the condition holds, else b, broadcasting."""
     return jnp.where(condition, a, b)
