@@ -25,6 +25,7 @@ from jaxq.export.freeze import Frozen, freeze
 from jaxq.export.lower import lower
 from jaxq.export.program import Program
 from jaxq.export.verify import (
+    FAMILIES,
     Certificate,
     Tally,
     certificate,
@@ -57,12 +58,15 @@ class Artifact:
     bound: Bound = dataclasses.field(repr=False)
     tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
 
-    def verify(self, batches: Any, *, progress: bool = True) -> Certificate:
-        """Compare every integer on data: the training forward, our reading of both kernel families, and LiteRT.
+    def verify(self, batches: Any, *, families: Sequence[str] = FAMILIES, progress: bool = True) -> Certificate:
+        """Compare every integer on data: the training forward, our reading of each kernel family, and its runtime.
 
         `batches`: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
+        `families`: `xnnpack`, `reference`, `tflm` (needs the package tflite-micro). The training forward is compared
+        with our `xnnpack` reading whatever they are. Raises ExportError for an operator that a family lacks.
         """
-        tallies, simulated, examples, ours = new_tallies(), Tally(), 0, readers(self.program)
+        ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
+        tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
             task = shown.add_task("verifying", total=None)
             for chunk in _chunks(self.bound, batches):

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError, InputError
-from jaxq.export.kernels import reference, xnnpack
+from jaxq.export.kernels import reference, tflm, xnnpack
 from jaxq.export.kernels.operands import Kernel
 from jaxq.export.program import Operator, Program, Tensor
 
-FAMILIES: dict[str, dict[str, Kernel]] = {"xnnpack": xnnpack.KERNELS, "reference": reference.KERNELS}
+FAMILIES: dict[str, dict[str, Kernel]] = {
+    "xnnpack": xnnpack.KERNELS,
+    "reference": reference.KERNELS,
+    "tflm": tflm.KERNELS,
+}
 
 Environment = dict[int, jax.Array]
 

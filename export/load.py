@@ -31,7 +31,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 def load(path: str | os.PathLike[str], *, family: str = "xnnpack") -> Callable[..., Any]:
     """The deployed numerics of a .tflite file as a jittable, vmappable JAX function of its inputs, in their own dtypes.
 
-    family: "xnnpack" (LiteRT's default on phones) or "reference". Returns a tuple of outputs. Raises FormatError,
-    ExportError.
+    family: "xnnpack" (LiteRT's default on phones), "reference" or "tflm" (TFLite Micro). Returns a tuple of outputs.
+    Raises FormatError, and ExportError for an operator that the family lacks.
     """
     return evaluate(load_program(path), family)

@@ -1,43 +1,51 @@
-"""LiteRT's interpreter: the referee. Alone in importing ai_edge_litert's interpreter."""
+"""The referees: LiteRT's interpreter, imported here alone, and TFLite Micro's beside it (`runtime_tflm`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxq.errors import ExportError, InputError
+from jaxq.export import runtime_tflm
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program
 
 PACKAGE = "ai-edge-litert"
 RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
+PACKAGES: dict[str, str] = {**dict.fromkeys(RESOLVERS, PACKAGE), "tflm": runtime_tflm.PACKAGE}
 
 
-def runtime_version() -> str:
-    """`ai-edge-litert 2.3.0 (x86_64)`: what "bit-exact" was measured against."""
+def runtime_version(families: Iterable[str] = RESOLVERS) -> str:
+    """`ai-edge-litert 2.3.0 (x86_64)`: what "bit-exact" was measured against; every package that the families need."""
+    packages = dict.fromkeys(PACKAGES[family] for family in families)
+    return f"{', '.join(f'{name} {_version(name)}' for name in packages)} ({platform.machine()})"
+
+
+def _version(package: str) -> str:
     try:
-        return f"{PACKAGE} {importlib.metadata.version(PACKAGE)} ({platform.machine()})"
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as error:
-        raise _missing() from error
+        raise (_missing() if package == PACKAGE else runtime_tflm.missing()) from error
 
 
 def run(
     data: bytes, inputs: Sequence[np.ndarray], family: str, every_tensor: bool = False, threads: int = 1
 ) -> tuple[np.ndarray, ...] | dict[int, np.ndarray]:
-    """Run a .tflite file on LiteRT, one example at a time, and stack the results.
+    """Run a .tflite file on the family's runtime, one example at a time, and stack the results.
 
     `inputs`: in the file's shapes, or with a batch in place of their leading 1 (as `evaluate` takes them).
     Returns the outputs in the file's order, or with `every_tensor` a dict from tensor index to the value that
-    LiteRT computed.
+    the runtime computed. `threads` is for LiteRT.
 
-    XNNPACK keeps no intermediate values, so for `every_tensor` the file is rewritten with all of them as
-    outputs.
+    XNNPACK and TFLite Micro keep no intermediate values, so for `every_tensor` the file is rewritten with all of
+    them as outputs.
     """
     program = read(data)
     wanted = _run_time_tensors(program) if every_tensor else program.outputs
@@ -45,18 +53,24 @@ def run(
     computed = tuple(index for index in wanted if index not in program.inputs)
     if every_tensor:
         data = write(dataclasses.replace(program, outputs=computed, input_names=(), output_names=()))
-    interpreter = _interpreter(data, family, threads)
-    examples = _examples(program, inputs)
-    results = [_invoke(interpreter, example) for example in examples]
+    invoke = _opened(data, family, threads)
+    results = [invoke(example) for example in _examples(program, inputs)]
     stacked = _stacked(program, inputs, results)
     if not every_tensor:
         return tuple(stacked)
     return dict(zip(program.inputs, inputs, strict=True)) | dict(zip(computed, stacked, strict=True))
 
 
+def _opened(data: bytes, family: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """A function that runs one example on the family's runtime."""
+    if family not in PACKAGES:
+        raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(PACKAGES)}.")
+    if family in RESOLVERS:
+        return functools.partial(_invoke, _interpreter(data, family, threads))
+    return runtime_tflm.opened(data, read(data))
+
+
 def _interpreter(data: bytes, family: str, threads: int) -> Any:
-    if family not in RESOLVERS:
-        raise ExportError(f"LiteRT has no kernel family {family!r}. Families: {', '.join(RESOLVERS)}.")
     try:
         from ai_edge_litert import interpreter as litert
     except ImportError as error:

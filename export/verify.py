@@ -2,14 +2,14 @@
 
 Three comparisons, tensor by tensor. *simulation*: the training forward against our `xnnpack` reading, on every
 activation; equal, but for tensors after a table op (LOGISTIC, SOFTMAX ...), where one step may differ at the op
-itself. *xnnpack* and *reference*: our reading of each kernel family against LiteRT running the very file; equal
-without exception.
+itself. *xnnpack*, *reference* and, where asked for, *tflm*: our reading of each kernel family against the runtime
+running the very file; equal without exception.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,9 +136,12 @@ def _simulation_text(certificate: Certificate) -> str:
 Reader = Callable[..., dict[int, jax.Array]]
 
 
-def readers(program: Program) -> dict[str, Reader]:
-    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index."""
-    return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in FAMILIES}
+def readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
+    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index.
+
+    Raises ExportError for a family that does not exist, or that lacks an operator of the program.
+    """
+    return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in families}
 
 
 def compare_families(
@@ -148,9 +151,9 @@ def compare_families(
     ours: Mapping[str, Reader],
     tallies: Mapping[str, Tally],
 ) -> None:
-    """Add to `tallies` our reading of a file against LiteRT's: every tensor, and the outputs of the very file.
+    """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
 
-    LiteRT shows intermediate tensors only of a copy of the file that has them all as outputs; hence the second
+    Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
     comparison.
     """
     for family, tally in tallies.items():
@@ -205,9 +208,9 @@ def in_chunks(inputs: Sequence[np.ndarray], size: int = BATCH) -> Iterator[list[
         yield [array[start : start + size] for array in inputs]
 
 
-def new_tallies() -> dict[str, Tally]:
+def new_tallies(families: Iterable[str] = FAMILIES) -> dict[str, Tally]:
     """An empty tally for each family."""
-    return {family: Tally() for family in FAMILIES}
+    return {family: Tally() for family in families}
 
 
 def certificate(
@@ -215,4 +218,4 @@ def certificate(
 ) -> Certificate:
     """The certificate of finished tallies; `graph` is the training forward's, if that was compared."""
     exact, tables = (frozenset(), frozenset()) if graph is None else (exact_sites(graph), table_sites(graph))
-    return Certificate(examples, runtime_version(), dict(tallies), simulation, exact, tables)
+    return Certificate(examples, runtime_version(tallies), dict(tallies), simulation, exact, tables)

@@ -37,6 +37,7 @@ WALLS = {
     "flatbuffers": ["export/flatbuffer/*"],
     "ai_edge_litert": ["export/runtime.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
+    "tflite_micro": ["export/runtime_tflm.py"],
     "tensorflow": [],
     "export": [],  # by its bare name a second copy of every class: import jaxq.export
     "recipes": [],

@@ -25,6 +25,7 @@ from jaxq.export.kernels.fixedpoint import (
 from jaxq.export.kernels.operands import (
     ACTIVATIONS,
     Kernel,
+    Ratio,
     activation,
     builtin_bounds,
     centred,
@@ -32,6 +33,7 @@ from jaxq.export.kernels.operands import (
     option_float,
     option_int,
     present,
+    ratio32,
     saturate,
     scale,
     source,
@@ -53,29 +55,29 @@ def average_pool(op: Operator, tensors: Tensors, values: Values) -> list[jax.Arr
     return [saturate(pooling.average(op, present(op, values)), y, low, high)]
 
 
-def relu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """Standalone RELU, RELU6, RELU_N1_TO_1: `MBQM(x - z_x, f32(s_x / s_y)) + z_y`, clamped."""
+def relu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """Standalone RELU, RELU6, RELU_N1_TO_1: `MBQM(x - z_x, s_x / s_y) + z_y`, clamped."""
     x, y = source(op, tensors), target(op, tensors)
-    multiplier = quantize_multiplier(scale(x) / scale(y))
+    multiplier = quantize_multiplier(ratio(scale(y), scale(x)))
     low, high = builtin_bounds(y, ACTIVATIONS[op.kind])
     rescaled = multiply_by_quantized_multiplier(centred(present(op, values), x), multiplier)
     return [saturate(rescaled + zero_point(y), y, low, high)]
 
 
-def prelu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """PRELU: `MBQM(d)` where d >= 0, else `MBQM(d * (alpha - z_a))`, float32 products of scales."""
+def prelu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """PRELU: `MBQM(d, s_x / s_y)` where d >= 0, else `MBQM(d * (alpha - z_a), s_x s_a / s_y)`."""
     x, alpha, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
-    positive = quantize_multiplier(scale(x) / scale(y))
-    negative = quantize_multiplier(scale(x) * scale(alpha) / scale(y))
+    positive = quantize_multiplier(ratio(scale(y), scale(x)))
+    negative = quantize_multiplier(ratio(scale(y), scale(x), scale(alpha)))
     d, slope = centred(present(op, values), x), centred(present(op, values, 1), alpha)
     return [_two_slopes(d, d * slope, positive, negative, y)]
 
 
-def leaky_relu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """LEAKY_RELU: MBQM with one multiplier for each sign, float32 `s_x * alpha / s_y`."""
+def leaky_relu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """LEAKY_RELU: MBQM with one multiplier for each sign, `s_x / s_y` and `s_x * alpha / s_y`."""
     x, y = source(op, tensors), target(op, tensors)
     slope = option_float(op, "alpha", 0.0)
-    positive, negative = scale(x) / scale(y), scale(x) * slope / scale(y)
+    positive, negative = ratio(scale(y), scale(x)), ratio(scale(y), scale(x), slope)
     if slope < 0:
         raise ExportError(f"LEAKY_RELU with alpha = {slope}: TFLite has no multiplier below zero. Use alpha >= 0.")
     d = centred(present(op, values), x)
@@ -88,11 +90,11 @@ def _two_slopes(d: jax.Array, below: jax.Array, positive: Multiplier, negative: 
     return saturate(jnp.where(d >= 0, up, down) + zero_point(y), y, *limits(y))
 
 
-def absolute(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """ABS: `MBQM(|x - z_x|, f32(s_x / s_y)) + z_y`."""
+def absolute(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """ABS: `MBQM(|x - z_x|, s_x / s_y) + z_y`."""
     x, y = source(op, tensors), target(op, tensors)
     magnitude = jnp.abs(centred(present(op, values), x))
-    rescaled = multiply_by_quantized_multiplier(magnitude, quantize_multiplier(scale(x) / scale(y)))
+    rescaled = multiply_by_quantized_multiplier(magnitude, quantize_multiplier(ratio(scale(y), scale(x))))
     return [saturate(rescaled + zero_point(y), y, *limits(y))]
 
 
@@ -116,15 +118,15 @@ def squared_difference(op: Operator, tensors: Tensors, values: Values) -> list[j
     return [saturate(squared + zero_point(y), y, *limits(y))]
 
 
-def hard_swish(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def hard_swish(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
     """HARD_SWISH `x * relu6(x + 3) / 6` in 16-bit fixed point (internal/reference/hard_swish.h)."""
     x, y = source(op, tensors), target(op, tensors)
     fine = np.float32(np.float32(1 / 128) * scale(x))
-    out_multiplier, out_exponent = _multiplier16(fine / scale(y))
+    out_multiplier, out_exponent = _multiplier16(ratio(scale(y), fine))
     if out_exponent > 0:
         raise ExportError(f"HARD_SWISH: s_x / (128 s_y) = {fine / scale(y):.3g} >= 1, which TFLite refuses. Raise s_y.")
     wide = centred(present(op, values), x) * 128
-    relu_ish = _saturating_relu(wide, *_multiplier16(fine / np.float32(3.0 / 32768.0)))
+    relu_ish = _saturating_relu(wide, *_multiplier16(ratio(np.float32(3.0 / 32768.0), fine)))
     product = relu_ish * srdhm16(wide, out_multiplier)
     rounded = rounding_divide_by_pot(divide_towards_zero(product, 1 << 15), -out_exponent)
     return [saturate(rounded + zero_point(y), y, *limits(y))]
@@ -139,9 +141,9 @@ def _saturating_relu(wide: jax.Array, multiplier: int, exponent: int) -> jax.Arr
     return (value + (1 << 15)) >> 1
 
 
-def _multiplier16(real: np.float32) -> tuple[int, int]:
+def _multiplier16(real: float) -> tuple[int, int]:
     """(16-bit multiplier, exponent) of a real multiplier (DownScaleInt32ToInt16Multiplier)."""
-    q, exponent = (int(part) for part in quantize_multiplier(float(real)))
+    q, exponent = (int(part) for part in quantize_multiplier(real))
     return (q + (1 << 15)) >> 16 if q < (1 << 31) - (1 << 15) else 32767, exponent
 
 

@@ -7,6 +7,9 @@ functions.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -27,6 +30,9 @@ ACTIVATIONS: dict[str, tuple[float | None, float | None]] = {
     "RELU6": (0.0, 6.0),
     "RELU_N1_TO_1": (-1.0, 1.0),
 }
+
+# ratio(divisor, *factors): the real multiplier `product of factors / divisor`, as a runtime's Prepare rounds it.
+Ratio = Callable[..., float]
 
 INTEGERS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
@@ -74,6 +80,21 @@ def scale(tensor: Tensor) -> np.float32:
     if values.size != 1:
         raise ExportError(f"Tensor {tensor.name!r} has {values.size} scales where its operator wants one.")
     return np.float32(values[0])
+
+
+def ratio32(divisor: np.float32, *factors: np.float32) -> float:
+    """The product of `factors` over `divisor`, every step rounded to float32."""
+    return float(functools.reduce(operator.mul, factors) / divisor)
+
+
+def ratio32_64(divisor: np.float32, *factors: np.float32) -> float:
+    """The product rounded to float32, the quotient in float64."""
+    return float(functools.reduce(operator.mul, factors)) / float(divisor)
+
+
+def ratio64(divisor: np.float32, *factors: np.float32) -> float:
+    """Product and quotient in float64."""
+    return math.prod(map(float, factors)) / float(divisor)
 
 
 def zero_point(tensor: Tensor) -> int:

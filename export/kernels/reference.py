@@ -19,6 +19,7 @@ from jaxq.export.kernels.fixedpoint import (
 )
 from jaxq.export.kernels.operands import (
     Kernel,
+    Ratio,
     activation,
     builtin_bounds,
     centred,
@@ -28,6 +29,8 @@ from jaxq.export.kernels.operands import (
     option_int,
     option_str,
     present,
+    ratio32,
+    ratio32_64,
     saturate,
     scale,
     scales,
@@ -44,17 +47,17 @@ ADD_SHIFT = 20  # extra bits of ADD and SUB for 8-bit inputs
 
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CONV_2D: `MBQM(acc + bias, f64 s_x s_w[c] / s_y) + z_y`, clamped. Weights OHWI."""
-    return [_requantized(op, tensors, convolution(op, tensors, values))]
+    return [requantized(op, tensors, convolution(op, tensors, values))]
 
 
 def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D: as CONV_2D. Weights 1HWO."""
-    return [_requantized(op, tensors, depthwise_convolution(op, tensors, values))]
+    return [requantized(op, tensors, depthwise_convolution(op, tensors, values))]
 
 
 def transpose_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """TRANSPOSE_CONV: as CONV_2D. Inputs: output shape, weights OHWI, x, bias."""
-    return [_requantized(op, tensors, transposed_convolution(op, tensors, values), x_at=2)]
+    return [requantized(op, tensors, transposed_convolution(op, tensors, values), x_at=2)]
 
 
 def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -69,32 +72,32 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
     return [(steps + zero_point(y)).astype(y.dtype)]
 
 
-def batch_matmul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def batch_matmul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32_64) -> list[jax.Array]:
     """BATCH_MATMUL: MBQM with `m = f64(f32(s_1 s_2)) / f64(s_y)`: the product of scales is rounded to
     float32.
     """
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
-    multiplier = quantize_multiplier(float(scale(a) * scale(b)) / float(scale(y)))
+    multiplier = quantize_multiplier(ratio(scale(y), scale(a), scale(b)))
     steps = multiply_by_quantized_multiplier(matrix_product(op, tensors, values), multiplier)
     return [saturate(steps + zero_point(y), y, *limits(y))]
 
 
 def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """ADD: both inputs to the grid `2 max(s_1, s_2) / 2^20`, then MBQM to the output's."""
-    return [_sum(op, tensors, values, 1)]
+    return [_sum(op, tensors, values, 1, aborts=True)]
 
 
-def sub(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """SUB: as ADD, with a minus."""
-    return [_sum(op, tensors, values, -1)]
+def sub(op: Operator, tensors: Tensors, values: Values, aborts: bool = False) -> list[jax.Array]:
+    """SUB: as ADD, with a minus. `aborts`: whether the runtime aborts where ADD does."""
+    return [_sum(op, tensors, values, -1, aborts)]
 
 
-def _sum(op: Operator, tensors: Tensors, values: Values, sign: int) -> jax.Array:
+def _sum(op: Operator, tensors: Tensors, values: Values, sign: int, aborts: bool) -> jax.Array:
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     twice = float(np.float32(2) * max(scale(a), scale(b)))
     out = twice / float(np.float32(1 << ADD_SHIFT) * scale(y))
-    if op.kind == "ADD" and out >= 1:
-        raise ExportError(f"ADD: 2 max(s1, s2) / (2^20 s_y) = {out:.3g} >= 1 aborts TFLite. Raise s_y.")
+    if aborts and out >= 1:
+        raise ExportError(f"{op.kind}: 2 max(s1, s2) / (2^20 s_y) = {out:.3g} >= 1 aborts TFLite. Raise s_y.")
     sides = [
         multiply_by_quantized_multiplier(
             centred(present(op, values, i), t) << ADD_SHIFT, quantize_multiplier(float(scale(t)) / twice)
@@ -105,11 +108,11 @@ def _sum(op: Operator, tensors: Tensors, values: Values, sign: int) -> jax.Array
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
-def mul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """MUL: `MBQM((x1 - z1)(x2 - z2), f32(s_1 s_2 / s_y)) + z_y`."""
+def mul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """MUL: `MBQM((x1 - z1)(x2 - z2), s_1 s_2 / s_y) + z_y`."""
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     product = centred(present(op, values), a) * centred(present(op, values, 1), b)
-    multiplier = quantize_multiplier(scale(a) * scale(b) / scale(y))
+    multiplier = quantize_multiplier(ratio(scale(y), scale(a), scale(b)))
     steps = multiply_by_quantized_multiplier(product, multiplier)
     return [saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))]
 
@@ -227,7 +230,8 @@ def _dilations(op: Operator) -> tuple[int, int]:
     return option_int(op, "dilation_h_factor", 1), option_int(op, "dilation_w_factor", 1)
 
 
-def _requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
+def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
+    """An accumulator, int32 (..., channels), as the output: `MBQM(acc, f64 s_x s_w[c] / s_y) + z_y`, clamped."""
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
     multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
     steps = multiply_by_quantized_multiplier(acc, multiplier)

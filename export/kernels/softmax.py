@@ -18,25 +18,14 @@ from jaxq.export.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     rounding_divide_by_pot,
-    saturating_shift_left,
     srdhm,
 )
+from jaxq.export.kernels.gemmlowp import exp_on_negative_values, one_over_one_plus_x
 from jaxq.export.kernels.operands import limits, saturate, scale, zero_point
 from jaxq.export.program import Tensor
 
 SCALED_DIFF_INTEGER_BITS = 5  # exponents are Q5.26
 ACCUMULATION_INTEGER_BITS = 12  # the sum of exponentials is Q12.19
-
-# exp(-2^k) in Q0.31, with k: the barrel shifter of gemmlowp's exp_on_negative_values.
-EXP_OF_POWERS = (
-    (-2, 1672461947),
-    (-1, 1302514674),
-    (0, 790015084),
-    (1, 290630308),
-    (2, 39332535),
-    (3, 720401),
-    (4, 242),
-)
 
 
 def fixed_point(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax.Array:
@@ -50,7 +39,7 @@ def fixed_point(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax
     diff = integers - integers.max(axis=-1, keepdims=True)
     kept = diff >= smallest
     scaled = apart(multiply_by_quantized_multiplier(jnp.where(kept, diff, 0), (q, shift)))
-    exps = jnp.where(kept, _exp_on_negative_values(scaled), 0)
+    exps = jnp.where(kept, exp_on_negative_values(scaled, SCALED_DIFF_INTEGER_BITS), 0)
     total = jnp.where(kept, rounding_divide_by_pot(exps, ACCUMULATION_INTEGER_BITS), 0)
     probability = _divide(exps, total.sum(axis=-1, keepdims=True))
     low, high = limits(y)
@@ -61,42 +50,9 @@ def _divide(exps: jax.Array, total: jax.Array) -> jax.Array:
     """`256 * exps / total` in int32, rounded: multiplication by a reciprocal found by Newton's method."""
     headroom = lax.clz(total)
     fraction = (total << headroom) & INT32_MAX  # total = (1 + fraction) * 2^n; the bit shifted into the sign is the 1
-    reciprocal = _one_over_one_plus_x(fraction)
+    reciprocal = one_over_one_plus_x(fraction)
     exponent = ACCUMULATION_INTEGER_BITS - headroom + 31 - 8
     return rounding_divide_by_pot(srdhm(reciprocal, exps), jnp.broadcast_to(exponent, exps.shape))
-
-
-def _exp_on_negative_values(a: jax.Array) -> jax.Array:
-    """exp of Q5.26 a <= 0, in Q0.31."""
-    fraction_bits = 31 - SCALED_DIFF_INTEGER_BITS
-    quarter = 1 << (fraction_bits - 2)
-    remainder_of_quarter = (a & (quarter - 1)) - quarter
-    result = _exp_between_minus_quarter_and_0(saturating_shift_left(remainder_of_quarter, SCALED_DIFF_INTEGER_BITS))
-    rest = remainder_of_quarter - a
-    for exponent, factor in EXP_OF_POWERS:
-        bit = (rest >> (fraction_bits + exponent)) & 1
-        result = apart(jnp.where(bit == 1, srdhm(result, factor), result))
-    return jnp.where(a == 0, INT32_MAX, result)
-
-
-def _exp_between_minus_quarter_and_0(a: jax.Array) -> jax.Array:
-    """Taylor expansion of exp around -1/8, Q0.31 to Q0.31."""
-    exp_minus_eighth, third = 1895147668, 715827883
-    x = a + (1 << 28)
-    x2 = apart(srdhm(x, x))
-    x3, x4 = apart(srdhm(x2, x)), apart(srdhm(x2, x2))
-    tail = apart(rounding_divide_by_pot(srdhm(rounding_divide_by_pot(x4, 2) + x3, third) + x2, 1))
-    return apart(exp_minus_eighth + srdhm(x + tail, exp_minus_eighth))
-
-
-def _one_over_one_plus_x(a: jax.Array) -> jax.Array:
-    """1 / (1 + a) of Q0.31 a in [0, 1), in Q0.31: three Newton steps in Q2.29."""
-    half_denominator = (a >> 1) + (1 << 30)
-    x = 1515870810 + srdhm(half_denominator, -1010580540)  # 48/17 - 32/17 * d
-    for _ in range(3):
-        error = apart((1 << 29) - srdhm(half_denominator, x))
-        x = apart(x + saturating_shift_left(srdhm(x, error), 2))
-    return saturating_shift_left(x, 1)
 
 
 def float_table(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax.Array:

@@ -1,4 +1,4 @@
-"""`jaxq verify`: our reading of both kernel families against LiteRT, for every tensor of any .tflite file."""
+"""`jaxq verify`: our reading of kernel families against their runtimes, for every tensor of any .tflite file."""
 
 from __future__ import annotations
 
@@ -23,20 +23,39 @@ Random = Annotated[
     int | None,
     typer.Option("--random", metavar="N", min=1, show_default=False, help="N random inputs, always the same."),
 ]
+Family = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--family",
+        metavar="NAME",
+        show_default=False,
+        help="xnnpack, reference (LiteRT) or tflm (TFLite Micro, package tflite-micro); repeat for several. "
+        "By default LiteRT's two.",
+    ),
+]
 
 
-def verify(file: options.TFLite, data: Data = None, random: Random = None, json: options.Json = False) -> Result:
-    """Compare a .tflite file's integers with LiteRT's.
+def verify(
+    file: options.TFLite,
+    data: Data = None,
+    random: Random = None,
+    family: Family = None,
+    json: options.Json = False,
+) -> Result:
+    """Compare a .tflite file's integers with LiteRT's, or with TFLite Micro's.
 
-    Every tensor of any file, as jaxq computes it for two kernel families; exit code 1 when one integer differs.
+    Every tensor of any file, as jaxq computes it for each kernel family; exit code 1 when one integer differs.
     """
+    from jaxq.export.evaluate import FAMILIES as KNOWN
     from jaxq.export.load import load_program
-    from jaxq.export.verify import certificate, compare_families, new_tallies, readers
+    from jaxq.export.verify import FAMILIES, certificate, compare_families, new_tallies, readers
 
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")
-    program, contents = load_program(file), file.read_bytes()
-    tallies, ours, examples = new_tallies(), readers(program), 0
+    if unknown := set(family or ()) - KNOWN.keys():
+        raise usage(f"There is no kernel family {min(unknown)!r}. Families: {', '.join(KNOWN)}.")
+    program, contents, families = load_program(file), file.read_bytes(), tuple(family or FAMILIES)
+    tallies, ours, examples = new_tallies(families), readers(program, families), 0
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies)
         examples += _examples(program, batch)
