@@ -22,9 +22,10 @@ from flax import linen
 from jax import lax
 
 import jaxq
-from jaxq.export.evaluate import FAMILIES
+from jaxq.errors import ExportError
+from jaxq.export.evaluate import FAMILIES, evaluate
 from jaxq.export.freeze import Frozen, freeze
-from jaxq.export.lower import RULES, Writer
+from jaxq.export.lower import RULES, Writer, lower
 from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
 from jaxq.ops import OPS
@@ -191,6 +192,18 @@ def written(kind: str) -> Iterator[tuple[str, list[str]]]:
         yield label, found
 
 
+def evaluates(kind: str, family: str) -> bool:
+    """Whether a family takes the op's examples as they are written: it may have an operator, and not for that type."""
+    try:
+        for _, fn, shapes in EXAMPLES[kind]:
+            program, _ = lower(frozen_example(fn, shapes))
+            inputs = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in (program.tensors[i] for i in program.inputs)]
+            jax.eval_shape(lambda *xs, program=program: evaluate(program, family)(*xs), *inputs)
+    except ExportError:
+        return False
+    return True
+
+
 def scales(kind: str) -> str:
     """What the op demands of its scales."""
     rule = OPS[kind].scales
@@ -218,7 +231,7 @@ def all_but(chosen: list[str], known: list[str]) -> str:
 def rules_row(kind: str) -> list[str]:
     """What the op demands, and who computes it."""
     operators = {o.partition(".")[0] for _, found in written(kind) for o in found}
-    families = [name for name, kernels in FAMILIES.items() if operators <= kernels.keys()]
+    families = [name for name in FAMILIES if operators <= FAMILIES[name].keys() and evaluates(kind, name)]
     targets = [name for name, target in TARGETS.items() if not target.refuses(kind)]
     return [
         f"`{kind}`",

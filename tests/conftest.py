@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 from collections.abc import Callable
 
 import pytest
 
+# tflite-micro has wheels for Linux on x86-64 alone.
+MICRO = importlib.util.find_spec("tflite_micro") is not None
+collect_ignore = [] if MICRO else ["test_tflm.py"]
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_report_header() -> list[str]:
+    return [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -409,6 +409,13 @@ def test_verify_random(file: pathlib.Path):
     assert first.json["ok"] and first.json["examples"] == 3 and first.json["differing_tensors"] == []
 
 
+def test_verify_by_chosen_families(file: pathlib.Path):
+    found = call("verify", file, "--random", 2, "--family", "reference", "--json")
+    assert found.code == 0 and found.json["differing_integers"] == {"reference": 0}
+    message = "There is no kernel family 'ruy'. Families: xnnpack, reference, tflm."
+    assert refused(2, "verify", file, "--random", 2, "--family", "ruy").startswith(message)
+
+
 def test_verify_on_floats_and_on_their_integers(folder: pathlib.Path, file: pathlib.Path, tmp_path: pathlib.Path):
     found = call("verify", file, "--data", folder / "images.npy")
     assert found.code == 0 and "certificate: 70 examples" in found.out

@@ -1,4 +1,4 @@
-"""One-operator programs: every integer of both kernel families equals LiteRT's."""
+"""One-operator programs: every integer of LiteRT's two kernel families equals LiteRT's. TFLite Micro: test_tflm.py."""
 
 from __future__ import annotations
 
@@ -167,6 +167,7 @@ def binary(
     return program(kind, [value("a", first, a), right], [value("y", out, y)], options, version)
 
 
+UINT8_CODE, INT32_CODE = 3, 2  # TensorType, as options hold it
 PLAIN_BINARY = ("MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU")
 
 
@@ -248,7 +249,7 @@ def _draw(rng: np.random.Generator, built: Program, tensor: Tensor, count: int) 
         step = np.float32(1) if grid is None else grid.scale[0]
         ties = (rng.integers(-300, 300, shape) + np.float32(0.5)).astype(np.float32) * step
         return np.where(rng.random(shape) < 0.3, ties, rng.normal(size=shape) * 60 * step).astype(np.float32)
-    low, high = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 3)}[tensor.dtype]
+    low, high = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 3), "bool": (0, 1)}[tensor.dtype]
     drawn = rng.integers(low, high + 1, shape)
     ends = rng.choice([low, high], shape)
     drawn[::4] = ends[::4] if shape[0] > 3 else drawn[::4]
@@ -443,6 +444,16 @@ MOVED: dict[str, tuple[Program, int]] = {
     "gather": (moved("GATHER", (1, 9, 4), (1, 3, 4), int32s("i", 7, 0, 7), options={"axis": 1}), 3),
     "pack": (several("PACK", [(1, 4), (1, 4)], (1, 2, 4), {"axis": 1, "values_count": 2}), 3),
     "unpack": (moved("UNPACK", (1, 2, 4), (1, 4), options={"axis": 1, "num": 2}, outputs=2), 3),
+    "split v": (moved("SPLIT_V", (1, 4, 9), (1, 4, 3), int32s("s", 3, 3, 3), int32s("a", 2),
+                      options={"num_splits": 3}, outputs=3), 3),
+    "tile": (moved("TILE", (1, 4, 6), (1, 8, 6), int32s("m", 1, 2, 1)), 3),
+    "broadcast to": (moved("BROADCAST_TO", (1, 1, 6), (1, 4, 6), int32s("s", 1, 4, 6)), 3),
+    "arg max": (program("ARG_MAX", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
+                        {"output_type": INT32_CODE}), 3),
+    "cast": (program("CAST", [Tensor("x", (1, 4, 6), "uint8")], [Tensor("y", (1, 4, 6), "int32")],
+                     {"in_data_type": UINT8_CODE, "out_data_type": INT32_CODE}, 1), 3),
+    "select": (program("SELECT_V2", [Tensor("c", (1, 4, 6), "bool"), value("a", (1, 4, 6), X),
+                                     value("b", (1, 1, 6), X)], [value("y", (1, 4, 6), X)], {}, 1), 3),
 }  # fmt: skip
 
 TABLES = {
@@ -562,12 +573,14 @@ def test_wrong_inputs_are_named() -> None:
 
 
 def test_unknown_family() -> None:
-    with pytest.raises(ExportError, match="Families: xnnpack, reference"):
-        evaluate(chain(), "tflm")
+    with pytest.raises(ExportError, match="No kernel family 'ruy'. Families: xnnpack, reference, tflm"):
+        evaluate(chain(), "ruy")
+    with pytest.raises(ExportError, match="No runtime has a kernel family 'ruy'. Families: xnnpack, reference, tflm"):
+        runtime.run(write(chain()), examples(chain(), 1), "ruy")
 
 
 def test_families_are_whole_tables() -> None:
-    assert set(FAMILIES) == set(runtime.RESOLVERS)
+    assert set(FAMILIES) == set(runtime.PACKAGES)
     assert runtime.runtime_version().startswith("ai-edge-litert ")
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, gemmlowp, lut, reference
+from jaxq.export.kernels import builtin, gemmlowp, lut, movement, reference
 from jaxq.export.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -82,13 +82,17 @@ def _fixed_point(
     q, shift = quantize_multiplier(float(scale(x)) * (1 << INPUT_FRACTION_BITS))
     radius = min(int(15 * 2.0 ** (INPUT_FRACTION_BITS - int(shift))), 256)
     low, high = limits(y)
-    with jax.ensure_compile_time_eval():  # 256 codes, once
+
+    def entries() -> jax.Array:
         centre = centred(jnp.asarray(lut.codes(x)), x)
         inside = jnp.where(jnp.abs(centre) < radius, centre, 0)
         fine = real(multiply_by_quantized_multiplier(inside, (q, shift)))
         rounded = jnp.clip(rounding_divide_by_pot(fine, 31 - bits) + zero, low, high)
-        table = jnp.where(centre <= -radius, low, jnp.where(centre >= radius, high, rounded)).astype(y.dtype)
-    return lut.look_up(np.asarray(table), present(op, values), x)
+        return jnp.where(centre <= -radius, low, jnp.where(centre >= radius, high, rounded)).astype(y.dtype)
+
+    with jax.ensure_compile_time_eval():  # 256 codes, once and not at every call
+        table = np.asarray(jax.jit(entries)())
+    return lut.look_up(table, present(op, values), x)
 
 
 def elu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -103,6 +107,13 @@ def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     if y.dtype == "uint8" and x.dtype != "int8":
         raise ExportError(f"TFLite Micro has no QUANTIZE from {x.dtype} to uint8. Let {y.name!r} be int8.")
     return reference.quantize(op, tensors, values)
+
+
+def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """CAST: as every family, without a uint8 operand."""
+    if source(op, tensors).dtype == "uint8":
+        raise ExportError(f"TFLite Micro has no CAST from uint8. Let {source(op, tensors).name!r} be int8.")
+    return movement.cast(op, tensors, values)
 
 
 # What TFLite Micro lacks, or computes for floats alone.
@@ -125,4 +136,5 @@ KERNELS: dict[str, Kernel] = {
     "TANH": tanh,
     "ELU": elu,
     "QUANTIZE": quantize,
+    "CAST": cast,
 }
