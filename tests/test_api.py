@@ -37,7 +37,7 @@ SIGNATURES = {
     "load": "(path, *, family='xnnpack')",
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
-    "export.Artifact.verify": "(self, batches, *, progress=True)",
+    "export.Artifact.verify": "(self, batches, *, families=('xnnpack', 'reference'), progress=True)",
     "export.Artifact.run": "(self, *inputs)",
     "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
     "optim.qat_schedule": "(float_rate, steps, *, share=0.01)",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import jaxq
 import jaxq.export
-from jaxq.cli import app
+from jaxq.cli.app import app
 from jaxq.errors import ExportError, InputError
 from jaxq.export import runtime, runtime_tflm
 from jaxq.export.evaluate import FAMILIES, evaluate
@@ -65,8 +65,8 @@ OUTER = program(
 )
 
 
-def table(kind: str, x: Grid, y: Grid, **options: float) -> Program:
-    return unary(kind, x, y, shape=(1, 256), **options)
+def table(kind: str, x: Grid, y: Grid, version: int = 2, **options: float) -> Program:
+    return unary(kind, x, y, version, (1, 256), **options)
 
 
 TIES: dict[str, tuple[Program, list[np.ndarray]]] = {
