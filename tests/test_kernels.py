@@ -167,7 +167,6 @@ def binary(
     return program(kind, [value("a", first, a), right], [value("y", out, y)], options, version)
 
 
-UINT8_CODE, INT32_CODE = 3, 2  # TensorType, as options hold it
 PLAIN_BINARY = ("MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU")
 
 
@@ -447,13 +446,8 @@ MOVED: dict[str, tuple[Program, int]] = {
     "split v": (moved("SPLIT_V", (1, 4, 9), (1, 4, 3), int32s("s", 3, 3, 3), int32s("a", 2),
                       options={"num_splits": 3}, outputs=3), 3),
     "tile": (moved("TILE", (1, 4, 6), (1, 8, 6), int32s("m", 1, 2, 1)), 3),
-    "broadcast to": (moved("BROADCAST_TO", (1, 1, 6), (1, 4, 6), int32s("s", 1, 4, 6)), 3),
     "arg max": (program("ARG_MAX", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
-                        {"output_type": INT32_CODE}), 3),
-    "cast": (program("CAST", [Tensor("x", (1, 4, 6), "uint8")], [Tensor("y", (1, 4, 6), "int32")],
-                     {"in_data_type": UINT8_CODE, "out_data_type": INT32_CODE}, 1), 3),
-    "select": (program("SELECT_V2", [Tensor("c", (1, 4, 6), "bool"), value("a", (1, 4, 6), X),
-                                     value("b", (1, 1, 6), X)], [value("y", (1, 4, 6), X)], {}, 1), 3),
+                        {"output_type": 2}), 3),
 }  # fmt: skip
 
 TABLES = {

@@ -48,6 +48,7 @@ LACKS = {
     "converted: float to uint8": "Input FLOAT32, output UINT8 not supported.; Node QUANTIZE",
     "converted: uint8 to uint8": "Input UINT8, output UINT8 not supported.; Node QUANTIZE",
     "moved: tile": "Didn't find op for builtin opcode 'TILE'",
+    "moved: look-up of booleans": "Type 'BOOL' is not supported by gather.; Node GATHER",
     "moved: cast": "Input type UINT8 (3) not supported.; Node CAST",
 }
 

@@ -116,6 +116,13 @@ def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return movement.cast(op, tensors, values)
 
 
+def gather(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """GATHER: as every family, but not of booleans."""
+    if source(op, tensors).dtype == "bool":
+        raise ExportError(f"TFLite Micro has no GATHER of booleans. Let {source(op, tensors).name!r} be int8.")
+    return movement.gather(op, tensors, values)
+
+
 # What TFLite Micro lacks, or computes for floats alone.
 MISSING = ("EXP", "GELU", "LOG", "RELU_N1_TO_1", "SQRT", "TILE")
 
@@ -137,4 +144,5 @@ KERNELS: dict[str, Kernel] = {
     "ELU": elu,
     "QUANTIZE": quantize,
     "CAST": cast,
+    "GATHER": gather,
 }
