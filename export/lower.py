@@ -18,7 +18,7 @@ from jaxq.export.writer import Writer
 from jaxq.graph import Op, clip_name
 from jaxq.target import target_named
 
-UINT8, INT32 = 3, 2  # TensorType codes, as CAST's options hold them
+INT8, INT32 = 9, 2  # TensorType codes, as CAST's options hold them
 FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 
 # Kinds that no rule writes, and what to do instead.
@@ -291,15 +291,16 @@ def _clip(w: Writer, op: Op) -> None:
 
 
 def _table(w: Writer, op: Op) -> None:
-    """A look-up: the integers as uint8, as int32, as indices of 256 constants."""
-    x, shape = op.inputs[0], w.graph.avals[op.outputs[0]].shape
-    scale, zero_point = w.frozen.of(x)
-    raised = w.tensor(Tensor(f"{op.name}:uint8", shape, "uint8", Quantization.of(scale, zero_point + 128)))
+    """A look-up: the integers as int32, from 0 on, as indices of 256 constants. TFLite Micro runs this form too, but
+    has no GATHER of booleans: it refuses a table of yes and no.
+    """
+    shape = w.graph.avals[op.outputs[0]].shape
+    code = w.tensor(Tensor(f"{op.name}:code", shape, "int32"))
     index = w.tensor(Tensor(f"{op.name}:index", shape, "int32"))
     out = w.activation(op.outputs[0])
     entries = w.constant(f"{op.name}:table", w.frozen.tables[op.name], w.tensors[out].quantization)
-    w.emit("QUANTIZE", [w.tensor_of[x]], [raised], 1)
-    w.emit("CAST", [raised], [index], 1, in_data_type=UINT8, out_data_type=INT32)
+    w.emit("CAST", [w.tensor_of[op.inputs[0]]], [code], 1, in_data_type=INT8, out_data_type=INT32)
+    w.emit("ADD", [code, w.ints(f"{op.name}:first", [128])], [index], 1, fused_activation_function="NONE")
     w.emit("GATHER", [entries, index], [out], 2 if w.tensors[out].dtype == "int8" else 3, axis=0, batch_dims=0)
 
 

@@ -104,7 +104,7 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
 
 
 def _takes_plain(op: Op) -> bool:
-    """Whether an op may make integers or booleans that stand for no real numbers: indices, masks, and what moves them."""
+    """Whether an op may make integers or booleans that are no real numbers: indices, masks, and what moves them."""
     spec = OPS[op.kind]
     return spec.scales == "none" or op.kind == "TABLE" or (spec.scales == "same" and spec.step is None)
 

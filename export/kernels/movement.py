@@ -120,6 +120,17 @@ def logical_and(op: Operator, tensors: Tensors, values: Values) -> list[jax.Arra
     return [jnp.logical_and(present(op, values), present(op, values, 1))]
 
 
+def adding_integers(kernel: Kernel) -> Kernel:
+    """ADD of int32 that has no scale, which is a sum; any other by `kernel`."""
+
+    def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+        if tensors[op.outputs[0]].dtype != "int32":
+            return kernel(op, tensors, values)
+        return [present(op, values) + present(op, values, 1)]
+
+    return add
+
+
 def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CAST of integers and booleans, as C converts them."""
     return [present(op, values).astype(tensors[op.outputs[0]].dtype)]

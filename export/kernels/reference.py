@@ -251,7 +251,7 @@ KERNELS: dict[str, Kernel] = {
     "TRANSPOSE_CONV": transpose_conv,
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": batch_matmul,
-    "ADD": add,
+    "ADD": movement.adding_integers(add),
     "SUB": sub,
     "MUL": mul,
     "MAX_POOL_2D": max_pool,

@@ -326,7 +326,7 @@ def _leaky_relu(view: View, eq: Equation) -> Iterator[Candidate]:
     slope = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
     numbers = [] if slope is None or slope.primitive != "mul" else [view.scalar(v) for v in slope.inputs]
     aval = view.trace.avals[eq.outputs[0]]
-    for alpha in (number for number in numbers if number is not None):
+    for alpha in (number for number in numbers if number is not None and number >= 0):  # TFLite has no other
 
         def with_zero(x: jax.Array, alpha: float = alpha) -> jax.Array:
             return jnp.where(x >= 0, x, alpha * x)
