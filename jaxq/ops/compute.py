@@ -217,7 +217,7 @@ def softmax(op: Op, x: jax.Array) -> jax.Array:
 
 
 def gelu(op: Op, x: jax.Array) -> jax.Array:
-    """x times the normal distribution's cumulative function, or its tanh approximation (Hendrycks and Gimpel 2016)."""
+    """x times the normal distribution's cumulative function, or its tanh form (Hendrycks and Gimpel 2016)."""
     return jax.nn.gelu(x, approximate=op.attrs["approximate"])
 
 
