@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxq.errors import CaptureError
-from jaxq.graph import naming, patterns
+from jaxq.graph import meaning, naming
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import trace
 from jaxq.graph.fuse import fuse
@@ -27,7 +27,7 @@ def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str],
 
     `names` are the parameters' paths. Raises CaptureError for a model that no static integer graph can be.
     """
-    recorded = trace(fn, [*params, *inputs], patterns.whole)
+    recorded = trace(fn, [*params, *inputs], meaning.whole)
     entering = recorded.arguments[len(params) :]
     builder = Builder(recorded, entering)
     raise_equations(builder, recorded.outputs)

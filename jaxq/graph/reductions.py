@@ -1,0 +1,78 @@
+"""Reductions over axes, and what is made of them: SOFTMAX and variances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxq.errors import BatchStatisticsError
+from jaxq.graph.builder import Builder
+from jaxq.graph.ir import Equation
+from jaxq.graph.patterns import Match
+
+
+def refuse_batch_reduction(builder: Builder, eq: Equation, name: str, operand: int, axes: Sequence[int]) -> None:
+    """Raise BatchStatisticsError where a reduction mixes the examples of a batch."""
+    if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
+        raise BatchStatisticsError(
+            f"`{name}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
+            "depend on the others, and a device runs one. A BatchNorm in training mode does this: call "
+            "`model.eval()` (NNX), or pass `use_running_average=True` (Linen), before `jaxq.quantize`; training "
+            "then runs on the folded running statistics."
+        )
+
+
+def total(builder: Builder, eq: Equation) -> bool:
+    """A sum is a MEAN, times how many there are: LiteRT's reference SUM of int8 reads it as uint8."""
+    axes, shape = tuple(int(a) for a in eq.params["axes"]), builder.shape(eq.inputs[0])
+    attrs = {"axes": axes, "keepdims": False}
+    mean = builder.op("MEAN", eq.inputs, attrs, eq.source, shape=builder.shape(eq.outputs[0]))
+    channels = builder.shape(mean)[-1] if builder.shape(mean) else 1
+    count = builder.full(float(math.prod(shape[a] for a in axes)), (channels,))
+    builder.op("AFFINE", (mean,), {"mul": count, "add": None}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def reduction(kind: str) -> Callable[[Builder, Equation], bool]:
+    """REDUCE_MAX or REDUCE_MIN."""
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        attrs = {"axes": tuple(int(a) for a in eq.params["axes"]), "keepdims": False}
+        builder.op(kind, eq.inputs, attrs, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def arg_max(builder: Builder, eq: Equation) -> bool:
+    """ARG_MAX of activations, as int32."""
+    axes = tuple(eq.params["axes"])
+    if len(axes) != 1 or builder.avals[eq.outputs[0]].dtype != np.int32:
+        return False
+    builder.op("ARG_MAX", eq.inputs, {"axis": int(axes[0])}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def softmax(builder: Builder, eq: Equation, match: Match) -> None:
+    """SOFTMAX is over the last axis: another one is moved there and back."""
+    x, rank = builder.resolve(match.inputs[0]), len(builder.shape(eq.outputs[0]))
+    perm = list(range(rank))
+    perm[match.attrs["axis"]], perm[-1] = perm[-1], perm[match.attrs["axis"]]
+    if perm == list(range(rank)):
+        builder.op("SOFTMAX", (x,), {}, eq.source, outputs=eq.outputs)
+        return
+    y = builder.op("SOFTMAX", (builder.transpose(x, perm, eq.source),), {}, eq.source)
+    builder.becomes(eq.outputs[0], builder.transpose(y, perm, eq.source))
+
+
+def variance(builder: Builder, eq: Equation, match: Match) -> None:
+    """The mean of the squares of the deviations."""
+    x, mean = match.inputs
+    axes = match.attrs["axes"]
+    ones = [1 if axis in axes else size for axis, size in enumerate(builder.shape(x))]
+    mean = builder.reshape(builder.resolve(mean), ones, eq.source)
+    deviation = builder.op("SUB", (x, mean), {}, eq.source, shape=builder.shape(x))
+    square = builder.op("MUL", (deviation, deviation), {}, eq.source)
+    builder.op("MEAN", (square,), match.attrs, eq.source, outputs=eq.outputs)
