@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError, InputError
-from jaxq.export.kernels import reference, tflm, xnnpack
+from jaxq.export import variables
+from jaxq.export.kernels import floats, reference, tflm, xnnpack
 from jaxq.export.kernels.operands import Kernel
 from jaxq.export.program import Operator, Program, Tensor
+from jaxq.export.variables import State
 
 FAMILIES: dict[str, dict[str, Kernel]] = {
     "xnnpack": xnnpack.KERNELS,
@@ -19,7 +22,9 @@ FAMILIES: dict[str, dict[str, Kernel]] = {
     "tflm": tflm.KERNELS,
 }
 
-Environment = dict[int, jax.Array]
+Environment = dict[int, Any]  # by tensor: an array, of a resource the name of its variable
+Apply = Callable[[Operator, list[Any]], list[Any]]  # the values of op.inputs -> those of op.outputs
+Single = Callable[..., tuple[State, Environment]]  # (state, *inputs in the file's shapes) -> state, wanted values
 
 
 def evaluate(
@@ -30,29 +35,63 @@ def evaluate(
 
     Inputs are arrays of the inputs' own dtypes. In the file's shapes they give the file's outputs. Where the
     file's shapes begin with 1, one leading batch of any size takes its place; the outputs then have that
-    batch in place of their own leading 1, or in front where they have none. The function can be jitted and
-    vmapped.
-    """
-    kernels = _family(family)
-    for op in program.operators:
-        _kernel(kernels, op, family)
-    wanted = _run_time_tensors(program) if every_tensor else program.outputs
+    batch in place of their own leading 1, or in front where they have none. A program with variables reads
+    that batch as a sequence: each example sees what those before it left, as in an interpreter. The function
+    can be jitted and vmapped.
 
-    def single(*inputs: jax.Array) -> Environment:
-        return _run(program, kernels, inputs, wanted)
+    Integers are exact; float32 operators (`kernels.floats`) differ from a runtime's in the order of their sums.
+    """
+    wanted = run_time_tensors(program) if every_tensor else program.outputs
+    single, initial = single_step(program, family, wanted), initial_state(program, family)
 
     def function(*inputs: jax.Array | np.ndarray) -> tuple[jax.Array, ...] | dict[int, jax.Array]:
-        values = _checked(program, inputs)
-        found = single(*values) if _as_in_file(program, values) else _over_batch(program, single, values)
+        values = checked(program, inputs)
+        found = over_batch(program, single, initial, values)
         return found if every_tensor else tuple(found[index] for index in program.outputs)
 
     return function
 
 
-def _family(family: str) -> dict[str, Kernel]:
+def single_step(program: Program, family: str, wanted: Sequence[int]) -> Single:
+    """One invocation on values of the file's shapes: (state, *inputs) -> (state, the wanted values)."""
+    kernels = kernels_of(program, family)
+
+    def single(state: State, *inputs: jax.Array) -> tuple[State, Environment]:
+        after = dict(state)
+
+        def apply(op: Operator, values: list[Any]) -> list[Any]:
+            if op.kind in variables.KINDS:
+                return variables.apply(op, program.tensors, values, after)
+            return kernels(op)(op, program.tensors, values)
+
+        environment = interpret(program, inputs, apply, lambda tensor: jnp.asarray(tensor.data))
+        return after, {index: environment[index] for index in wanted}
+
+    return single
+
+
+def initial_state(program: Program, family: str) -> State:
+    """The variables before the first invocation, by name; {} for a program without. Raises ExportError."""
+    state: State = {}
+    for subgraph in variables.initializers(program):
+        state = single_step(subgraph, family, ())(state)[0]
+    return state
+
+
+def kernels_of(program: Program, family: str) -> Callable[[Operator], Kernel]:
+    """The kernel of each of the program's operators. Raises ExportError for one that the family does not have."""
     if family not in FAMILIES:
         raise ExportError(f"No kernel family {family!r}. Families: {', '.join(FAMILIES)}.")
-    return FAMILIES[family]
+
+    def kernel(op: Operator) -> Kernel:
+        if floats.is_float(op, program.tensors):
+            return floats.kernel_of(op, program.tensors)
+        return _kernel(FAMILIES[family], op, family)
+
+    for op in program.operators:
+        if op.kind not in variables.KINDS:
+            kernel(op)
+    return kernel
 
 
 def _kernel(kernels: dict[str, Kernel], op: Operator, family: str) -> Kernel:
@@ -63,62 +102,73 @@ def _kernel(kernels: dict[str, Kernel], op: Operator, family: str) -> Kernel:
     return kernels[op.kind]
 
 
-def _run(
-    program: Program, kernels: dict[str, Kernel], inputs: tuple[jax.Array, ...], wanted: tuple[int, ...]
-) -> Environment:
-    """All operators in order, on values of the file's shapes."""
+def interpret(
+    program: Program, inputs: Sequence[Any], apply: Apply, constant: Callable[[Tensor], Any]
+) -> dict[int, Any]:
+    """All operators in order. `constant` makes the value of a tensor that has data."""
     environment: Environment = dict(zip(program.inputs, inputs, strict=True))
+
+    def value(index: int) -> Any:
+        if index in environment:
+            return environment[index]
+        tensor = program.tensors[index]
+        if tensor.data is None:
+            raise ExportError(f"Tensor {index} {tensor.name!r} is read before any operator writes it.")
+        return constant(tensor)
+
     for op in program.operators:
-        values = [_value(program.tensors, environment, index) for index in op.inputs]
-        results = kernels[op.kind](op, program.tensors, values)
+        results = apply(op, [None if index < 0 else value(index) for index in op.inputs])
         environment.update(zip(op.outputs, results, strict=True))
-    return {index: _present(program.tensors, environment, index) for index in wanted}
+    return environment | {index: value(index) for index in program.outputs}
 
 
-def _value(tensors: tuple[Tensor, ...], environment: Environment, index: int) -> jax.Array | None:
-    return None if index < 0 else _present(tensors, environment, index)
-
-
-def _present(tensors: tuple[Tensor, ...], environment: Environment, index: int) -> jax.Array:
-    if index in environment:
-        return environment[index]
-    data = tensors[index].data
-    if data is None:
-        raise ExportError(f"Tensor {index} {tensors[index].name!r} is read before any operator writes it.")
-    return jnp.asarray(data)
-
-
-def _run_time_tensors(program: Program) -> tuple[int, ...]:
+def run_time_tensors(program: Program) -> tuple[int, ...]:
+    """The tensors that have numbers only when the program runs: inputs, and what operators write."""
     written = [index for op in program.operators for index in op.outputs if index >= 0]
-    return tuple(dict.fromkeys([*program.inputs, *written]))
+    numbers = [index for index in written if program.tensors[index].dtype != "resource"]
+    return tuple(dict.fromkeys([*program.inputs, *numbers]))
 
 
-def _checked(program: Program, inputs: tuple[jax.Array | np.ndarray, ...]) -> list[jax.Array]:
+def checked(program: Program, inputs: Sequence[jax.Array | np.ndarray], real: bool = False) -> list[jax.Array]:
+    """The inputs as arrays. Raises InputError where their number, shapes or dtypes are not the file's; with `real`,
+    quantized inputs are float32.
+    """
     if len(inputs) != len(program.inputs):
         raise InputError(f"{len(inputs)} inputs for a program that has {len(program.inputs)}.")
     values = [jnp.asarray(value) for value in inputs]
     for value, index in zip(values, program.inputs, strict=True):
         tensor = program.tensors[index]
-        if value.dtype != jnp.dtype(tensor.dtype):
-            raise InputError(f"Input {tensor.name!r} is {value.dtype}; the file says {tensor.dtype}.")
+        dtype, owner = (
+            ("float32", "real numbers are") if real and tensor.quantization else (tensor.dtype, "the file says")
+        )
+        if value.dtype != jnp.dtype(dtype):
+            raise InputError(f"Input {tensor.name!r} is {value.dtype}; {owner} {dtype}.")
         if value.shape != tensor.shape and (tensor.shape[:1] != (1,) or value.shape[1:] != tensor.shape[1:]):
             raise InputError(f"Input {tensor.name!r} is {value.shape}; the file says {tensor.shape}.")
     return values
 
 
-def _as_in_file(program: Program, values: list[jax.Array]) -> bool:
-    return all(v.shape == program.tensors[i].shape for v, i in zip(values, program.inputs, strict=True))
-
-
-def _over_batch(program: Program, single: Callable[..., Environment], values: list[jax.Array]) -> Environment:
-    """`single` on each example; inputs that have no leading 1 in the file go to every example."""
+def over_batch(program: Program, single: Single, initial: State, values: list[jax.Array]) -> Environment:
+    """`single` on values of the file's shapes, or on each example of a batch: side by side without variables, one
+    after another with them. Inputs that have no leading 1 in the file go to every example.
+    """
+    if all(v.shape == program.tensors[i].shape for v, i in zip(values, program.inputs, strict=True)):
+        return single(initial, *values)[1]
     batched = [program.tensors[index].shape[:1] == (1,) for index in program.inputs]
     sizes = {value.shape[0] for value, has_batch in zip(values, batched, strict=True) if has_batch}
     if len(sizes) != 1:
         raise InputError(f"Inputs with batches of different sizes: {sorted(sizes)}.")
-    examples = [value[:, None] if has_batch else value for value, has_batch in zip(values, batched, strict=True)]
-    found = jax.vmap(single, in_axes=tuple(0 if has_batch else None for has_batch in batched))(*examples)
-    return {index: joined(value) for index, value in found.items()}
+    examples = [value[:, None] for value, has_batch in zip(values, batched, strict=True) if has_batch]
+
+    def step(state: State, example: list[jax.Array]) -> tuple[State, Environment]:
+        own = iter(example)
+        return single(state, *(next(own) if b else v for v, b in zip(values, batched, strict=True)))
+
+    if variables.has_variables(program):
+        found = jax.lax.scan(step, jax.tree.map(jnp.asarray, initial), examples)[1]
+    else:
+        found = jax.vmap(lambda example: step(initial, example)[1])(examples)
+    return jax.tree.map(joined, found)
 
 
 def joined(stacked: jax.Array) -> jax.Array:

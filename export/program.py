@@ -77,7 +77,10 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One TFLite subgraph with the names of its signature. `inputs` and `outputs` are tensor indices."""
+    """One TFLite subgraph with the names of its signature. `inputs` and `outputs` are tensor indices.
+
+    `subgraphs`: the file's others, from number 1 on, which operators such as CALL_ONCE run.
+    """
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
@@ -87,6 +90,7 @@ class Program:
     output_names: tuple[str, ...] = ()
     description: str = ""
     metadata: Mapping[str, bytes] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    subgraphs: tuple[Program, ...] = ()
 
     def __str__(self) -> str:
         """One line an operator: stable text, used by golden files and bug reports."""

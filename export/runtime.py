@@ -93,7 +93,8 @@ def _missing() -> ExportError:
 
 def _run_time_tensors(program: Program) -> tuple[int, ...]:
     written = [index for op in program.operators for index in op.outputs if index >= 0]
-    return tuple(dict.fromkeys([*program.inputs, *written]))
+    numbers = [index for index in written if program.tensors[index].dtype != "resource"]
+    return tuple(dict.fromkeys([*program.inputs, *numbers]))
 
 
 def _as_in_file(program: Program, inputs: Sequence[np.ndarray]) -> bool:

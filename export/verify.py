@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.evaluate import evaluate
+from jaxq.export.kernels import floats
 from jaxq.export.program import Program
 from jaxq.export.runtime import run, runtime_version
 from jaxq.graph import Graph, Op
@@ -24,20 +25,27 @@ from jaxq.ops import OPS
 
 FAMILIES = ("xnnpack", "reference")
 BATCH = 64  # examples compared at a time
+FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 
 @dataclasses.dataclass
 class Tally:
-    """One comparison: integers compared, and by tensor how many differ and by how much at most."""
+    """One comparison: integers and numbers of float32 operators compared, and by tensor how many differ and by how
+    much at most.
+    """
 
     compared: int = 0
+    floats: int = 0
     differing: dict[str, int] = dataclasses.field(default_factory=dict)
     largest: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def add(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Compare one tensor of one batch."""
-        gap = np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64).reshape(np.shape(ours)))
-        self.compared += gap.size
+    def add(self, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> None:
+        """Compare one tensor of one batch. `tolerance`: of floats, as a share of the tensor's largest magnitude."""
+        wanted = np.asarray(theirs, np.float64).reshape(np.shape(ours))
+        gap = np.abs(np.asarray(ours, np.float64) - wanted)
+        gap = np.where(gap <= tolerance * np.max(np.abs(wanted), initial=0.0), 0.0, gap)
+        self.compared += 0 if tolerance else gap.size
+        self.floats += gap.size if tolerance else 0
         self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
         self.largest[name] = max(self.largest.get(name, 0), int(np.max(gap, initial=0)))
 
@@ -45,6 +53,13 @@ class Tally:
     def total(self) -> int:
         """How many integers differ."""
         return sum(self.differing.values())
+
+    @property
+    def what(self) -> str:
+        """What was compared, in words."""
+        if not self.floats:
+            return f"{self.compared:,} integers"
+        return f"{self.compared:,} integers and {self.floats:,} numbers of float32 operators (to {FLOAT_TOLERANCE:g})"
 
     @property
     def first(self) -> str | None:
@@ -116,7 +131,7 @@ class Certificate:
         lines = [f"certificate: {self.examples} examples, {self.runtime}"]
         for name, tally in self.families.items():
             where = f", first in {tally.first}" if tally.total else ""
-            lines.append(f"  {name}: {tally.total} of {tally.compared:,} integers differ{where}")
+            lines.append(f"  {name}: {tally.total} of {tally.what} differ{where}")
         if self.simulation is not None:
             lines.append(f"  training forward: {_simulation_text(self)}")
         return "\n".join(lines)
@@ -154,17 +169,26 @@ def compare_families(
     """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
 
     Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
-    comparison.
+    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE.
     """
     for family, tally in tallies.items():
         found = ours[family](*inputs)
         refuse_aborting(program, found)
         theirs = run(data, inputs, family, every_tensor=True)
         assert isinstance(theirs, dict)
-        for index in (i for op in program.operators for i in op.outputs):
-            tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index])
+        tolerances = _tolerances(program)
+        for index, tolerance in tolerances.items():
+            tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index], tolerance)
         for index, output in zip(program.outputs, run(data, inputs, family), strict=True):
-            tally.add(f"{program.tensors[index].name} (output)", np.asarray(found[index]), np.asarray(output))
+            name, tolerance = f"{program.tensors[index].name} (output)", tolerances.get(index, 0.0)
+            tally.add(name, np.asarray(found[index]), np.asarray(output), tolerance)
+
+
+def _tolerances(program: Program) -> dict[int, float]:
+    """What may differ in each tensor that an operator computes: nothing, but for float32 operators."""
+    written = [(op, index) for op in program.operators for index in op.outputs]
+    return {index: FLOAT_TOLERANCE if floats.is_float(op, program.tensors) else 0.0
+            for op, index in written if program.tensors[index].dtype != "resource"}  # fmt: skip
 
 
 def exact_sites(graph: Graph) -> frozenset[str]:
@@ -190,8 +214,10 @@ def _is_table(op: Op) -> bool:
 def refuse_aborting(program: Program, found: Mapping[int, jax.Array]) -> None:
     """Raise ExportError where TFLite's reference SOFTMAX would abort the process (exponentials that sum to 512)."""
     for op in program.operators:
+        if op.kind != "SOFTMAX":
+            continue
         x = program.tensors[op.inputs[0]]
-        if op.kind == "SOFTMAX" and x.shape[-1] >= 512 and x.quantization is not None:
+        if x.shape[-1] >= 512 and x.quantization is not None:
             q = np.asarray(found[op.inputs[0]], np.float32) * x.quantization.scale[0]
             worst = float(np.max(np.sum(np.exp(q - np.max(q, -1, keepdims=True)), -1)))
             if worst >= 511.0:

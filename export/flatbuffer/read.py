@@ -1,11 +1,12 @@
 """Any `.tflite` to a Program: verify the structure, check the meaning, copy nothing that can be viewed.
 
 Lost on the way, because a Program has no place for them: `is_variable`, `intermediates` and the like
-(recurrent operators), the option bytes of custom operators, and every subgraph but the first.
+(recurrent operators), the option bytes of custom operators.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -28,43 +29,53 @@ _AGAIN = "The file is corrupt: copy or convert it again."
 
 
 def read(data: bytes) -> Program:
-    """The file's first subgraph. Constants are read-only views of `data`; every operator has all its options.
+    """The file's first subgraph, the others in `subgraphs`. Constants are read-only views of `data`; every operator has
+    all its options.
 
     Raises FormatError for bytes that break the format, and for what a Program cannot say: sparse constants,
     tensor types outside `program.DTYPES`.
     """
     verify(data)
     model = Table.root(data)
-    graph = _main(model)
     buffers = Buffers(data, model.tables("buffers"))
-    tensors = tuple(_tensor(i, table, buffers) for i, table in enumerate(graph.tables("tensors")))
-    inputs, outputs = (_indices(graph, name, len(tensors), "subgraph 0") for name in ("inputs", "outputs"))
-    input_names, output_names = _signature(model, inputs, outputs, len(tensors))
-    return Program(
-        tensors=tensors,
-        operators=_operators(model, graph, len(tensors)),
-        inputs=inputs,
-        outputs=outputs,
+    codes = [_code(i, table) for i, table in enumerate(model.tables("operator_codes"))]
+    program, *others = [_subgraph(i, graph, buffers, codes) for i, graph in enumerate(_graphs(model))]
+    input_names, output_names = _signature(model, program.inputs, program.outputs, len(program.tensors))
+    return dataclasses.replace(
+        program,
         input_names=input_names,
         output_names=output_names,
         description=model.text("description") or "",
         metadata=_metadata(model, buffers),
+        subgraphs=tuple(others),
     )
 
 
-def _main(model: Table) -> Table:
+def _subgraph(number: int, graph: Table, buffers: Buffers, codes: Sequence[tuple[str, int]]) -> Program:
+    """Tensors, operators, inputs and outputs. Errors say the subgraph of those of others than the first."""
+    inner = f"subgraph {number}, " if number else ""
+    tensors = tuple(_tensor(i, table, buffers, inner) for i, table in enumerate(graph.tables("tensors")))
+    operators = tuple(
+        _operator(f"{inner}operator {i}", table, codes, len(tensors))
+        for i, table in enumerate(graph.tables("operators"))
+    )
+    inputs, outputs = (_indices(graph, name, len(tensors), f"subgraph {number}") for name in ("inputs", "outputs"))
+    return Program(tensors, operators, inputs, outputs)
+
+
+def _graphs(model: Table) -> list[Table]:
     version = model.index("version")
     if version != schema.VERSION:
         raise FormatError(f"The file is of schema version {version}; TFLite's is {schema.VERSION}. {_AGAIN}")
     subgraphs = model.tables("subgraphs")
     if not subgraphs:
         raise FormatError(f"The file has no subgraph, so nothing to run. {_AGAIN}")
-    return subgraphs[0]
+    return subgraphs
 
 
-def _tensor(i: int, table: Table, buffers: Buffers) -> Tensor:
+def _tensor(i: int, table: Table, buffers: Buffers, inner: str) -> Tensor:
     name = table.text("name") or ""
-    where = f"tensor {i} ({shortened(name)!r})"
+    where = f"{inner}tensor {i} ({shortened(name)!r})"
     dtype = _dtype(table.index("type"), where)
     shape = _shape(table, where)
     if table.index("external_buffer") or table.table("sparsity"):
@@ -144,11 +155,6 @@ def _zero_point(table: Table, scales: int, where: str) -> np.ndarray:
     return found if found.size == scales else np.full(scales, found[0])
 
 
-def _operators(model: Table, graph: Table, tensors: int) -> tuple[Operator, ...]:
-    codes = [_code(i, table) for i, table in enumerate(model.tables("operator_codes"))]
-    return tuple(_operator(i, table, codes, tensors) for i, table in enumerate(graph.tables("operators")))
-
-
 def _code(i: int, table: Table) -> tuple[str, int]:
     """(kind, version). Codes up to 127 may be in the old one-byte field alone: the larger field counts."""
     code = max(table.index("deprecated_builtin_code"), table.index("builtin_code"))
@@ -171,12 +177,12 @@ def _custom_code(i: int, table: Table) -> str:
     return name
 
 
-def _operator(i: int, table: Table, codes: Sequence[tuple[str, int]], tensors: int) -> Operator:
+def _operator(where: str, table: Table, codes: Sequence[tuple[str, int]], tensors: int) -> Operator:
     index = table.index("opcode_index")
     if index >= len(codes):
-        raise FormatError(f"The file's operator {i} has code {index:,}, of {len(codes):,} operator codes. {_AGAIN}")
+        raise FormatError(f"The file's {where} has code {index:,}, of {len(codes):,} operator codes. {_AGAIN}")
     kind, version = codes[index]
-    where = f"operator {i} ({kind})"
+    where = f"{where} ({kind})"
     return Operator(
         kind=kind,
         inputs=_indices(table, "inputs", tensors, where, lowest=-1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flatbuffers
@@ -17,20 +17,17 @@ _SLACK = 2**16
 
 
 def write(program: Program) -> bytes:
-    """The file: one subgraph, constants at multiples of 16 bytes, "serving_default" where inputs are named.
+    """The file: its subgraphs, constants at multiples of 16 bytes, "serving_default" where inputs are named.
 
     Raises ExportError for data that differs from its tensor's shape or dtype, options that the operator's
     table lacks, unknown kinds, more than 2 GiB. Indices are written as they are: `read` checks them.
     """
     buffers, codes = _Buffers(), _Codes()
-    graph = schema.new(
-        "SubGraph",
-        name="main",
-        tensors=[_tensor(i, tensor, buffers) for i, tensor in enumerate(program.tensors)],
-        operators=[_operator(i, operator, codes) for i, operator in enumerate(program.operators)],
-        inputs=list(program.inputs),
-        outputs=list(program.outputs),
-    )
+    count = 1 + len(program.subgraphs)
+    graphs = [
+        _subgraph(f"subgraph_{i}" if i else "main", graph, buffers, codes, count)
+        for i, graph in enumerate((program, *program.subgraphs))
+    ]
     metadata = [
         schema.new("Metadata", name=name, buffer=buffers.add(content)) for name, content in program.metadata.items()
     ]
@@ -38,13 +35,24 @@ def write(program: Program) -> bytes:
         "Model",
         version=schema.VERSION,
         description=program.description,
-        subgraphs=[graph],
+        subgraphs=graphs,
         operator_codes=codes.tables,
         buffers=buffers.tables,
         metadata=metadata,
         signature_defs=_signatures(program),
     )
     return _pack(model, buffers.size)
+
+
+def _subgraph(name: str, program: Program, buffers: _Buffers, codes: _Codes, subgraphs: int) -> Any:
+    return schema.new(
+        "SubGraph",
+        name=name,
+        tensors=[_tensor(i, tensor, buffers) for i, tensor in enumerate(program.tensors)],
+        operators=[_operator(i, operator, codes, subgraphs) for i, operator in enumerate(program.operators)],
+        inputs=list(program.inputs),
+        outputs=list(program.outputs),
+    )
 
 
 def _pack(model: Any, size: int) -> bytes:
@@ -152,7 +160,7 @@ def _pack_int4(i: int, name: str, data: np.ndarray) -> bytes:
     return (nibbles[0::2] | nibbles[1::2] << 4).tobytes()
 
 
-def _operator(i: int, operator: Operator, codes: _Codes) -> Any:
+def _operator(i: int, operator: Operator, codes: _Codes, subgraphs: int) -> Any:
     if _builtin(operator.kind) not in schema.OPERATORS:
         raise ExportError(f"Operator {i} is of kind {operator.kind!r}, which is no TFLite operator. Name one.")
     return schema.new(
@@ -160,22 +168,18 @@ def _operator(i: int, operator: Operator, codes: _Codes) -> Any:
         opcode_index=codes.number(operator.kind, operator.version),
         inputs=list(operator.inputs),
         outputs=list(operator.outputs),
-        **_options(i, operator),
+        **_options(i, operator, subgraphs),
     )
 
 
-def _options(i: int, operator: Operator) -> Mapping[str, Any]:
+def _options(i: int, operator: Operator, subgraphs: int) -> Mapping[str, Any]:
     """The union's two fields. A table is written even where no option is given: LiteRT reads it."""
     found = schema.OPTIONS.get(operator.kind)
     if found is None and not operator.options:
         return {}
     union, table = found or ("", "")
     known = schema.options_fields(table) if table else {}
-    if any("subgraph" in name for name in known):
-        raise ExportError(
-            f"Operator {i} ({operator.kind}) runs another subgraph, and a Program holds one. Convert the model without "
-            "control flow."
-        )
+    _check_subgraphs(i, operator, known, subgraphs)
     unknown = sorted(set(operator.options) - set(known))
     if unknown:
         raise ExportError(
@@ -185,6 +189,18 @@ def _options(i: int, operator: Operator) -> Mapping[str, Any]:
     values = {name: _value(i, operator.kind, name, value) for name, value in operator.options.items()}
     field = schema.UNION_FIELDS[union]
     return {field: schema.new(table, **values), f"{field}_type": schema.UNIONS[union][table]}
+
+
+def _check_subgraphs(i: int, operator: Operator, known: Collection[str], subgraphs: int) -> None:
+    """Raise ExportError where an operator runs a subgraph that the Program does not hold."""
+    for name in (name for name in known if "subgraph" in name):
+        index = operator.options.get(name)
+        if not isinstance(index, int) or not 0 < index < subgraphs:
+            held = "one" if subgraphs == 1 else f"{subgraphs}"
+            raise ExportError(
+                f"Operator {i} ({operator.kind}) runs another subgraph, and a Program holds {held}: {name} is {index}. "
+                "Name one of `Program.subgraphs`, from 1 on, or convert the model without control flow."
+            )
 
 
 def _value(i: int, kind: str, name: str, value: Option) -> Any:

@@ -75,8 +75,18 @@ def convolve(
 
     `x`: int32 centred (N, H, W, C). `weights`: OHWI integers, I = C / groups. Padding adds real zeros.
     """
-    windows = [window_padding(padding, x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i]) for i in (0, 1)]
-    groups = x.shape[3] // weights.shape[3]
+    return accumulate(convolution(x.shape, weights.shape, strides, dilations, padding), x, weights, (0,))
+
+
+def convolution(
+    x: tuple[int, ...],
+    weights: tuple[int, ...],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    padding: str,
+) -> Contract:
+    """The 2-D convolution of arrays of these shapes, NHWC and OHWI, in their own dtype."""
+    windows = [window_padding(padding, x[1 + i], weights[1 + i], strides[i], dilations[i]) for i in (0, 1)]
 
     def contract(a: jax.Array, w: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
@@ -86,12 +96,12 @@ def convolve(
             windows,
             rhs_dilation=dilations,
             dimension_numbers=("NHWC", "OHWI", "NHWC"),
-            feature_group_count=groups,
+            feature_group_count=x[3] // weights[3],
             precision=lax.Precision.HIGHEST,
             preferred_element_type=a.dtype,
         )
 
-    return accumulate(contract, x, weights, (0,))
+    return contract
 
 
 def convolve_depthwise(
@@ -112,9 +122,17 @@ def convolve_transposed(
 
     It is the convolution of x, dilated by the strides, with the flipped kernel. `weights`: OHWI integers.
     """
-    window = weights.shape[1:3]
-    before = [_transposed_padding(padding, out_size[i], window[i], strides[i], x.shape[1 + i]) for i in (0, 1)]
-    spans = [(x.shape[1 + i] - 1) * strides[i] + 1 for i in (0, 1)]
+    contract = transposed_convolution(x.shape, weights.shape, strides, padding, out_size)
+    return accumulate(contract, x, weights[:, ::-1, ::-1, :], (0,))
+
+
+def transposed_convolution(
+    x: tuple[int, ...], weights: tuple[int, ...], strides: tuple[int, int], padding: str, out_size: tuple[int, int]
+) -> Contract:
+    """The transposed convolution of arrays of these shapes with a kernel that is flipped already."""
+    window = weights[1:3]
+    before = [_transposed_padding(padding, out_size[i], window[i], strides[i], x[1 + i]) for i in (0, 1)]
+    spans = [(x[1 + i] - 1) * strides[i] + 1 for i in (0, 1)]
     low = [window[i] - 1 - before[i] for i in (0, 1)]
     pads = [(low[i], out_size[i] + window[i] - 1 - spans[i] - low[i]) for i in (0, 1)]
 
@@ -130,7 +148,7 @@ def convolve_transposed(
             preferred_element_type=a.dtype,
         )
 
-    return accumulate(contract, x, weights[:, ::-1, ::-1, :], (0,))
+    return contract
 
 
 def _transposed_padding(padding: str, out_size: int, window: int, stride: int, in_size: int) -> int:

@@ -20,22 +20,23 @@ def average(op: Operator, x: jax.Array) -> jax.Array:
 
     `x`: 8-bit (N, H, W, C). Returns int32, not clamped.
     """
-    total = _windows(op, x.astype(jnp.int32), 0, lax.add)
-    count = _tap_counts(op, x.shape)
+    total = windows(op, x.astype(jnp.int32), 0, lax.add)
+    count = tap_counts(op, x.shape)
     half = jnp.asarray(count // 2)
     return divide_towards_zero(jnp.where(total > 0, total + half, total - half), count)
 
 
 def maximum(op: Operator, x: jax.Array) -> jax.Array:
     """Largest value of each window, int32, not clamped. Padding taps do not take part."""
-    return _windows(op, x.astype(jnp.int32), -(1 << 31), lax.max)
+    return windows(op, x.astype(jnp.int32), -(1 << 31), lax.max)
 
 
-def _windows(op: Operator, x: jax.Array, start: int, combine: object) -> jax.Array:
+def windows(op: Operator, x: jax.Array, start: float, combine: object) -> jax.Array:
+    """Each window's values combined, from `start` on, in x's dtype."""
     (height, width), strides, pads = _geometry(op, x.shape)
     window, steps = (1, height, width, 1), (1, *strides, 1)
     padding = ((0, 0), *pads, (0, 0))
-    return lax.reduce_window(x, np.int32(start), combine, window, steps, padding)  # type: ignore[arg-type]
+    return lax.reduce_window(x, np.asarray(start, x.dtype), combine, window, steps, padding)  # type: ignore[arg-type]
 
 
 def _geometry(
@@ -49,7 +50,7 @@ def _geometry(
     return window, strides, (rows, columns)
 
 
-def _tap_counts(op: Operator, shape: tuple[int, ...]) -> np.ndarray:
+def tap_counts(op: Operator, shape: tuple[int, ...]) -> np.ndarray:
     """Valid taps of each window, int32 (1, H', W', 1)."""
     window, strides, pads = _geometry(op, shape)
     rows, columns = (_valid(shape[1 + i], window[i], strides[i], pads[i]) for i in (0, 1))

@@ -134,6 +134,20 @@ def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [saturate(steps + zero_point(y), y, *limits(y))]
 
 
+def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """SUM: `MBQM(sum - n z_x, f64 s_x / s_y) + z_y`.
+
+    The released kernel takes the bytes of int8 tensors for uint8, when it reads and when it clips and writes
+    (kernels/reduce.cc); so does this one, for it says what that runtime computes.
+    """
+    x, y = source(op, tensors), target(op, tensors)
+    value = present(op, values)
+    total, count = centred_sum(op, tensors, [value.view(jnp.uint8) if x.dtype == "int8" else value, *values[1:]])
+    multiplier = quantize_multiplier(float(scale(x)) / float(scale(y)))
+    steps = multiply_by_quantized_multiplier(total, multiplier) + zero_point(y)
+    return [jnp.clip(steps, 0, 255).astype(jnp.uint8).view(y.dtype)]
+
+
 def logistic(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """LOGISTIC by table."""
     return _table(lut.logistic, op, tensors, values)
@@ -256,6 +270,7 @@ KERNELS: dict[str, Kernel] = {
     "MUL": mul,
     "MAX_POOL_2D": max_pool,
     "MEAN": mean,
+    "SUM": sum_axes,
     "LOGISTIC": logistic,
     "TANH": tanh,
     "SOFTMAX": softmax_last_axis,
