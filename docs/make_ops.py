@@ -23,8 +23,10 @@ from jax import lax
 
 import jaxq
 from jaxq.errors import ExportError
+from jaxq.export import variables
 from jaxq.export.evaluate import FAMILIES, evaluate
 from jaxq.export.freeze import Frozen, freeze
+from jaxq.export.kernels import floats
 from jaxq.export.lower import RULES, Writer, lower
 from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
@@ -304,6 +306,8 @@ Ops that JAX spells in several primitives, with the primitive of their result (`
 ## The {kinds} operators that `jaxq.load` computes
 
 Any file may hold these. jaxq itself writes those of the table above, and QUANTIZE and DEQUANTIZE at the file's ends.
+*float32*: what computes a float operator of the file, the same for every family and good to rounding; and, beside the
+integers, the gradient of `jaxq.load(path).real`. Besides these, {variables}: the variables of streaming models.
 
 {operators}
 """
@@ -311,8 +315,9 @@ Any file may hold these. jaxq itself writes those of the table above, and QUANTI
 
 def page() -> str:
     """The text of docs/ops.md."""
-    kinds = sorted(set().union(*FAMILIES.values()))
-    families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in FAMILIES.values())] for k in kinds]
+    readings = {**FAMILIES, "float32": floats.KERNELS}
+    kinds = sorted(set().union(*readings.values()))
+    families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in readings.values())] for k in kinds]
     head = ["op", "scales", "training forward", "exact kernels", "targets"]
     return TEXT.format(
         ops=len(OPS),
@@ -323,7 +328,8 @@ def page() -> str:
         written=table(["op", "when", "operators"], [cells for kind in OPS for cells in written_rows(kind)]),
         primitives=wrapped(", ".join(f"`{name}`" for name in sorted(RAISE)) + "."),
         patterns=wrapped(", ".join(dict.fromkeys(f"{p.kind} (`{p.root}`)" for p in PATTERNS)) + "."),
-        operators=table(["operator", *FAMILIES], families),
+        operators=table(["operator", *readings], families),
+        variables=", ".join(f"`{kind}`" for kind in variables.KINDS),
     )
 
 

@@ -31,7 +31,7 @@ def maximum(op: Operator, x: jax.Array) -> jax.Array:
     return windows(op, x.astype(jnp.int32), -(1 << 31), lax.max)
 
 
-def windows(op: Operator, x: jax.Array, start: float, combine: object) -> jax.Array:
+def windows(op: Operator, x: jax.Array, start: int | float, combine: object) -> jax.Array:
     """Each window's values combined, from `start` on, in x's dtype."""
     (height, width), strides, pads = _geometry(op, x.shape)
     window, steps = (1, height, width, 1), (1, *strides, 1)

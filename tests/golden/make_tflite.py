@@ -75,7 +75,7 @@ def small():
 
 
 def odd():
-    """Operators of the rest: SUM, LEAKY_RELU, PRELU, HARD_SWISH, TRANSPOSE_CONV, ABS, EXP, SQRT, RSQRT, maxima, slices."""
+    """The rest: SUM, LEAKY_RELU, PRELU, HARD_SWISH, TRANSPOSE_CONV, ABS, EXP, SQRT, RSQRT, maxima, slices."""
     inputs = tf.keras.Input((12, 12, 4), 1, name="x")
     x = L.LeakyReLU(negative_slope=0.2)(L.Conv2DTranspose(6, 3, 2, "same")(inputs))
     x = L.PReLU(alpha_initializer=tf.keras.initializers.RandomUniform(0, 0.5), shared_axes=[1, 2])(x)
@@ -101,7 +101,9 @@ def full_integer(model, io=tf.int8, per_channel=True):
 
 def by_ai_edge(model):
     """Post-training quantization to int8 of the float file, by ai-edge-quantizer."""
-    made = quantizer.Quantizer(bytearray(tf.lite.TFLiteConverter.from_keras_model(model).convert()), recipe.static_wi8_ai8())
+    made = quantizer.Quantizer(
+        bytearray(tf.lite.TFLiteConverter.from_keras_model(model).convert()), recipe.static_wi8_ai8()
+    )
     calibrated = made.calibrate({"serving_default": [{"x": x} for x in samples(model)]})
     return bytes(made.quantize(calibrated).quantized_model)
 
