@@ -71,19 +71,19 @@ def _between(x: jax.Array, low: float | None, high: float | None) -> jax.Array:
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CONV_2D. x NHWC, weights OHWI, optional bias."""
     x, w = present(op, values), present(op, values, 1)
-    return [_plus_bias(_convolved(op, x, w), values, 2)]
+    return [_plus_bias(contraction.convolution(x.shape, w.shape, *_windows(op))(x, w), values, 2)]
 
 
 def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D. Weights 1HWO."""
     x, w = present(op, values), present(op, values, 1).transpose(3, 1, 2, 0)
-    return [_plus_bias(_convolved(op, x, w), values, 2)]
+    return [_plus_bias(contraction.depthwise_convolution(x.shape, w.shape, *_windows(op))(x, w), values, 2)]
 
 
-def _convolved(op: Operator, x: jax.Array, w: jax.Array) -> jax.Array:
+def _windows(op: Operator) -> tuple[tuple[int, int], tuple[int, int], str]:
     strides = option_int(op, "stride_h", 0), option_int(op, "stride_w", 0)
     dilations = option_int(op, "dilation_h_factor", 1), option_int(op, "dilation_w_factor", 1)
-    return contraction.convolution(x.shape, w.shape, strides, dilations, option_str(op, "padding", "SAME"))(x, w)
+    return strides, dilations, option_str(op, "padding", "SAME")
 
 
 def transpose_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
