@@ -42,11 +42,13 @@ def evaluate(
     Integers are exact; float32 operators (`kernels.floats`) differ from a runtime's in the order of their sums.
     """
     wanted = run_time_tensors(program) if every_tensor else program.outputs
-    single, initial = single_step(program, family, wanted), initial_state(program, family)
+    single = single_step(program, family, wanted)
+    for subgraph in variables.initializers(program):
+        kernels_of(subgraph, family)
 
     def function(*inputs: jax.Array | np.ndarray) -> tuple[jax.Array, ...] | dict[int, jax.Array]:
         values = checked(program, inputs)
-        found = over_batch(program, single, initial, values)
+        found = over_batch(program, single, initial_state(program, family), values)
         return found if every_tensor else tuple(found[index] for index in program.outputs)
 
     return function

@@ -88,12 +88,34 @@ def _applied(op: Operator, tensors: Tensors, values: list[Any], kernels: Callabl
         return [Pair(y, y) for y in floats.evaluate(op, tensors, reals)]
     if op.kind not in floats.KERNELS:
         raise ExportError(f"{op.kind} has no float meaning, so no gradient. Call the function on integers instead.")
-    exact = kernels(op)(
-        op, tensors, [None if value is None else jax.lax.stop_gradient(value.exact) for value in values]
-    )
-    surrogates = floats.KERNELS[op.kind](op, tensors, _with_bias(op, tensors, reals))
     outputs = [tensors[index] for index in op.outputs]
+    integers = [None if value is None else jax.lax.stop_gradient(value.exact) for value in values]
+    exact = kernels(op)(op, tensors, integers)
+    if op.kind == "CAST":
+        return [_index(exact[0], values[0], tensors[op.inputs[0]])]
+    if op.kind == "GATHER":
+        return [_gathered(op, exact[0], values, tensors)]
+    surrogates = floats.KERNELS[op.kind](op, tensors, _with_bias(op, tensors, reals))
     return [_result(op, *each) for each in zip(exact, surrogates, outputs, strict=True)]
+
+
+def _index(exact: jax.Array, value: Pair, tensor: Tensor) -> Pair:
+    """The integers of a quantized tensor as indices: its real number in steps, so that a table of them has a slope."""
+    if tensor.quantization is None:
+        return Pair(exact, exact)
+    steps = value.real / scale(tensor) + zero_point(tensor)
+    return Pair(exact, straight_through(exact.astype(jnp.float32), steps))
+
+
+def _gathered(op: Operator, exact: jax.Array, values: list[Any], tensors: Tensors) -> Pair:
+    """A look-up. The gradient of a table that is indexed by a tensor's integers is its central difference."""
+    table, index = values[:2]
+    y = tensors[op.outputs[0]]
+    if not jnp.issubdtype(index.real.dtype, jnp.floating) or table.real.ndim != 1 or y.quantization is None:
+        return _result(op, exact, floats.KERNELS["GATHER"](op, tensors, [table.real, index.exact])[0], y)
+    slope = jnp.gradient(jax.lax.stop_gradient(table.real))[index.exact]
+    step = index.real - jax.lax.stop_gradient(index.real)
+    return _paired(exact, floats.dequantized(exact, y) + slope * step, y, limits(y))
 
 
 def _with_bias(op: Operator, tensors: Tensors, reals: list[Any]) -> list[Any]:

@@ -37,9 +37,9 @@ def read(data: bytes) -> Program:
     """
     verify(data)
     model = Table.root(data)
-    buffers = Buffers(data, model.tables("buffers"))
+    graphs, buffers = _graphs(model), Buffers(data, model.tables("buffers"))
     codes = [_code(i, table) for i, table in enumerate(model.tables("operator_codes"))]
-    program, *others = [_subgraph(i, graph, buffers, codes) for i, graph in enumerate(_graphs(model))]
+    program, *others = [_subgraph(i, graph, buffers, codes) for i, graph in enumerate(graphs)]
     input_names, output_names = _signature(model, program.inputs, program.outputs, len(program.tensors))
     return dataclasses.replace(
         program,
