@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
 
 
-def refuse_batch_reduction(builder: Builder, eq: Equation, name: str, operand: int, axes: Sequence[int]) -> None:
+def refuse_batch_reduction(
+    builder: Builder, eq: Equation, name: str, operand: int, axes: Sequence[SupportsIndex]
+) -> None:
     """Raise BatchStatisticsError where a reduction mixes the examples of a batch."""
     if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
         raise BatchStatisticsError(
