@@ -194,7 +194,8 @@ def _slice(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
     for size in x.shape[1:]:
         start = int(t.rng.integers(0, size))
         cuts.append(slice(start, int(t.rng.integers(start + 1, size + 1)), t.pick(1, 1, 1, 2)))
-    return (x[(slice(None), *t.pick(cuts, cuts[:1], [*[slice(None)] * (x.ndim - 2), cuts[-1]]))],)
+    cuts = t.pick(cuts, cuts[:1], [*[slice(None)] * (x.ndim - 2), *cuts[-1:]])
+    return (x[(slice(None), *cuts)],)
 
 
 def _pad(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
