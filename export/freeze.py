@@ -193,6 +193,7 @@ def _check_scales(frozen: Frozen, op: Op) -> None:
     elif op.kind == "HARD_SWISH":
         x, y = frozen.of(op.inputs[0])[0], frozen.of(op.outputs[0])[0]
         _within(op, "scale of the input / 128 / scale of the output", float(x) / 128 / float(y), 0.0, 1.0)
+        _within(op, "scale of the input", float(x), 0.0, 1536.0)  # 255 * 128 shifted by its exponent passes 2^31
     elif op.name in frozen.kernels:
         x, y = frozen.of(op.inputs[0])[0], frozen.of(op.outputs[0])[0]
         ratios = (x * frozen.kernels[op.name].scale) / y

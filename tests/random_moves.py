@@ -103,10 +103,10 @@ def _einsum(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
 
 
 def _matmul(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
-    if x.ndim < 3 or y.ndim != x.ndim or x.shape[:-2] != y.shape[:-2]:
-        y = x
-    if x.ndim < 3 or x.shape[-1] != y.shape[-1]:
+    if x.ndim < 3:
         return ()
+    if y.ndim != x.ndim or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
+        y = x
     return (x @ jnp.swapaxes(y, -1, -2) / math.sqrt(x.shape[-1]),)
 
 
@@ -144,7 +144,11 @@ def _scalar(operate: Callable[[jax.Array, float], jax.Array]) -> Move:
 
 def _clip(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
     low = t.number(-1.5, 0.7)
-    return (jnp.clip(x, low, low + t.number(0.05, 3.0)),)
+    return (jnp.clip(x, *t.pick((low, low + t.number(0.05, 3.0)), (-1.0, 1.0))),)
+
+
+def _mask(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
+    return (jnp.where(t.rng.random((1, *x.shape[1:])) < 0.5, x, t.pick(0.0, x[:, :1])),)
 
 
 # --- two activations ------------------------------------------------------------------------------------------
@@ -203,10 +207,10 @@ def _pad(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
 
 
 def _reshape(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
-    shape = x.shape[1:]
+    shape: list[int] = [int(size) for size in x.shape[1:]]
     halves = [(*shape[:-1], shape[-1] // 2, 2)] if shape[-1] % 2 == 0 and len(shape) < 4 else []
     merged = [(shape[0] * shape[1], *shape[2:]), (*shape[:-2], shape[-2] * shape[-1])] if len(shape) > 1 else []
-    return (x.reshape(x.shape[0], *t.pick(*halves, *merged, (math.prod(shape),), (1, *shape)[:4])),)
+    return (x.reshape(x.shape[0], *t.pick(*halves, *merged, (math.prod(shape),), (1, *shape))),)
 
 
 def _transpose(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
@@ -215,6 +219,17 @@ def _transpose(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
 
 def _flip(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
     return (jnp.flip(x, int(t.rng.integers(1, x.ndim))),)
+
+
+def _take(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
+    axis = int(t.rng.integers(1, x.ndim))
+    return (jnp.take(x, t.rng.integers(0, x.shape[axis], 1 + x.shape[axis] // 2), axis=axis),)
+
+
+def _repeat(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
+    axis, times = int(t.rng.integers(1, x.ndim)), t.pick(2, 3)
+    tiles = [times if a == axis else 1 for a in range(x.ndim)]
+    return (t.pick(jnp.tile(x, tiles), jnp.repeat(x, times, axis=axis)),)
 
 
 def _resize(method: str) -> Move:
@@ -284,11 +299,13 @@ MOVES: dict[str, Move] = {
     "layer_norm": _layer_norm,
     "leaky_relu": _each(jax.nn.leaky_relu),
     "log_softmax": _each(jax.nn.log_softmax),
+    "mask": _mask,
     "matmul": _matmul,
     "max": _reduce(jnp.max),
     "max_pool": _max_pool,
     "maximum": _pair(jnp.maximum),
     "mean": _reduce(jnp.mean),
+    "min": _reduce(jnp.min),
     "minimum": _pair(jnp.minimum),
     "multiply": _pair(jnp.multiply),
     "multiply scalar": _scalar(jnp.multiply),
@@ -297,10 +314,12 @@ MOVES: dict[str, Move] = {
     "pad": _pad,
     "relu": _each(jax.nn.relu),
     "relu6": _each(jax.nn.relu6),
+    "repeat": _repeat,
     "reshape": _reshape,
     "resize bilinear": _resize("bilinear"),
     "resize nearest": _resize("nearest"),
     "reversed scalar": _scalar(lambda x, c: c - x),
+    "select": _pair(lambda a, b: jnp.where(a > 0.25, a, b)),
     "sigmoid": _each(jax.nn.sigmoid),
     "silu": _each(jax.nn.silu),
     "slice": _slice,
@@ -312,6 +331,7 @@ MOVES: dict[str, Move] = {
     "stop_gradient": _each(lax.stop_gradient),
     "subtract": _pair(jnp.subtract),
     "sum": _reduce(jnp.sum),
+    "take": _take,
     "tanh": _each(jnp.tanh),
     "transpose": _transpose,
     "where": _each(lambda x: jnp.where(x > 0.25, x, 0.0)),
