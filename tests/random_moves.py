@@ -320,6 +320,7 @@ MOVES: dict[str, Move] = {
     "resize nearest": _resize("nearest"),
     "reversed scalar": _scalar(lambda x, c: c - x),
     "select": _pair(lambda a, b: jnp.where(a > 0.25, a, b)),
+    "select by both": _pair(lambda a, b: jnp.where((a > 0.0) & (b > 0.25), a, b)),
     "sigmoid": _each(jax.nn.sigmoid),
     "silu": _each(jax.nn.silu),
     "slice": _slice,
