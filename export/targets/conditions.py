@@ -1,0 +1,235 @@
+"""Conditions on one operator, from which the tables of limits are put together.
+
+A factory gives a function of a program and an operator that says what breaks the condition, or None. They are total:
+a program of someone else's file may lack any input, option or constant, and what cannot be read breaks nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterator, Mapping
+
+import numpy as np
+
+from jaxq.export.lint.view import CONTRACTIONS, read_at, written
+from jaxq.export.program import Operator, Program, Tensor, describe
+from jaxq.export.targets.device import Check
+
+Shape4 = tuple[int, int, int, int]
+
+# Inputs that say how to compute and not what: the axes of a reduction, the shape of a RESHAPE.
+PARAMETERS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ANY", "REDUCE_ALL", "REDUCE_PROD"), (1,)),
+    **dict.fromkeys(("ARG_MAX", "ARG_MIN", "BROADCAST_TO", "EXPAND_DIMS", "MIRROR_PAD", "PAD", "RESHAPE"), (1,)),
+    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "TILE", "TRANSPOSE"), (1,)),
+    **dict.fromkeys(("SLICE", "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND"), (1, 2)),
+    **dict.fromkeys(("SPLIT", "TRANSPOSE_CONV"), (0,)),
+    "PADV2": (1,),
+    "SPLIT_V": (1, 2),
+    "STRIDED_SLICE": (1, 2, 3),
+}
+
+
+def present(program: Program, op: Operator) -> Iterator[Tensor]:
+    """The tensors that an operator reads and writes."""
+    return (program.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0)
+
+
+def feature_maps(program: Program, op: Operator) -> Iterator[Tensor]:
+    """What an operator computes from and into: its data without weights and parameters."""
+    known = {*PARAMETERS.get(op.kind, ())}
+    if op.kind in CONTRACTIONS:
+        known |= {CONTRACTIONS[op.kind].weights, CONTRACTIONS[op.kind].bias}
+    for position in range(len(op.inputs)):
+        tensor = read_at(program, op, position)
+        if tensor is not None and position not in known:
+            yield tensor
+    yield from (program.tensors[i] for i in op.outputs if i >= 0)
+
+
+def named(tensor: Tensor) -> str:
+    """`'conv:out', int8[1,14,14,8]`."""
+    return f"{tensor.name!r}, {describe(Tensor('', tensor.shape, tensor.dtype))}"
+
+
+def nhwc(tensor: Tensor) -> Shape4:
+    """The shape as image: batch, height, width, channels; what is missing is 1, further axes count as batch."""
+    shape = tensor.shape
+    if len(shape) <= 1:
+        return (1, 1, 1, shape[0] if shape else 1)
+    if len(shape) < 4:
+        return (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else (shape[0], 1, 1, shape[1])
+    return (math.prod(shape[:-3]), shape[-3], shape[-2], shape[-1])
+
+
+def numbers(program: Program, op: Operator, position: int) -> list[int] | None:
+    """The constant integers read at a position; None where they are absent, computed or no integers."""
+    tensor = read_at(program, op, position)
+    if tensor is None or tensor.data is None or not np.issubdtype(tensor.data.dtype, np.integer):
+        return None
+    return [int(n) for n in tensor.data.reshape(-1)]
+
+
+def axes(program: Program, op: Operator, position: int = 1) -> tuple[int, ...]:
+    """The constant axes of an operator as non-negative numbers; () where they cannot be read."""
+    x = read_at(program, op, 1 if op.kind == "SPLIT" else 0)
+    rank = 0 if x is None else len(x.shape)
+    found = numbers(program, op, position) or ()
+    return tuple(n + rank if n < 0 else n for n in found)
+
+
+def number(op: Operator, name: str, otherwise: int) -> int:
+    """An option that is an integer."""
+    value = op.options.get(name, otherwise)
+    return value if isinstance(value, int) else otherwise
+
+
+def strides(op: Operator) -> tuple[int, int]:
+    """Rows and columns."""
+    return number(op, "stride_h", 1), number(op, "stride_w", 1)
+
+
+def window(program: Program, op: Operator) -> tuple[int, int]:
+    """Rows and columns of a kernel or a pool."""
+    if op.kind not in CONTRACTIONS:
+        return number(op, "filter_height", 1), number(op, "filter_width", 1)
+    weights = read_at(program, op, CONTRACTIONS[op.kind].weights)
+    shape = () if weights is None else weights.shape
+    return (shape[1], shape[2]) if len(shape) == 4 else (1, 1)
+
+
+# --- factories ------------------------------------------------------------------------------------------------------
+
+
+def dtypes(allowed: Container[str], all_tensors: bool = False) -> Check:
+    """The tensors that are computed from and into have one of these types."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        tensors = present(program, op) if all_tensors else feature_maps(program, op)
+        wrong = next((t for t in tensors if t.dtype not in allowed), None)
+        return None if wrong is None else f"reads or writes {named(wrong)}"
+
+    return check
+
+
+def reads(position: int, allowed: Container[str]) -> Check:
+    """The tensor at a position, if it is there, has one of these types."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        tensor = read_at(program, op, position)
+        return None if tensor is None or tensor.dtype in allowed else f"reads {named(tensor)}"
+
+    return check
+
+
+def writes(allowed: Container[str]) -> Check:
+    """The first output has one of these types."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        tensor = written(program, op)
+        return None if tensor is None or tensor.dtype in allowed else f"writes {named(tensor)}"
+
+    return check
+
+
+def pairs(allowed: Container[tuple[str, str]]) -> Check:
+    """The types of first input and output are one of these pairs."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        x, y = read_at(program, op), written(program, op)
+        if x is None or y is None or (x.dtype, y.dtype) in allowed:
+            return None
+        return f"goes from {x.dtype} to {y.dtype}"
+
+    return check
+
+
+def constant(*positions: int) -> Check:
+    """What is read at these positions is in the file."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        tensors = (read_at(program, op, position) for position in positions)
+        wrong = next((t for t in tensors if t is not None and t.data is None), None)
+        return None if wrong is None else f"reads {named(wrong)}, which is computed at run time"
+
+    return check
+
+
+def same_dilation(program: Program, op: Operator) -> str | None:
+    """Rows and columns are dilated alike."""
+    rows, columns = number(op, "dilation_h_factor", 1), number(op, "dilation_w_factor", 1)
+    return None if rows == columns else f"is dilated by {rows} rows and {columns} columns"
+
+
+def no_activation(program: Program, op: Operator) -> str | None:
+    """No activation is fused."""
+    name = op.options.get("fused_activation_function") or "NONE"
+    return None if name == "NONE" else f"has {name} fused"
+
+
+def three_dimensions(program: Program, op: Operator) -> str | None:
+    """Only the innermost three axes are longer than 1."""
+    wrong = next((t for t in feature_maps(program, op) if math.prod(t.shape[:-3]) > 1), None)
+    return None if wrong is None else f"reads or writes {named(wrong)}"
+
+
+def versions(highest: Mapping[str, int]) -> Check:
+    """The operator's version is not above the one listed for its kind; a kind that is not listed has version 1."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        most = highest.get(op.kind, 1)
+        return None if op.version <= most else f"has version {op.version}; the highest known there is {most}"
+
+    return check
+
+
+def not_over_batch(position: int = 1, option: str | None = None) -> Check:
+    """The axes at a position (or the option of that name) do not include axis 0."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        over = axes(program, op, position) if option is None else (number(op, option, 1),)
+        return "works along axis 0, the batch" if 0 in over else None
+
+    return check
+
+
+def stride_at_most(most: int, unless_valid: bool = False) -> Check:
+    """Strides are in [1, most]; beyond only, if at all, without padding and dilation."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        dilated = max(number(op, "dilation_h_factor", 1), number(op, "dilation_w_factor", 1)) > 1
+        free = unless_valid and op.options.get("padding") == "VALID" and not dilated
+        return None if free or max(strides(op)) <= most else f"has strides {strides(op)}"
+
+    return check
+
+
+def option_is(name: str, value: object, otherwise: object) -> Check:
+    """An option has this value."""
+
+    def check(program: Program, op: Operator) -> str | None:
+        found = op.options.get(name, otherwise)
+        return None if found == value else f"has {name} {found}"
+
+    return check
+
+
+def same_parameters(program: Program, op: Operator) -> str | None:
+    """Every input has the output's scale and zero point."""
+    ends = {(t.quantization.scale.tobytes(), t.quantization.zero_point.tobytes())
+            for t in feature_maps(program, op) if t.quantization is not None}  # fmt: skip
+    return None if len(ends) <= 1 else "has inputs and output of different scales or zero points"
+
+
+def per_tensor(program: Program, op: Operator) -> str | None:
+    """What is computed has one scale."""
+    wrong = next((t for t in feature_maps(program, op) if t.quantization and t.quantization.per_channel), None)
+    return None if wrong is None else f"reads or writes {named(wrong)} with {wrong.quantization.scale.size} scales"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def quantized(program: Program, op: Operator) -> str | None:
+    """Every integer tensor but parameters and bias has a scale."""
+    wrong = next(
+        (t for t in feature_maps(program, op) if t.quantization is None or not t.quantization.scale.size), None
+    )
+    return None if wrong is None else f"reads or writes {named(wrong)} without a scale"

@@ -1,0 +1,141 @@
+"""TensorFlow Lite for Microcontrollers: the operators that its resolver of all kernels has, and their types.
+
+Source: tensorflow/tflite-micro of August 2026, python/tflite_micro/python_ops_resolver.cc (the kinds) and
+tensorflow/lite/micro/kernels (the types). Kernels of a vendor, such as CMSIS-NN, take no other types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jaxq.export.lint.view import CONTRACTIONS, read_at
+from jaxq.export.program import Operator, Program
+from jaxq.export.targets.conditions import constant, dtypes, feature_maps, pairs, reads, writes
+from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
+
+_KERNELS = "tensorflow/tflite-micro, tensorflow/lite/micro/kernels"
+_RESOLVER = "tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc"
+NO_KERNEL = "no kernel"
+
+# The types that a kernel reads and writes, beside parameters, weights and biases.
+TYPES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB"), ("float32", "int8", "int16", "int32")),
+    **dict.fromkeys(("EXPAND_DIMS", "PACK", "PAD", "PADV2"), ("float32", "int8", "int16", "int32")),
+    **dict.fromkeys(("RESIZE_NEAREST_NEIGHBOR", "SPLIT", "SPLIT_V", "UNPACK"), ("float32", "int8", "int16", "int32")),
+    **dict.fromkeys(("ABS", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONV_2D"), ("float32", "int8", "int16")),
+    **dict.fromkeys(("DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LEAKY_RELU", "LOGISTIC"), ("float32", "int8", "int16")),
+    **dict.fromkeys(("MAX_POOL_2D", "MEAN", "PRELU", "RELU", "RELU6", "SOFTMAX", "SUM"), ("float32", "int8", "int16")),
+    **dict.fromkeys(("TANH", "TRANSPOSE", "TRANSPOSE_CONV"), ("float32", "int8", "int16")),
+    **dict.fromkeys(("BATCH_TO_SPACE_ND", "DEPTH_TO_SPACE", "ELU", "HARD_SWISH", "L2_NORMALIZATION"),
+                    ("float32", "int8")),
+    **dict.fromkeys(("LOG_SOFTMAX", "MIRROR_PAD", "NEG", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_BILINEAR", "RSQRT"),
+                    ("float32", "int8")),
+    **dict.fromkeys(("SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH"), ("float32", "int8")),
+    **dict.fromkeys(("CEIL", "COS", "EXP", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "L2_POOL_2D", "LOG", "ROUND", "SIN"),
+                    ("float32",)),
+    **dict.fromkeys(("SQRT", "SQUARE"), ("float32",)),
+    **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR", "REDUCE_ALL"), ("bool",)),
+    "CONCATENATION": ("float32", "int8", "int16", "int32", "int64", "bool"),
+    "DIV": ("float32", "int8", "int32"),
+    "REVERSE_V2": ("float32", "int8", "uint8", "int16", "int32", "int64", "bool"),
+    "SLICE": ("float32", "int8", "int16", "int32", "bool"),
+    "SQUARED_DIFFERENCE": ("float32", "int8", "int16", "int32"),
+    "STRIDED_SLICE": ("float32", "int8", "int16", "int32", "bool"),
+}  # fmt: skip
+
+# Kinds whose kernel copies bytes, or whose types are not kept in a table.
+_ANY = ("ADD_N", "ASSIGN_VARIABLE", "BROADCAST_ARGS", "CALL_ONCE", "CUMSUM", "CUSTOM:ethos-u", "EMBEDDING_LOOKUP")
+_ANY += ("DYNAMIC_UPDATE_SLICE", "FILL", "GATHER_ND", "IF", "READ_VARIABLE", "RESHAPE", "SHAPE", "SQUEEZE", "SVDF")
+_ANY += ("UNIDIRECTIONAL_SEQUENCE_LSTM", "VAR_HANDLE", "WHILE", "ZEROS_LIKE")
+_COMPARED = ("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL")
+
+_QUANTIZES = frozenset(
+    {("float32", "int8"), ("float32", "int16"), ("int8", "int8"), ("int8", "uint8"), ("int8", "int16")}
+    | {("int8", "int32"), ("uint8", "int8"), ("int16", "int8"), ("int16", "int16"), ("int16", "int32")}
+    | {("int32", "int8"), ("int32", "int16")}
+)
+_CASTS = ("int8", "int16", "int32", "uint32", "float32")
+
+
+def _weights(program: Program, op: Operator) -> str | None:
+    """int8, int4 beside int8 inputs, or float."""
+    if op.kind not in CONTRACTIONS:
+        return None
+    weights = read_at(program, op, CONTRACTIONS[op.kind].weights)
+    allowed = ("int8", "float32") if op.kind == "TRANSPOSE_CONV" else ("int8", "int4", "float32")
+    return None if weights is None or weights.dtype in allowed else f"has weights of {weights.dtype}"
+
+
+def _few_axes(program: Program, op: Operator) -> str | None:
+    longest = max((len(t.shape) for t in feature_maps(program, op)), default=0)
+    return None if longest <= 5 else f"has a tensor of {longest} axes"
+
+
+def _from_code(law: str, check: Check, fix: str = "", evidence: str = VENDOR) -> Limit:
+    return Limit(law, check, evidence, _KERNELS, "kernel without this type", fix)
+
+
+def _typed(names: Iterable[str]) -> Limit:
+    return _from_code(", ".join(names), dtypes(tuple(names)), "Quantize it as int8.", MEASURED)
+
+
+_COMPARABLE = tuple(
+    _from_code("bool, float32, int8, int16, int32 or int64",
+               reads(k, ("bool", "float32", "int8", "int16", "int32", "int64"))) for k in (0, 1)
+)  # fmt: skip
+_CONSTANT = _from_code("constant parameters", constant(1))
+
+OPERATORS = table(
+    {
+        **{kind: (_typed(names),) for kind, names in TYPES.items()},
+        **dict.fromkeys(_COMPARED, _COMPARABLE),
+        **{kind: (_typed(TYPES[kind]), _from_code("weights of int8 or int4", _weights)) for kind in CONTRACTIONS},
+        **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
+                        (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
+                         _from_code("an int32 output", writes(("int32",))))),
+        "BROADCAST_TO": (_from_code("at most 5 axes", _few_axes), _CONSTANT),
+        "CAST": (
+            _from_code(
+                "int8, int16, int32, uint32, float32 or bool",
+                reads(0, (*_CASTS, "bool")),
+                "Cast from int8 and add 128, in place of a QUANTIZE to uint8.",
+                MEASURED,
+            ),
+            _from_code("int8, int16, int32, uint32 or float32 behind it", writes(_CASTS)),
+        ),
+        "DEQUANTIZE": (
+            _from_code("int8, uint8 or int16", reads(0, ("int8", "uint8", "int16")), evidence=MEASURED),
+            _from_code("float32 behind it", writes(("float32",))),
+        ),
+        "GATHER": (
+            _from_code("int8 or float32", reads(0, ("int8", "float32")), "Select by arithmetic.", MEASURED),
+            _from_code("indices of int32", reads(1, ("int32",))),
+        ),
+        "QUANTIZE": (
+            _from_code(
+                "float32, int8, int16 and int32, and from int8 to uint8 and back",
+                pairs(_QUANTIZES),
+                "Export int8 inputs and outputs.",
+                MEASURED,
+            ),
+        ),
+        "SELECT_V2": (
+            _from_code("a condition of bool", reads(0, ("bool",))),
+            _from_code("float32, int8 or int16", reads(1, ("float32", "int8", "int16"))),
+        ),
+    },
+    *_ANY,
+)  # fmt: skip
+
+TFLM = Device(
+    name="tflm",
+    title="TensorFlow Lite for Microcontrollers",
+    verdict="rule-based; the rules are compared with tflite-micro 0.dev20261023182759 in jaxq's tests",
+    operators=OPERATORS,
+    everywhere=(),
+    mapped="kernel",
+    unlisted=NO_KERNEL,
+    limited="kernel without this type",
+    evidence=MEASURED,
+    source=_RESOLVER,
+)
