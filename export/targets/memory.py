@@ -76,9 +76,9 @@ def lives(program: Program) -> list[Life]:
 
 
 def planned(alive: list[Life]) -> list[tuple[Life, int]]:
-    """Each tensor with its offset in the arena, from the largest to the smallest."""
+    """Each tensor with its offset in the arena, from the largest to the smallest, of equal ones the later first."""
     placed: list[tuple[Life, int]] = []
-    for life in sorted(alive, key=lambda life: (-life.size, life.first)):
+    for life in sorted(alive, key=lambda life: (-life.size, -life.tensor)):
         taken = sorted((at, at + other.size) for other, at in placed if life.meets(other))
         offset = 0
         for begin, end in taken:
