@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from jaxq.export.artifact import Artifact as Artifact
 from jaxq.export.artifact import to_tflite as to_tflite
+from jaxq.export.diff import Comparison as Comparison
+from jaxq.export.diff import diff as diff
 from jaxq.export.evaluate import evaluate as evaluate
 from jaxq.export.freeze import freeze as freeze
 from jaxq.export.load import load as load
@@ -17,4 +19,15 @@ from jaxq.export.lower import lower as lower
 from jaxq.export.program import Program as Program
 from jaxq.export.verify import Certificate as Certificate
 
-__all__ = ["Artifact", "Certificate", "Program", "evaluate", "freeze", "load", "lower", "to_tflite"]
+__all__ = [
+    "Artifact",
+    "Certificate",
+    "Comparison",
+    "Program",
+    "diff",
+    "evaluate",
+    "freeze",
+    "load",
+    "lower",
+    "to_tflite",
+]

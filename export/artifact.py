@@ -8,15 +8,15 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxq import __version__
-from jaxq.calibrate import batch_arguments
 from jaxq.errors import ExportError, InputError, MismatchError
+from jaxq.examples import chunks, refuse_non_finite
 from jaxq.export import runtime
 from jaxq.export.evaluate import joined
 from jaxq.export.flatbuffer.read import read
@@ -30,7 +30,6 @@ from jaxq.export.verify import (
     Tally,
     certificate,
     compare_families,
-    in_chunks,
     new_tallies,
     readers,
 )
@@ -69,10 +68,10 @@ class Artifact:
         tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
             task = shown.add_task("verifying", total=None)
-            for chunk in _chunks(self.bound, batches):
+            for chunk in chunks(self.bound, batches, "verify on"):
                 integers, file_inputs = self.forward(chunk)
                 found = ours["xnnpack"](*file_inputs)
-                for name, index in self._recorded():
+                for name, index in self.recorded():
                     simulated.add(name, integers[name], np.asarray(found[index]))
                 compare_families(self.data, self.program, file_inputs, ours, tallies)
                 examples += len(file_inputs[0])
@@ -94,7 +93,7 @@ class Artifact:
         assert isinstance(outputs, tuple)
         return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]
 
-    def _recorded(self) -> list[tuple[str, int]]:
+    def recorded(self) -> list[tuple[str, int]]:
         """The sites that the program holds under their own name, and their tensors."""
         names, plan = self.frozen.plan.graph.site_names, self.frozen.plan
         integers = {v: i for v, i in self.tensor_of.items() if plan.group(v) is not None}
@@ -122,13 +121,6 @@ def _host_quantized(formula: Mapping[str, Any], real: np.ndarray) -> np.ndarray:
     limits = np.iinfo(formula["dtype"])
     steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
     return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
-
-
-def refuse_non_finite(name: str, real: np.ndarray) -> None:
-    """Raise InputError for NaN and infinity, which no integer stands for."""
-    bad = int(np.size(real) - np.count_nonzero(np.isfinite(real)))
-    if bad:
-        raise InputError(f"{name} holds {bad} of {np.size(real)} values that are NaN or infinite. Clean the data.")
 
 
 def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
@@ -250,15 +242,6 @@ def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any) -> np.n
     if dtype == "float32":
         return np.asarray(array, np.float32)
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
-
-
-def _chunks(bound: Bound, batches: Any) -> Iterable[list[Any]]:
-    """The arrays of every batch in the order of the graph's inputs, some examples at a time."""
-    for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
-        arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))]
-        for i, array in enumerate(arrays):
-            refuse_non_finite(f"Input {i} of the examples to verify on", array)
-        yield from in_chunks(arrays)
 
 
 def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:

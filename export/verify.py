@@ -9,7 +9,7 @@ running the very file; equal without exception.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,6 @@ from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
 
 FAMILIES = ("xnnpack", "reference")
-BATCH = 64  # examples compared at a time
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 
@@ -226,12 +225,6 @@ def refuse_aborting(program: Program, found: Mapping[int, jax.Array]) -> None:
                     f"exponentials {worst:.0f}) aborts TFLite's reference kernel and TFLite Micro at 512. Export the "
                     "logits, and take the softmax on the host."
                 )
-
-
-def in_chunks(inputs: Sequence[np.ndarray], size: int = BATCH) -> Iterator[list[np.ndarray]]:
-    """The examples of several inputs together, `size` at a time."""
-    for start in range(0, len(inputs[0]), size):
-        yield [array[start : start + size] for array in inputs]
 
 
 def new_tallies(families: Iterable[str] = FAMILIES) -> dict[str, Tally]:

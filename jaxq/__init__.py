@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jaxq import analyze as analyze
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
@@ -26,6 +27,7 @@ __all__ = [
     "Recipe",
     "Rule",
     "Scheme",
+    "analyze",
     "calibrate",
     "export",
     "load",

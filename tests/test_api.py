@@ -22,19 +22,26 @@ NAMES = [
     "Recipe",
     "Rule",
     "Scheme",
+    "analyze",
     "calibrate",
     "export",
     "load",
     "optim",
     "quantize",
 ]
-EXPORT_NAMES = ["Artifact", "Certificate", "Program", "evaluate", "freeze", "load", "lower", "to_tflite"]
+EXPORT_NAMES = [
+    *("Artifact", "Certificate", "Comparison", "Program"),
+    *("diff", "evaluate", "freeze", "load", "lower", "to_tflite"),
+]
+ANALYZE_NAMES = ["Difference", "Differences", "Error", "diff"]
 
 # What a call of each looks like: a change here is a change for every user.
 SIGNATURES = {
     "quantize": "(target, recipe='int8', *example, **example_kwargs)",
     "calibrate": "(target, batches, *state, overwrite=False, progress=True)",
     "load": "(path, *, family='xnnpack')",
+    "analyze.diff": "(target, batches, *state, progress=True)",
+    "export.diff": "(target, batches, *state, file=None, progress=True)",
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
     "export.Artifact.verify": "(self, batches, *, families=('xnnpack', 'reference'), progress=True)",
@@ -85,6 +92,11 @@ def test_the_names_of_the_package() -> None:
 def test_the_names_of_export() -> None:
     assert jaxq.export.__all__ == EXPORT_NAMES
     assert [name for name in EXPORT_NAMES if not hasattr(jaxq.export, name)] == []
+
+
+def test_the_names_of_analyze() -> None:
+    assert jaxq.analyze.__all__ == ANALYZE_NAMES
+    assert [name for name in ANALYZE_NAMES if not hasattr(jaxq.analyze, name)] == []
 
 
 def test_the_lazy_names_are_the_ones_of_export() -> None:

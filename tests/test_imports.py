@@ -23,7 +23,7 @@ LAYERS = [
     ["jaxq.recipe", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
     ["jaxq.simulate"],
     ["jaxq.quantize", "jaxq.nnx", "jaxq.linen", "jaxq.faces"],
-    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze"],
+    ["jaxq.calibrate", "jaxq.optim", "jaxq.examples", "jaxq.analyze"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export"],
     ["jaxq.recipes", "jaxq.report", "jaxq.cli", "jaxq.__main__"],

@@ -1,4 +1,5 @@
-"""The command `jaxq`: plan, train, export, verify, inspect, lint. One file a command; `app.py` holds them together.
+"""The command `jaxq`: plan, train, export, verify, diff, inspect, lint. One file a command; `app.py` holds them
+together.
 
 Exit codes: 0 done; 1 a gate failed, or jaxq refused and says why; 2 the command line or the recipe is wrong;
 130 interrupted. With `--json` standard output holds exactly one JSON document, also when a command fails:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from jaxq.cli import check, export, inspect, lint, plan, train, verify
+from jaxq.cli import check, diff, export, inspect, lint, plan, train, verify
 from jaxq.cli.failures import Failure, explained
 from jaxq.cli.output import Result, show, write_json
 
@@ -105,5 +105,9 @@ def _options(
     """Train a Flax model on the integers that a phone computes, and write the int8 TFLite file that computes them."""
 
 
-for _command in (plan.plan, train.train, export.export, verify.verify, inspect.inspect, lint.lint, check.check):
+COMMANDS = (
+    *(plan.plan, train.train, export.export, verify.verify),
+    *(diff.diff, inspect.inspect, lint.lint, check.check),
+)
+for _command in COMMANDS:
     app.command()(_command)

@@ -19,15 +19,6 @@ from jaxq.errors import ExportError
 Out = Annotated[
     pathlib.Path, typer.Option("--out", metavar="FILE.tflite", show_default=False, help="The file to write.")
 ]
-Checkpoint = Annotated[
-    pathlib.Path | None,
-    typer.Option(
-        "--checkpoint", metavar="DIR", exists=True, file_okay=False, help="Orbax checkpoint of the quantized model."
-    ),
-]
-Calibrate = Annotated[
-    pathlib.Path | None, options.data_option("--calibrate", "Inputs to take the ranges from, without training")
-]
 Verify = Annotated[pathlib.Path | None, options.data_option("--verify", "Inputs to prove the file on")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 AllowMismatch = Annotated[
@@ -39,8 +30,8 @@ def export(
     target: options.Target,
     out: Out,
     recipe: options.Recipe = "int8",
-    checkpoint: Checkpoint = None,
-    calibrate: Calibrate = None,
+    checkpoint: options.Checkpoint = None,
+    calibrate: options.Calibrate = None,
     verify: Verify = None,
     force: Force = False,
     allow_mismatch: AllowMismatch = False,

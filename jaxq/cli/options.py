@@ -35,3 +35,15 @@ def data_option(flag: str, text: str) -> typer.models.OptionInfo:
         flag, metavar="FILE.npy", show_default=False, exists=True, dir_okay=False,
         help=f"{text} (.npy, or .npz with one array for each input, in order).",
     )  # fmt: skip
+
+
+Checkpoint = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--checkpoint", metavar="DIR", exists=True, file_okay=False, help="Orbax checkpoint of the quantized model."
+    ),
+]
+
+Calibrate = Annotated[
+    pathlib.Path | None, data_option("--calibrate", "Inputs to take the ranges from, without training")
+]

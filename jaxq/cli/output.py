@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxq.text import shortened
+from jaxq.text import aligned, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +58,7 @@ def _cells(table: Table) -> list[list[str]]:
 
 
 def _aligned(table: Table) -> str:
-    rows = [[c.lstrip(">") for c in table.columns], *_cells(table)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = [c.startswith(">") for c in table.columns]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [c.rjust(w) if flush else c.ljust(w) for c, w, flush in zip(row, widths, right, strict=True)]
-        return f"  {'  '.join(cells)}".rstrip()
-
-    return "\n".join([printable(table.title), *map(line, rows)])
+    return f"{printable(table.title)}\n{aligned(table.columns, _cells(table))}"
 
 
 def _rich(table: Table) -> Any:

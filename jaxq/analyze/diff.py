@@ -1,0 +1,122 @@
+"""The training forward against the float reading on data, in one streaming pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.analyze.difference import Difference, Differences, Error
+from jaxq.analyze.parts import Parts, parts
+from jaxq.errors import InputError
+from jaxq.examples import chunks
+from jaxq.faces import bind
+from jaxq.plan import Plan
+from jaxq.progress import bar
+from jaxq.quantize import Bound, check_ranges
+from jaxq.simulate import Ranges
+
+KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
+
+
+def diff(target: Any, batches: Any, *state: Any, progress: bool = True) -> Differences:
+    """Say of every integer tensor how far the training forward is from the float reading, and whose doing it is.
+
+    Args:
+      target: what `jaxq.quantize` gave, calibrated.
+      batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
+      state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+      progress: show a progress bar.
+
+    Raises: InputError for empty data or NaN, RangeError for a model without ranges.
+    """
+    bound, gathered, examples = bind(target, *state), _Gathered(), 0
+    with bar(progress) as shown:
+        task = shown.add_task("comparing", total=None)
+        for arrays in chunks(bound, batches, "compare"):
+            gathered.add(bound, arrays)
+            examples += len(arrays[0])
+            shown.update(task, description=f"comparing: {examples} examples")
+    if gathered.plan is None:
+        raise InputError("There is no example to compare: the iterable is empty.")
+    return Differences(examples, gathered.finish(gathered.plan))
+
+
+class _Gathered:
+    """Sums so far, by tensor and kind of error, in float64."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.sums: dict[str, dict[str, np.ndarray]] = {}
+        self._compiled: dict[int, Any] = {}
+
+    def add(self, bound: Bound, arrays: Sequence[np.ndarray]) -> None:
+        args, kwargs = bound.core.with_arrays(arrays)
+        plan = self.plan = bound.captured(*args, **kwargs).plan
+        check_ranges(plan, bound.ranges)
+        if id(plan) not in self._compiled:
+            self._compiled[id(plan)] = jax.jit(functools.partial(_summed, plan))
+        ranges = {n: dict(r) for n, r in bound.ranges.items()}
+        found = self._compiled[id(plan)](jax.tree.leaves(bound.params), ranges, list(arrays))
+        for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():
+            before = self.sums.get(site, {})
+            self.sums[site] = {kind: _merged(before.get(kind), now) for kind, now in sums.items()}
+
+    def finish(self, plan: Plan) -> tuple[Difference, ...]:
+        names = plan.graph.site_names
+        kinds = {names[v]: "INPUT" for v in plan.graph.inputs}
+        kinds |= {names[v]: op.kind for op in plan.graph.ops for v in op.outputs}
+        return tuple(_difference(site, kind, self.sums[site]) for site, kind in kinds.items() if site in self.sums)
+
+
+def _summed(plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]) -> dict[str, Any]:
+    """By site and kind `(sum e, sum |e|, sum e^2, max |e|, elements)`; sums still one for each row of each example."""
+    return {site: _sums_of(found) for site, found in parts(plan, params, ranges, arrays).items()}
+
+
+def _sums_of(found: Parts) -> dict[str, tuple[Any, ...]]:
+    errors = {kind: _sums(getattr(found, kind)) for kind in KINDS}
+    others = {"real": found.real, "clipped": found.clipped.astype(jnp.float32), "step": jnp.full((1,), found.scale)}
+    return {name: _sums(array) for name, array in others.items()} | errors
+
+
+def _sums(e: jax.Array) -> tuple[Any, ...]:
+    # float32 sums stay short, one row of an image each: a long one would lose the small numbers that it is made of.
+    axes = tuple(range(min(2, max(e.ndim - 1, 0)), e.ndim))
+    largest = jnp.max(jnp.abs(e), initial=0.0)
+    return jnp.sum(e, axes), jnp.sum(jnp.abs(e), axes), jnp.sum(e * e, axes), largest, jnp.int32(e.size)
+
+
+def _on_host(sums: tuple[Any, ...]) -> np.ndarray:
+    return np.array([np.sum(np.asarray(s, np.float64)) for s in sums])
+
+
+def _merged(before: np.ndarray | None, now: np.ndarray) -> np.ndarray:
+    if before is None:
+        return now
+    merged = before + now
+    merged[3] = max(before[3], now[3])
+    return merged
+
+
+def _difference(site: str, kind: str, sums: Mapping[str, np.ndarray]) -> Difference:
+    power, elements = sums["real"][2], int(sums["real"][4])
+    errors = {name: _error(sums[name], power) for name in KINDS}
+    return Difference(site, kind, float(sums["step"][3]), elements, float(sums["clipped"][0] / elements), **errors)
+
+
+def _error(sums: np.ndarray, power: float) -> Error:
+    total, absolute, squares, largest, elements = (float(s) for s in sums)
+    return Error(total / elements, absolute / elements, largest, decibels(float(power), squares))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """`10 log10(signal / noise)`, of two powers; infinite without noise, minus infinity without signal."""
+    if not noise:
+        return math.inf
+    return 10.0 * math.log10(signal / noise) if signal else -math.inf

@@ -1,0 +1,177 @@
+"""The error of each tensor in steps of its scale, element by element, in four parts that add up to it.
+
+Write `F` for an op on real numbers with its float weights, `G` for the same with the real numbers that its integer
+weights stand for, `Q` for the op as the device computes it. `x` is its input in the float reading, `x'` in the
+training forward, `p` is `x` rounded onto the input's grid. Then, in steps of the output,
+
+    total     = Q(x') - F(x)              the training forward against the float reading
+    rounding  = Q(p) - clip(G(p))         half a step at most where a kernel rounds once
+    clipping  = clip(G(p)) - G(p)         what lies outside the output's range
+    weights   = G(p) - F(p)               the integers of kernel, bias and constants
+    inherited = total - rounding - clipping - weights = (F(p) - F(x)) + (Q(x') - Q(p))
+
+The first three are the op's *own*: they do not depend on what the ops before it do wrong. Real numbers are computed in
+float32, so a part is sure to a thousandth of a step; a rounding of less than 2^-12 counts as none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxq.graph import Op
+from jaxq.numerics import carrier_bounds, true_divide
+from jaxq.ops import OPS
+from jaxq.ops.steps import Carrier
+from jaxq.plan import Plan
+from jaxq.scheme import QParams
+from jaxq.simulate import Ranges, qparams, quantized_operand, reals, simulate
+from jaxq.weights import integer_bias, quantized_weight, weight_values
+
+
+class Parts(NamedTuple):
+    """One tensor, in steps of its scale; arrays of the tensor's shape.
+
+    real: the float reading. clipped: whether it lies more than half a step outside the range. scale: (), real units.
+    """
+
+    scale: jax.Array
+    real: jax.Array
+    clipped: jax.Array
+    total: jax.Array
+    rounding: jax.Array
+    clipping: jax.Array
+    weights: jax.Array
+
+    @property
+    def own(self) -> jax.Array:
+        """The op's own part: rounding, clipping and weights."""
+        return self.rounding + self.clipping + self.weights
+
+    @property
+    def inherited(self) -> jax.Array:
+        """What was wrong with the op's inputs already."""
+        return self.total - self.own
+
+
+class _Known(NamedTuple):
+    """What is the same for every op: the plan, weight values, scales and zero points by group, trained ranges."""
+
+    plan: Plan
+    env: Mapping[int, Any]
+    parameters: Mapping[str, QParams]
+    ranges: Ranges
+
+
+def parts(plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]) -> dict[str, Parts]:
+    """The parts of every integer tensor's error by its site's name, in the order of computation. Can be jitted."""
+    env = weight_values(plan.graph, params)
+    known = _Known(plan, env, {n: qparams(g, ranges, env, plan) for n, g in plan.groups.items()}, ranges)
+    real = reals(plan, params, arrays)
+    carried: dict[int, Carrier] = {}
+    simulate(plan, params, ranges, arrays, carried.__setitem__)
+    found = {v: _entering(plan, v, real[v], carried[v]) for v in plan.graph.inputs if v in carried}
+    for op in plan.graph.ops:
+        if any(v in carried for v in op.outputs):
+            found.update(_made(known, op, real, carried))
+    return {plan.graph.site_names[v]: p for v, p in found.items()}
+
+
+def _entering(plan: Plan, value: int, real: jax.Array, carried: Carrier) -> Parts:
+    """An input: it is rounded and clipped, and there is nothing else."""
+    return _parts(plan, value, real, carried, carried.q, real, real)
+
+
+def _made(known: _Known, op: Op, real: Mapping[int, Any], carried: Mapping[int, Carrier]) -> dict[int, Parts]:
+    """The outputs of an op, against the op by itself."""
+    plan, ranges = _by_itself(known, op)
+    alone: dict[int, Carrier] = {}
+    simulate(plan, (), ranges, [real[v] for v in plan.graph.inputs], alone.__setitem__)
+    fed = [alone[v].real if v in alone else real[v] for v in plan.graph.inputs]
+    exact = reals(_with_constants(plan, _on_grid(known, op)), (), fed)
+    float_weights = reals(plan, (), fed)
+    return {
+        v: _parts(plan, v, real[v], carried[v], alone[v].q, exact[v], float_weights[v])
+        for v in op.outputs
+        if v in carried
+    }
+
+
+def _parts(
+    plan: Plan, value: int, real: jax.Array, carried: Carrier, own: jax.Array, exact: jax.Array, floats: jax.Array
+) -> Parts:
+    group, scale = plan.group(value), carried.scale
+    assert group is not None
+    low, high = carrier_bounds(carried.zero_point, group.scheme.bits)
+    steps, exact, floats = (true_divide(a.astype(jnp.float32), scale) for a in (real, exact, floats))
+    inside = jnp.clip(exact, low, high)
+    clipped = (steps < low - 0.5) | (steps > high + 0.5)
+    return Parts(scale, steps, clipped, carried.q - steps, _settled(own - inside), inside - exact, exact - floats)
+
+
+def _settled(e: jax.Array) -> jax.Array:
+    """`e` without what float32 leaves of nothing: an op that copies integers makes no error."""
+    return jnp.where(jnp.abs(e) < 2.0**-12, 0.0, e)
+
+
+def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
+    """The plan of the graph that holds this op alone, its weights as constants, and the ranges that it needs.
+
+    `simulate` of that plan is the op as the training forward computes it, with inputs rounded onto their grid.
+    """
+    plan, graph = known.plan, known.plan.graph
+    inputs = tuple(dict.fromkeys(v for v in op.inputs if v in graph.activations))
+    constants = {v: known.env[v] for v in op.inputs if v not in graph.activations}
+    touched = [g for g in map(plan.group, (*inputs, *op.outputs)) if g is not None]
+    # What a group is made of (a FakeQuant module, a moving range) has been computed: it now has a range that stands.
+    groups = {
+        g.name: dataclasses.replace(g, fake_quant=None, scheme=dataclasses.replace(g.scheme, ranges="frozen"))
+        for g in touched
+    }
+    small = dataclasses.replace(
+        graph, inputs=inputs, params={}, constants=constants, weights=(), ops=(op,), outputs=op.outputs
+    )
+    ranges = {name: _standing(known.parameters[name]) for name in groups}
+    if (site := plan.weight_site(op)) is not None:
+        ranges[site] = dict(known.ranges[site])
+    return dataclasses.replace(plan, graph=small, groups=groups), ranges
+
+
+def _standing(parameters: QParams) -> dict[str, jax.Array]:
+    return {"scale": parameters.scale, "zero_point": parameters.zero_point, "observed": jnp.zeros(2, jnp.float32)}
+
+
+def _with_constants(plan: Plan, constants: Mapping[int, Any]) -> Plan:
+    graph = dataclasses.replace(plan.graph, constants={**plan.graph.constants, **constants})
+    return dataclasses.replace(plan, graph=graph)
+
+
+def _on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
+    """An op's weights or constant operands as the real numbers that their integers stand for."""
+    plan = known.plan
+    if op.name in plan.islands or op.kind not in OPS:
+        return {}
+    if op.name in plan.weights:
+        return _kernel_on_grid(known, op)
+    if OPS[op.kind].step is None or op.kind == "FAKE_QUANT":
+        return {}
+    group = plan.group(op.outputs[0])
+    assert group is not None
+    scale = known.parameters[group.name].scale
+    constants = [v for v in op.inputs if v not in plan.graph.activations]
+    return {v: quantized_operand(jnp.asarray(known.env[v], jnp.float32), scale).real for v in constants}
+
+
+def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
+    plan, group = known.plan, known.plan.group(op.inputs[0])
+    assert group is not None
+    x_scale, site = known.parameters[group.name].scale, plan.weight_site(op)
+    w, bias = (jnp.asarray(known.env[v]) for v in op.inputs[1:])
+    trained = None if site is None else known.ranges[site]
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained)
+    product = x_scale * kernel.scale
+    return dict(zip(op.inputs[1:], (kernel.real, integer_bias(bias, product) * product), strict=True))
