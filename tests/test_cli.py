@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import jaxq
 from jaxq.cli.app import app
 from jaxq.cli.output import printable
+from jaxq.export.flatbuffer.read import read
 from jaxq.recipes import checkpoint
 
 PRINTED = "a model's file may print\n"
@@ -126,7 +127,8 @@ def test_help_is_plain_in_a_pipe_and_names_every_command():
     found = process("--help")
     assert found.code == 0 and found.err == ""
     assert "  plan     Print how a model will be quantized.\n" in found.out
-    assert all(f"\n  {name} " in found.out for name in ("plan", "train", "export", "verify", "inspect", "lint"))
+    commands = ("plan", "train", "export", "verify", "diff", "inspect", "lint")
+    assert all(f"\n  {name} " in found.out for name in commands)
 
 
 def test_version():
@@ -462,3 +464,65 @@ def test_train_smoke_prints_one_document(tmp_path: pathlib.Path):
     assert found.code == 0, found.err
     assert found.json["summary"]["differing_integers"] == {"xnnpack": 0, "reference": 0}
     assert (tmp_path / "run" / "model.tflite").is_file()
+
+
+# --- diff ---------------------------------------------------------------------------------------------------
+
+
+def test_diff_prints_every_tensor_and_every_link(folder: pathlib.Path, file: pathlib.Path):
+    found = call("diff", f"{folder}/models.py:net", file, "--calibrate", folder / "images.npy", "--sort", "own")
+    assert found.code == 0, found
+    table, integers = found.out.removeprefix(PRINTED).rstrip().split("\n\n")
+    head, columns, *rows = table.splitlines()
+    assert head.startswith("training forward against the float reading, 70 examples; errors in steps of ")
+    assert columns.split()[:2] == ["tensor", "op"]
+    assert {row.split()[0] for row in rows} == {"input", "conv/kernel:out", "mean", "layers/0/kernel:out"}
+    own = [float(row.split()[3]) for row in rows]
+    assert own == sorted(own)
+    assert integers.splitlines()[0].startswith("integers, 70 examples, ai-edge-litert ")
+    assert integers.count(": 0 of ") == 5
+
+
+def test_diff_names_the_first_divergent_tensor(folder: pathlib.Path, file: pathlib.Path):
+    bias = read(file.read_bytes()).tensors
+    numbers = next(t.data for t in bias if t.name == "layers/0/kernel")
+    assert numbers is not None
+    place = file.read_bytes().index(numbers.tobytes())
+    bad, whole = folder / "bad.tflite", bytearray(file.read_bytes())
+    whole[place] ^= 0x40
+    bad.write_bytes(bytes(whole))
+    found = call("diff", f"{folder}/models.py:net", bad, "--calibrate", folder / "images.npy", "--json")
+    assert found.code == 1, found
+    integers = found.json["integers"]
+    assert not integers["ok"] and [change["name"] for change in integers["changes"]] == ["layers/0/kernel"]
+    firsts = [link["first_divergence"] for link in integers["links"]]
+    assert [first and first["tensor"] for first in firsts] == [None, *["layers/0/kernel:out"] * 2, None, None]
+    assert found.json["not_exported"] is None and len(found.json["float"]["tensors"]) == 4
+
+
+def test_diff_of_a_model_that_cannot_be_exported(folder: pathlib.Path):
+    (folder / "islands.py").write_text(ISLAND)
+    model, data = f"{folder}/islands.py:sorting", folder / "vectors.npy"
+    found = call("diff", model, "--calibrate", data)
+    assert found.code == 0 and "\n\nintegers not compared: float runs in floating point: `sort` at " in found.out
+
+
+ISLAND = """\
+import jax.numpy as jnp, numpy as np
+
+def sorting():
+    params = {"w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)}
+    return lambda p, x: jnp.sort(x @ p["w"], -1), np.zeros((1, 4), np.float32), params
+"""
+
+
+def test_diff_misused(folder: pathlib.Path, file: pathlib.Path):
+    model = f"{folder}/models.py:net"
+    assert refused(2, "diff", model) == "Give --data inputs.npy to compare on.\nTry: jaxq diff --help"
+    found = refused(2, "diff", model, "--data", folder / "images.npy", "--sort", "sqn")
+    assert found.startswith("There is no order 'sqn'. Did you mean 'sqnr'?")
+    assert refused(2, "diff", model, "--data", folder / "images.npy").startswith("The model has no ranges yet.")
+    found = refused(1, "diff", f"{folder}/models.py:function", file, "--calibrate", folder / "vectors.npy")
+    assert found.startswith("The file takes other inputs than the model: input: int8[1,8,8,1] ")
+    found = refused(1, "diff", model, folder / "models.py", "--calibrate", folder / "images.npy")
+    assert found.startswith(f"{folder}/models.py: ")
