@@ -11,7 +11,7 @@ training forward, `p` is `x` rounded onto the input's grid. Then, in steps of th
     inherited = total - rounding - clipping - weights = (F(p) - F(x)) + (Q(x') - Q(p))
 
 The first three are the op's *own*: they do not depend on what the ops before it do wrong. Real numbers are computed in
-float32, so a part is sure to a thousandth of a step; a rounding of less than 2^-12 counts as none.
+float32, so a part is sure to a thousandth of a step; an own part of less than 2^-12 counts as none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxq.graph import Op
-from jaxq.numerics import carrier_bounds, true_divide
+from jaxq.numerics import carrier_bounds, dequantize, quantize, true_divide
 from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier
 from jaxq.plan import Plan
@@ -110,7 +110,8 @@ def _parts(
     steps, exact, floats = (true_divide(a.astype(jnp.float32), scale) for a in (real, exact, floats))
     inside = jnp.clip(exact, low, high)
     clipped = (steps < low - 0.5) | (steps > high + 0.5)
-    return Parts(scale, steps, clipped, carried.q - steps, _settled(own - inside), inside - exact, exact - floats)
+    rounding, clipping, weights = map(_settled, (own - inside, inside - exact, exact - floats))
+    return Parts(scale, steps, clipped, carried.q - steps, rounding, clipping, weights)
 
 
 def _settled(e: jax.Array) -> jax.Array:
@@ -157,13 +158,19 @@ def _on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
         return {}
     if op.name in plan.weights:
         return _kernel_on_grid(known, op)
-    if OPS[op.kind].step is None or op.kind == "FAKE_QUANT":
+    group, spec = plan.group(op.outputs[0]), OPS[op.kind]
+    constants = {
+        v: jnp.asarray(known.env[v], jnp.float32)
+        for i, v in enumerate(op.inputs)
+        if v not in plan.graph.activations and i not in spec.plain
+    }
+    if group is None or spec.raw or not constants:
         return {}
-    group = plan.group(op.outputs[0])
-    assert group is not None
-    scale = known.parameters[group.name].scale
-    constants = [v for v in op.inputs if v not in plan.graph.activations]
-    return {v: quantized_operand(jnp.asarray(known.env[v], jnp.float32), scale).real for v in constants}
+    scale, zero_point = known.parameters[group.name]
+    if spec.step is None:  # it copies integers, constants of its output's grid among them
+        low, high = carrier_bounds(zero_point, group.scheme.bits)
+        return {v: dequantize(quantize(c, scale, low, high), scale) for v, c in constants.items()}
+    return {v: quantized_operand(c, scale).real for v, c in constants.items()}
 
 
 def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
