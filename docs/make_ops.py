@@ -238,8 +238,16 @@ def rules_row(kind: str) -> list[str]:
         scales(kind),
         arithmetic(kind) if operators else "training only",
         ", ".join(families) if operators else "-",
+        packed(kind),
         all_but(targets, list(TARGETS)) if operators else "-",
     ]
+
+
+def packed(kind: str) -> str:
+    """What becomes of weights of 4 bits."""
+    if not OPS[kind].weights:
+        return "-"
+    return f"packed for {', '.join(n for n, t in TARGETS.items() if kind in t.packed) or 'none'}"
 
 
 def written_rows(kind: str) -> list[list[str]]:
@@ -274,7 +282,8 @@ It trains as recorded and is not exported.
 *Scales*: free (the output has a scale of its own), same (inputs and output share one: the kernel copies integers), or
 the scale and zero point that TFLite prescribes. *Training forward*: exact where its integers are those of the `xnnpack`
 family; within a step where the device has a table or a fixed-point form and training a float function. *Exact kernels*:
-the families that compute every operator that the op is written as. *Targets*: those whose entry in
+the families that compute every operator that the op is written as. *int4 weights*: the targets for which weights of 4
+bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *Targets*: those whose entry in
 `jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
 {targets}
 
@@ -313,7 +322,7 @@ def page() -> str:
     """The text of docs/ops.md."""
     kinds = sorted(set().union(*FAMILIES.values()))
     families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in FAMILIES.values())] for k in kinds]
-    head = ["op", "scales", "training forward", "exact kernels", "targets"]
+    head = ["op", "scales", "training forward", "exact kernels", "int4 weights", "targets"]
     return TEXT.format(
         ops=len(OPS),
         kinds=len(kinds),

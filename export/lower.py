@@ -16,6 +16,7 @@ from jaxq.export.freeze import Frozen
 from jaxq.export.program import Program, Quantization, Tensor
 from jaxq.export.writer import Writer
 from jaxq.graph import Op, clip_name
+from jaxq.precision import pointwise
 from jaxq.target import target_named
 
 INT8, INT32 = 9, 2  # TensorType codes, as CAST's options hold them
@@ -150,12 +151,24 @@ def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     bias_scale = w.frozen.of(op.inputs[0])[0] * kernel.scale
     name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
     return [
-        w.constant(name, data, Quantization.of(kernel.scale, 0, axis)),
+        w.constant(name, data, Quantization.of(kernel.scale, 0, axis), w.frozen.plan.storage[op.name]),
         w.constant(f"{op.name}:bias", kernel.bias, Quantization.of(bias_scale)),
     ]
 
 
+def _packed(w: Writer, op: Op) -> bool:
+    """Whether the op's weights are stored two in a byte."""
+    return w.frozen.plan.storage[op.name] == "int4"
+
+
 def _conv(w: Writer, op: Op) -> None:
+    if _packed(w, op) and pointwise(op, w.graph):  # as such XNNPACK takes int4 weights, and not as a convolution
+        _dense(w, op, w.frozen.kernels[op.name].q[0, 0])
+    else:
+        _windowed(w, op)
+
+
+def _windowed(w: Writer, op: Op) -> None:
     depthwise = op.kind == "DEPTHWISE_CONV_2D"
     q = w.frozen.kernels[op.name].q  # HWIO
     padding, explicit = _padding(w, op, q.shape[:2])
@@ -168,7 +181,7 @@ def _conv(w: Writer, op: Op) -> None:
     options |= {"dilation_h_factor": dilation_h, "dilation_w_factor": dilation_w}
     if depthwise:
         options["depth_multiplier"] = op.attrs["multiplier"]
-    version = 6 if not depthwise and op.attrs["groups"] > 1 else 3
+    version = 7 if _packed(w, op) else 6 if not depthwise and op.attrs["groups"] > 1 else 3
     fused, outs = _clipped(w, op)
     w.emit(op.kind, [x, *weights], outs[:1], version, **options, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
@@ -194,11 +207,17 @@ def _affine(w: Writer, op: Op) -> None:
 
 
 def _fully_connected(w: Writer, op: Op) -> None:
-    weights = _weights(w, op, w.frozen.kernels[op.name].q.T, 0)
+    _dense(w, op, w.frozen.kernels[op.name].q)
+
+
+def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
+    """FULLY_CONNECTED with weights [in, out]."""
+    weights = _weights(w, op, q.T, 0)
     keep = len(w.graph.avals[op.inputs[0]].shape) > 2
     fused, outs = _clipped(w, op)
     inputs = [w.tensor_of[op.inputs[0]], *weights]
-    w.emit("FULLY_CONNECTED", inputs, outs[:1], 5 if keep else 4, keep_num_dims=keep, fused_activation_function=fused)
+    version = 10 if _packed(w, op) else 5 if keep else 4
+    w.emit("FULLY_CONNECTED", inputs, outs[:1], version, keep_num_dims=keep, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 

@@ -28,9 +28,12 @@ class Writer:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def constant(self, name: str, data: np.ndarray, quantization: Quantization | None = None) -> int:
-        """Append a constant."""
-        return self.tensor(Tensor(name, tuple(data.shape), str(data.dtype), quantization, np.asarray(data, order="C")))
+    def constant(
+        self, name: str, data: np.ndarray, quantization: Quantization | None = None, dtype: str | None = None
+    ) -> int:
+        """Append a constant. dtype: of the tensor, where it is not the data's (int4 is held as int8)."""
+        contiguous = np.asarray(data, order="C")
+        return self.tensor(Tensor(name, tuple(data.shape), dtype or str(data.dtype), quantization, contiguous))
 
     def ints(self, name: str, numbers: Sequence[int]) -> int:
         """A constant vector of int32."""

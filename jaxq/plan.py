@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
+from jaxq.precision import arithmetic, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
@@ -41,7 +42,8 @@ class Plan:
     """The decisions for one graph. `group_of` maps a site's name to its group, `weights` an op's name to its weight's
     scheme,
     `islands` an op's name to why it runs in floating point, `requantized` (op, operand) pairs that need a QUANTIZE
-    before.
+    before, `storage` an op's name to the type of its weights in the file, `arithmetic` an op's name to how its sum is
+    brought to the output's scale.
     """
 
     recipe: Recipe
@@ -51,6 +53,8 @@ class Plan:
     weights: Mapping[str, Scheme]
     islands: Mapping[str, str]
     requantized: frozenset[tuple[str, int]]
+    storage: Mapping[str, str]
+    arithmetic: Mapping[str, str]
 
     def group(self, value: int) -> Group | None:
         """The group of a value of the graph; None for a float."""
@@ -79,7 +83,10 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     weighted = [op for op in graph.ops if has_weights(op) and op.name not in islands]
     weights = {op.name: _weight_scheme(op, graph, recipe) for op in weighted}
     group_of = {member: g.name for g in groups.values() for member in g.members}
-    return Plan(recipe, graph, groups, group_of, weights, islands, frozenset(solver.requantized))
+    requantized = frozenset(solver.requantized)
+    stored = {op.name: storage(op, weights[op.name], target_named(recipe.target)) for op in weighted}
+    how = {op.name: arithmetic(op, graph, stored[op.name]) for op in weighted}
+    return Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, how)
 
 
 def has_weights(op: Op) -> bool:
@@ -245,7 +252,9 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     rule = rule_for(recipe, [op.name])
     axis = len(graph.avals[op.inputs[1]].shape) - 1
     ranges = rule.ranges or recipe.weights.ranges
-    return Scheme(recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges)
+    return Scheme(
+        rule.weight_bits or recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges
+    )
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -257,7 +266,7 @@ def _lines(plan: Plan) -> list[str]:
         f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output "
         f"{plan.recipe.output}",
         f"weights ({len(plan.weights)})",
-        *(f"  {name}: {scheme}" for name, scheme in plan.weights.items()),
+        *(f"  {name}: {scheme}{_weight_note(plan, name)}" for name, scheme in plan.weights.items()),
         f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",
         *(f"  {_group_text(g)}" for g in plan.groups.values()),
         f"float islands ({len(plan.islands)})",
@@ -265,6 +274,15 @@ def _lines(plan: Plan) -> list[str]:
     ]
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
     return [*lines, _verdict(plan)]
+
+
+def _weight_note(plan: Plan, name: str) -> str:
+    """What the device does with weights of 4 bits."""
+    if plan.weights[name].bits == 8:
+        return ""
+    if plan.storage[name] == "int8":
+        return "; stored as int8"
+    return "" if plan.arithmetic[name] == "float32" else "; a slow kernel (not delegated)"
 
 
 def _group_text(group: Group) -> str:

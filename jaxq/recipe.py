@@ -29,12 +29,12 @@ IOType = Literal["int8", "uint8", "float32"]
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights: symmetric integers in [-127, 127].
+    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7].
 
     ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
     """
 
-    bits: Literal[8] = 8
+    bits: Literal[4, 8] = 8
     per_channel: bool = True
     ranges: Literal["follow", "learned", "frozen"] = "follow"
 
@@ -59,12 +59,14 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
     float: run the op in floating point. ranges: "learned" or "frozen". symmetric: zero point 0.
+    weight_bits: 4 or 8.
     """
 
     match: str
     float: bool | None = None
     ranges: Literal["learned", "frozen"] | None = None
     symmetric: bool | None = None
+    weight_bits: Literal[4, 8] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +86,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 SHIPPED: dict[str, Recipe] = {
     "int8": Recipe(name="int8"),
+    "int4": Recipe(name="int4", weights=Weights(bits=4)),
     "int8-ema": Recipe(name="int8-ema", activations=Activations(ranges="ema")),
     "int8-float-io": Recipe(name="int8-float-io", input="float32", output="float32"),
     "int8-uint8-io": Recipe(name="int8-uint8-io", input="uint8", output="uint8"),
@@ -148,12 +151,15 @@ def _suggestion(message: str) -> str:
     return " " + did_you_mean(field, sorted(known))
 
 
+CHANGES = tuple(field for field in Rule.__struct_fields__ if field != "match")
+
+
 def rule_for(recipe: Recipe, names: Iterable[str]) -> Rule:
     """The combined rule for something that goes by any of `names`; later rules win."""
     combined = Rule("")
     for rule in recipe.rules:
         if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
-            changes = {f: v for f in ("float", "ranges", "symmetric") if (v := getattr(rule, f)) is not None}
+            changes = {f: v for f in CHANGES if (v := getattr(rule, f)) is not None}
             combined = msgspec.structs.replace(combined, **changes)
     return combined
 

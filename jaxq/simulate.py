@@ -158,7 +158,7 @@ class _Run:
         assert spec.step is not None
         if spec.weights:
             x = self.env[op.inputs[0]]
-            rule = spec.step(self.plan.recipe.carrier)
+            rule = spec.step(self.plan.recipe.carrier, self.plan.arithmetic[op.name])
             w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
             site = self.plan.weight_site(op)
             trained = None if site is None else self.ranges[site]
@@ -174,7 +174,8 @@ class _Run:
         if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
             return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
         low, high = carrier_bounds(zero_point, group.scheme.bits)
-        least, greatest = fused_bounds(bounds, scale, zero_point)
+        builtin = self.plan.arithmetic.get(op.name, "float32") != "float32"
+        least, greatest = fused_bounds(bounds, scale, zero_point, builtin)
         return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
     def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:

@@ -107,6 +107,18 @@ def depthwise(size: tuple[int, int, int], out: int, window: tuple[int, int], **k
     return conv(size, out, window, depthwise=True, **kw)  # type: ignore[arg-type]
 
 
+def packed(built: Program) -> Program:
+    """The program with weights of 4 bits."""
+    position = built.operators[0].inputs[1]
+    tensors, held = list(built.tensors), built.tensors[position].data
+    assert held is not None
+    narrow = np.clip(held // 18, -7, 7).astype(np.int8)
+    tensors[position] = dataclasses.replace(tensors[position], dtype="int4", data=narrow)
+    version = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10}[built.operators[0].kind]
+    operator = dataclasses.replace(built.operators[0], version=version)
+    return dataclasses.replace(built, tensors=tuple(tensors), operators=(operator,))
+
+
 def transpose_conv(size: tuple[int, int, int], out: int, window: int, stride: int, padding: str) -> Program:
     w, b = weights((out, window, window, size[2]), 0, (0.0006, 0.025), 5, X)
     rows, columns = (n * stride if padding == "SAME" else (n - 1) * stride + window for n in size[:2])
@@ -454,7 +466,28 @@ MOVED: dict[str, tuple[Program, int]] = {
                         {"output_type": 2}), 3),
 }  # fmt: skip
 
+LEAST = {"y": (0.05, 3), "scale": (0.003, 0.03)}  # scales at which few of the outputs saturate
+PACKED: dict[str, tuple[Program, int]] = {
+    "conv": (packed(conv((33, 33, 16), 64, (3, 3), **LEAST)), 8),
+    "conv, one tap": (packed(conv((33, 33, 16), 64, (1, 1), **LEAST)), 8),
+    "conv, strided, relu6": (packed(conv((33, 29, 15), 31, (3, 5), (2, 2), act="RELU6", **LEAST)), 4),
+    "conv, valid, dilated, relu_n1_to_1": (
+        packed(conv((19, 21, 8), 24, (3, 3), padding="VALID", dilation=(2, 3), act="RELU_N1_TO_1", y=(0.0095, 3))),
+        4,
+    ),
+    "conv, clamp bound on a tie": (packed(conv((9, 9, 8), 16, (1, 1), act="RELU6", y=(0.0625 * 0.75, 3))), 4),
+    "conv, grouped": (packed(conv((17, 17, 12), 24, (3, 3), groups=3, **LEAST)), 4),
+    "conv, saturating": (packed(conv((9, 9, 8), 16, (3, 3), scale=(0.03, 0.3), y=(0.001, 3))), 2),
+    "conv, tiny scales": (packed(conv((9, 9, 8), 16, (3, 3), scale=(1e-8, 1e-6), y=(0.5, 0))), 2),
+    "dense": (packed(dense(1000, 96, 64, **LEAST)), 1),
+    "dense, odd number of inputs": (packed(dense(1000, 95, 64, **LEAST)), 1),
+    "dense, one row, odd": (packed(dense(1, 95, 64, **LEAST)), 40),
+    "dense, kept dimensions, relu6": (packed(dense(5, 64, 10, "RELU6", keep=True)), 6),
+    "dense, no bias, relu": (packed(dense(30, 64, 10, "RELU", bias=False)), 1),
+}
+
 TABLES = {
+    "packed": PACKED,
     "large": LARGE,
     "contraction": CONTRACTIONS,
     "elementwise": ELEMENTWISE,

@@ -14,10 +14,16 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax
-from jaxq.export.kernels.fixedpoint import corrected, monotone_thresholds
+from jaxq.export.kernels.fixedpoint import (
+    corrected,
+    monotone_thresholds,
+    multiply_rounding_up,
+    quantize_multiplier,
+)
 from jaxq.export.kernels.operands import (
     Kernel,
     activation,
+    builtin_bounds,
     centred,
     limits,
     option_float,
@@ -35,6 +41,7 @@ Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]
 
 MULTIPLIER_BITS = 20  # of the larger of ADD's two integer multipliers
+BUILTIN_CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 LARGEST_REQUANTIZATION = 256.0  # XNNPACK refuses operators at and above it
 
 
@@ -97,13 +104,29 @@ def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
     if w.data is None:
         raise ExportError(f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time.")
-    if w.dtype != "int8" or zero_point(w):
+    if w.dtype not in ("int8", "int4") or zero_point(w):
         raise ExportError(
-            f"{op.kind}: XNNPACK takes int8 weights of zero point 0; "
+            f"{op.kind}: XNNPACK takes int8 or int4 weights of zero point 0; "
             f"{w.name!r} is {w.dtype} with zero point {zero_point(w)}."
         )
+    if w.dtype == "int4" and not (op.kind == "FULLY_CONNECTED" and w.shape[-1] % 2 == 0):
+        return builtin_contraction(op, tensors, acc)
     ratio = _checked(op, scale(x) * scales(w) / scale(y))
     return requantize_fp32(acc, ratio, y, bounds_of(y, activation(op)))
+
+
+def builtin_contraction(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+    """What XNNPACK leaves to TFLite's builtin kernels: ruy, which rounds the shift half up; a grouped convolution is
+    the reference one.
+    """
+    x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if op.kind not in BUILTIN_CONTRACTIONS:
+        raise ExportError(f"{op.kind} with {w.dtype} weights: LiteRT's builtin kernel is not modelled. Use int8.")
+    if op.kind == "CONV_2D" and x.shape[-1] != w.shape[-1]:
+        return reference.requantized(op, tensors, acc)
+    multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
+    steps = multiply_rounding_up(acc, multiplier)
+    return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
 def _checked(op: Operator, ratio: np.ndarray | np.floating) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""Other widths than 8 bits: how they are stored, planned, refused; the arithmetic of TFLite's builtin kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxq
+import jaxq.export
+from jaxq.export.kernels.fixedpoint import quantize_multiplier
+from jaxq.fixedpoint import quantized_ratio
+from jaxq.ops.fixed import half_up
+from tests.zoo import examples
+
+FOUR_BITS = {"weights": {"bits": 4}}
+
+
+class Mixed(nnx.Module):
+    """Each kind of op with weights: a grouped and a depthwise convolution, one tap, an odd number of channels."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.wide = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.grouped = nnx.Conv(8, 8, (3, 3), feature_group_count=2, rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
+        self.point, self.odd = nnx.Conv(8, 5, (1, 1), rngs=rngs), nnx.Conv(5, 6, (1, 1), rngs=rngs)
+        self.head = nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.relu6(self.wide(x))
+        x = jax.nn.relu(self.depthwise(self.grouped(x)))
+        x = jax.nn.relu(self.odd(jax.nn.relu6(self.point(x))))
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+def exported(recipe: Any, n: int = 16) -> tuple[Any, jaxq.export.Artifact]:
+    x = examples((16, 16, 3), 2)[:n]
+    qmodel = jaxq.quantize(Mixed(nnx.Rngs(0)), recipe, x[:1])
+    jaxq.calibrate(qmodel, [x], progress=False)
+    return qmodel, jaxq.export.to_tflite(qmodel, verify=x, progress=False)
+
+
+def kinds(artifact: jaxq.export.Artifact) -> dict[str, tuple[str, str, int]]:
+    """By the name of an op's weights: the operator, their type, the operator's version."""
+    tensors = artifact.program.tensors
+    return {
+        tensors[op.inputs[1]].name: (op.kind, tensors[op.inputs[1]].dtype, op.version)
+        for op in artifact.program.operators
+        if op.kind.endswith(("CONV_2D", "CONNECTED"))
+    }
+
+
+# --- weights of 4 bits --------------------------------------------------------------------------------------
+
+
+def test_weights_of_4_bits_are_packed_where_there_is_a_kernel() -> None:
+    qmodel, artifact = exported(FOUR_BITS)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    assert kinds(artifact) == {
+        "wide/kernel": ("CONV_2D", "int4", 7),
+        "grouped/kernel": ("CONV_2D", "int8", 6),
+        "depthwise/kernel": ("DEPTHWISE_CONV_2D", "int8", 3),
+        "point/kernel": ("FULLY_CONNECTED", "int4", 10),
+        "odd/kernel": ("FULLY_CONNECTED", "int4", 10),
+        "head/kernel": ("FULLY_CONNECTED", "int4", 10),
+    }
+    assert all(np.abs(k.q).max() == 7 for k in artifact.frozen.kernels.values())
+    text = str(qmodel.plan)
+    assert "wide/kernel: int4 per-channel(3) symmetric follow; a slow kernel (not delegated)\n" in text
+    assert "grouped/kernel: int4 per-channel(3) symmetric follow; stored as int8\n" in text
+    assert "head/kernel: int4 per-channel(1) symmetric follow\n" in text
+
+
+def test_a_rule_gives_one_layer_its_width() -> None:
+    _, artifact = exported({**FOUR_BITS, "rules": [{"match": "wide/*", "weight_bits": 8}]})
+    assert kinds(artifact)["wide/kernel"] == ("CONV_2D", "int8", 3)
+    assert kinds(artifact)["head/kernel"] == ("FULLY_CONNECTED", "int4", 10)
+
+
+def test_a_target_without_such_kernels_gets_int8_tensors() -> None:
+    _, artifact = exported({**FOUR_BITS, "target": "ethos-u"})
+    assert {dtype for _, dtype, _ in kinds(artifact).values()} == {"int8"}
+    assert all(np.abs(k.q).max() == 7 for k in artifact.frozen.kernels.values())
+
+
+# --- the arithmetic of builtin kernels ----------------------------------------------------------------------
+
+
+def multipliers(count: int) -> tuple[np.ndarray, ...]:
+    """Triples of float32, random, with few bits, and with quotients next to a power of two."""
+    rng = np.random.default_rng(0)
+    wide = [np.exp(rng.uniform(-15, 5, count)).astype(np.float32) for _ in range(3)]
+    few = [(2.0 ** rng.integers(-10, 3, count) * rng.integers(1, 64, count)).astype(np.float32) for _ in range(3)]
+    a = rng.integers(2**22, 2**23, count) * 2 + 1
+    b = np.array([pow(int(x), -1, 2**24) for x in a])
+    below = [b % 2**24, -b % 2**24]  # a b = 2^24 c +- 1
+    near = [(a, x, (a * x - s) // 2**24) for x, s in zip(below, (1, -1), strict=True)]
+    exact = [np.concatenate(parts).astype(np.float32) for parts in zip(*near, strict=True)]
+    kept = (exact[1] >= 1) & (exact[2] >= 1)
+    return tuple(np.concatenate([w, f, e[kept]]) for w, f, e in zip(wide, few, exact, strict=True))
+
+
+def test_multipliers_are_those_of_float64() -> None:
+    a, b, c = multipliers(200_000)
+    q, shift = jax.jit(quantized_ratio)(a, b, c)
+    wanted_q, wanted_shift = quantize_multiplier(a.astype(np.float64) * b.astype(np.float64) / c.astype(np.float64))
+    assert int((np.asarray(q) != wanted_q).sum()) == 0
+    assert int((np.asarray(shift) != wanted_shift).sum()) == 0
+    assert int((wanted_q == 1 << 30).sum()) > 1000  # rounded up to the next power of two, among others
+
+
+def test_integer_steps_have_the_gradient_of_the_real_product() -> None:
+    accumulator, scales = jnp.array([-700.0, 3.0, 90000.0]), (jnp.float32(0.02), jnp.float32(0.003), jnp.float32(0.07))
+
+    def real(acc: jax.Array, x: jax.Array, w: jax.Array, y: jax.Array) -> jax.Array:
+        return acc * (x * w / y)
+
+    for i in range(4):
+        ours, wanted = (jax.jacobian(f, argnums=i)(accumulator, *scales) for f in (half_up, real))
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [3, 5, 16])
+def test_other_widths_of_weights_are_refused(bits: int) -> None:
+    with pytest.raises(jaxq.errors.RecipeError, match="weights.bits"):
+        jaxq.quantize(Mixed(nnx.Rngs(0)), {"weights": {"bits": bits}}, examples((16, 16, 3), 2)[:1])
