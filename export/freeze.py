@@ -30,7 +30,8 @@ from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
 class Kernel:
     """An op's integer weights.
 
-    q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,).
+    q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,). Of an op on floats: q is
+    float32, float16 or int8, the bias float32; floats have no scale, (0,).
     """
 
     q: np.ndarray
@@ -66,6 +67,8 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
 
 def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     env = host_weights(plan.graph, params)
+    if plan.recipe.floats:
+        return _floating(plan, env, jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()}))
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
     kernels = _kernels(plan, env, host_ranges, scales)
@@ -82,6 +85,39 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
         if op.name not in plan.islands:
             _check_scales(frozen, op)
     return frozen
+
+
+def _floating(plan: Plan, env: Mapping[int, Any], ranges: Any) -> Frozen:
+    """A plan whose activations are floats: weights as they are stored, constants in float32."""
+    weighted = [op for op in plan.graph.ops if op.kind in OPS and OPS[op.kind].weights]
+    operands = {
+        (op.name, i): Operand(_float32(np.asarray(env[v])))
+        for op in plan.graph.ops
+        for i, v in enumerate(op.inputs)
+        if v not in plan.graph.activations and op not in weighted
+    }
+    return Frozen(plan, {}, {op.name: _float_kernel(plan, op, env, ranges) for op in weighted}, operands, {})
+
+
+def _float_kernel(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any) -> Kernel:
+    w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
+    if not (np.all(np.isfinite(w)) and np.all(np.isfinite(bias))):
+        raise ExportError(f"The weights of {op.name} are not finite. Did training diverge? Restore a checkpoint.")
+    if op.name in plan.weights:
+        site = plan.weight_site(op)
+        trained = None if site is None else ranges[site]
+        kernel = quantized_weight(w, np.zeros(w.shape[-1:], np.float32), plan.weights[op.name], np.float32(1), trained)
+        return Kernel(np.asarray(kernel.q, np.int8), np.asarray(kernel.scale, np.float32), bias)
+    stored = w.astype(np.float16) if plan.recipe.weights.bits == 16 else w
+    if not np.all(np.isfinite(stored)):
+        raise ExportError(
+            f"The weights of {op.name} reach {np.max(np.abs(w)):.4g}; float16 holds 65,504. Store them in float32."
+        )
+    return Kernel(stored, np.zeros(0, np.float32), bias)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:

@@ -24,12 +24,16 @@ from jaxq.ops import OPS
 
 FAMILIES = ("xnnpack", "reference")
 BATCH = 64  # examples compared at a time
+TOLERANCE = 1e-5  # of floats, relative to the largest number of their tensor: sums are taken in another order
 
 
 @dataclasses.dataclass
 class Tally:
-    """One comparison: integers compared, and by tensor how many differ and by how much at most."""
+    """One comparison: integers compared, and by tensor how many differ and by how much at most. tolerance: of floats,
+    the gap that is none, relative to the tensor's largest number.
+    """
 
+    tolerance: float = 0.0
     compared: int = 0
     differing: dict[str, int] = dataclasses.field(default_factory=dict)
     largest: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -37,6 +41,9 @@ class Tally:
     def add(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
         """Compare one tensor of one batch."""
         gap = np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64).reshape(np.shape(ours)))
+        if self.tolerance:  # 0 within the tolerance; a NaN is never
+            bound = self.tolerance * np.max(np.abs(np.asarray(theirs, np.float64)), initial=0.0)
+            gap = np.where(gap <= bound, 0.0, 1.0)
         self.compared += gap.size
         self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
         self.largest[name] = max(self.largest.get(name, 0), int(np.max(gap, initial=0)))
@@ -65,6 +72,11 @@ class Certificate:
     simulation: Tally | None
     exact_sites: frozenset[str]
     table_sites: frozenset[str] = frozenset()
+
+    @property
+    def tolerance(self) -> float:
+        """0 for integers; of a file of floats, the gap that counts as none, relative to the largest number."""
+        return max((tally.tolerance for tally in self.families.values()), default=0.0)
 
     @property
     def differing_integers(self) -> dict[str, int]:
@@ -99,6 +111,7 @@ class Certificate:
         return {
             "ok": self.ok,
             "examples": self.examples,
+            "tolerance": self.tolerance,
             "runtime": self.runtime,
             "differing_integers": self.differing_integers,
             "compared_integers": self.compared_integers,
@@ -116,7 +129,10 @@ class Certificate:
         lines = [f"certificate: {self.examples} examples, {self.runtime}"]
         for name, tally in self.families.items():
             where = f", first in {tally.first}" if tally.total else ""
-            lines.append(f"  {name}: {tally.total} of {tally.compared:,} integers differ{where}")
+            what = (
+                f"floats differ by more than {self.tolerance:g} of the largest" if self.tolerance else "integers differ"
+            )
+            lines.append(f"  {name}: {tally.total} of {tally.compared:,} {what}{where}")
         if self.simulation is not None:
             lines.append(f"  training forward: {_simulation_text(self)}")
         return "\n".join(lines)
@@ -208,9 +224,9 @@ def in_chunks(inputs: Sequence[np.ndarray], size: int = BATCH) -> Iterator[list[
         yield [array[start : start + size] for array in inputs]
 
 
-def new_tallies(families: Iterable[str] = FAMILIES) -> dict[str, Tally]:
+def new_tallies(families: Iterable[str] = FAMILIES, tolerance: float = 0.0) -> dict[str, Tally]:
     """An empty tally for each family."""
-    return {family: Tally() for family in families}
+    return {family: Tally(tolerance) for family in families}
 
 
 def certificate(

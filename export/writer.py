@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.freeze import Frozen
 from jaxq.export.program import Operator, Quantization, Tensor
+from jaxq.export.versions import version_for
 from jaxq.graph import Op
 
 
@@ -48,15 +50,25 @@ class Writer:
         for the value itself when there is no suffix.
         """
         shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
-        plain = self.frozen.plan.group(value) is None
-        dtype, grid = (str(self.graph.avals[value].dtype), None) if plain else ("int8", self.quantization(value))
-        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, dtype, grid))
+        index = self.tensor(self.like(value, self.graph.site_names[value] + suffix, shape))
         if not suffix:
             self.tensor_of[value] = index
         return index
 
+    def like(self, value: int, name: str, shape: Sequence[int]) -> Tensor:
+        """A tensor of the type and on the grid of a graph value."""
+        if self.frozen.plan.group(value) is None:
+            return Tensor(name, tuple(shape), self._plain(value))
+        return Tensor(name, tuple(shape), "int8", self.quantization(value))
+
+    def _plain(self, value: int) -> str:
+        """The type of a value that is not quantized; every real number is a float32."""
+        dtype = self.graph.avals[value].dtype
+        return "float32" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)
+
     def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
-        """Append an operator."""
+        """Append an operator. version: the lowest that takes int8; of another type its own is looked up."""
+        version = version_for(kind, self.tensors[outputs[0]].dtype, version)
         self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
 
     def input(self, value: int, index: int) -> int:

@@ -80,7 +80,7 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     solver = _Ties(graph, islands, sites)
     made = {v: op for op in graph.ops for v in op.outputs}
     groups = {g.name: g for g in (_group(graph, recipe, members, solver, made) for members in solver.groups())}
-    weighted = [op for op in graph.ops if has_weights(op) and op.name not in islands]
+    weighted = [op for op in graph.ops if has_weights(op) and (op.name not in islands or _weight_only(op, recipe))]
     weights = {op.name: _weight_scheme(op, graph, recipe) for op in weighted}
     group_of = {member: g.name for g in groups.values() for member in g.members}
     requantized = frozenset(solver.requantized)
@@ -94,6 +94,11 @@ def has_weights(op: Op) -> bool:
     return op.kind in OPS and OPS[op.kind].weights
 
 
+def _weight_only(op: Op, recipe: Recipe) -> bool:
+    """Whether an op on floats has integer weights. An AFFINE's are a vector: not worth it."""
+    return recipe.floats and recipe.weights.bits <= 8 and op.kind != "AFFINE"
+
+
 def _rule_names(graph: Graph) -> list[str]:
     return list(dict.fromkeys([*graph.site_names.values(), *(op.name for op in graph.ops)]))
 
@@ -105,6 +110,8 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
             reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
         elif not (all(_is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
             reasons[op.name] = "it computes no real numbers"
+        elif recipe.floats:
+            reasons[op.name] = "the recipe's activations are floats"
         elif rule_for(recipe, _names_of(graph, op)).float:
             reasons[op.name] = "a rule of the recipe says float"
     return reasons
@@ -305,6 +312,8 @@ def _verdict(plan: Plan) -> str:
         refused = sorted({*refused, *plan.islands})
     if refused:
         return f"verdict: {target.title} does not take {', '.join(refused)}"
+    if plan.recipe.floats:
+        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits"
     if plan.islands:
         return f"verdict: {len(plan.islands)} ops run in floating point; they train, and export will refuse them"
     return f"verdict: every tensor is an integer; {target.title} takes every op"

@@ -29,25 +29,26 @@ IOType = Literal["int8", "uint8", "float32"]
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7].
+    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7]; with float activations also floats of 32 or 16
+    bits.
 
     ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
     """
 
-    bits: Literal[4, 8] = 8
+    bits: Literal[4, 8, 16, 32] = 8
     per_channel: bool = True
     ranges: Literal["follow", "learned", "frozen"] = "follow"
 
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Activations: one scale and one zero point a tensor.
+    """Activations: one scale and one zero point a tensor. bits = 32: floats, nothing of them is quantized.
 
     ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
     calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
     """
 
-    bits: Literal[8] = 8
+    bits: Literal[8, 32] = 8
     symmetric: bool = False
     ranges: Literal["learned", "frozen", "ema"] = "learned"
     observe: bool = False
@@ -83,13 +84,28 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rules: tuple[Rule, ...] = ()
     carrier: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def floats(self) -> bool:
+        """Whether activations are floats."""
+        return self.activations.bits == 32
+
+
+def _floating(name: str, bits: Literal[4, 8, 16, 32]) -> Recipe:
+    """Float activations; weights stored in so many bits."""
+    ends: Any = {"input": "float32", "output": "float32"}
+    return Recipe(name=name, weights=Weights(bits=bits), activations=Activations(bits=32), **ends)
+
 
 SHIPPED: dict[str, Recipe] = {
+    "float16": _floating("float16", 16),
+    "float32": _floating("float32", 32),
     "int8": Recipe(name="int8"),
     "int4": Recipe(name="int4", weights=Weights(bits=4)),
     "int8-ema": Recipe(name="int8-ema", activations=Activations(ranges="ema")),
     "int8-float-io": Recipe(name="int8-float-io", input="float32", output="float32"),
     "int8-uint8-io": Recipe(name="int8-uint8-io", input="uint8", output="uint8"),
+    "weight-only-int4": _floating("weight-only-int4", 4),
+    "weight-only-int8": _floating("weight-only-int8", 8),
 }
 
 
@@ -139,6 +155,16 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
     if not 50.0 < recipe.activations.percentile <= 100.0:
         raise RecipeError(
             f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99."
+        )
+    if recipe.weights.bits > 8 and not recipe.floats:
+        raise RecipeError(
+            f"In {where}: weights of {recipe.weights.bits} bits are floats, and activations are integers of "
+            f"{recipe.activations.bits}. Set activations.bits = 32, or weights.bits = 8."
+        )
+    if recipe.floats and (recipe.input, recipe.output) != ("float32", "float32"):
+        raise RecipeError(
+            f"In {where}: activations are floats, and the file's ends are {recipe.input} and {recipe.output}. Set "
+            'input and output to "float32".'
         )
     return recipe
 

@@ -37,7 +37,7 @@ from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
-from jaxq.weights import quantized_constant, quantized_weight, weight_values
+from jaxq.weights import dequantized_weight, half_precision, quantized_constant, quantized_weight, weight_values
 
 Ranges = Mapping[str, Mapping[str, jax.Array]]
 Record = Callable[[int, Carrier], None]
@@ -48,7 +48,8 @@ def simulate(
 ) -> list[jax.Array]:
     """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
 
-    `record(value, carrier)` is called for every integer activation. Differentiable in params, ranges and inputs.
+    `record(value, carrier)` is called for every integer activation; in a recipe of floats for every result.
+    Differentiable in params, ranges and inputs.
     """
     run = _Run(plan, weight_values(plan.graph, params), ranges, record)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
@@ -112,12 +113,14 @@ class _Run:
 
     def enter(self, value: int, array: jax.Array) -> None:
         if self.plan.group(value) is None:
-            self.env[value] = array
+            self.env[value] = _wide(jnp.asarray(array)) if self.plan.recipe.floats else array
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
+        if op.kind in OPS and OPS[op.kind].weights and self.plan.recipe.floats:
+            arguments[1] = self._stored(op, arguments[1])
         if op.call is not None:
             outputs = op.call(
                 *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
@@ -127,8 +130,17 @@ class _Run:
         for value, out in zip(op.outputs, outputs, strict=True):
             if self.plan.group(value) is None:
                 self.env[value] = out
+                if self.record is not None and self.plan.recipe.floats:
+                    self.record(value, Carrier(out, jnp.float32(1), jnp.float32(0)))
             else:
                 self._quantize(value, out.astype(jnp.float32))
+
+    def _stored(self, op: Op, w: jax.Array) -> jax.Array:
+        """The weights of an op on floats as the file holds them."""
+        if op.name not in self.plan.weights:
+            return half_precision(w) if self.plan.recipe.weights.bits == 16 else w
+        site = self.plan.weight_site(op)
+        return dequantized_weight(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
 
     def step(self, op: Op) -> None:
         spec = OPS[op.kind]

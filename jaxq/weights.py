@@ -117,6 +117,18 @@ def quantized_weight(w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: M
     return quantized_constant(w, unfused(scale), scheme.qmax)
 
 
+def dequantized_weight(w: Any, scheme: Scheme, trained: Mapping[str, Any] | None) -> Any:
+    """A kernel on its integers' grid, `s_w q`: what an op on floats computes with. Straight-through gradient."""
+    zeros = namespace(w).zeros(w.shape[-1:], np.float32)
+    kernel = quantized_weight(w, zeros, scheme, np.float32(1), trained)
+    return kernel.q * kernel.scale
+
+
+def half_precision(w: Any) -> Any:
+    """A kernel rounded to float16, as float32. The gradient is that of the cast."""
+    return w.astype(np.float16).astype(np.float32)
+
+
 def integer_bias(bias: Any, product: Any) -> Any:
     """`round(b / (s_x s_w))`: the bias in steps of the accumulator (Jacob et al. 2018, section 2.4)."""
     return round_ste(true_divide(bias.astype(np.float32), product))

@@ -13,9 +13,10 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq.export.kernels.fixedpoint import quantize_multiplier
+from jaxq.export.verify import Tally
 from jaxq.fixedpoint import quantized_ratio
 from jaxq.ops.fixed import half_up
-from tests.zoo import examples
+from tests.zoo import ZOO, examples
 
 FOUR_BITS = {"weights": {"bits": 4}}
 
@@ -128,3 +129,85 @@ def test_integer_steps_have_the_gradient_of_the_real_product() -> None:
 def test_other_widths_of_weights_are_refused(bits: int) -> None:
     with pytest.raises(jaxq.errors.RecipeError, match="weights.bits"):
         jaxq.quantize(Mixed(nnx.Rngs(0)), {"weights": {"bits": bits}}, examples((16, 16, 3), 2)[:1])
+
+
+# --- floats -------------------------------------------------------------------------------------------------
+
+FLOATING = ("float32", "float16", "weight-only-int8", "weight-only-int4")
+
+
+def zoo_artifact(name: str, recipe: Any) -> tuple[Any, jaxq.export.Artifact]:
+    case = ZOO[name]()
+    args, kwargs = case.first(1)
+    qmodel = jaxq.quantize(case.model, recipe, *args, **kwargs)
+    return case, jaxq.export.to_tflite(qmodel, verify=case.arrays, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [*(("separable", r) for r in FLOATING), *((n, "float32") for n in ("bfloat16", "clips", "heads", "parts"))],
+)
+def test_a_file_of_floats_computes_what_was_trained(name: str, recipe: str) -> None:
+    """Every tensor within 1e-5 of its largest number, on both resolvers; no calibration is needed."""
+    _, artifact = zoo_artifact(name, recipe)
+    assert artifact.certificate is not None and artifact.certificate.ok, str(artifact.certificate)
+    assert artifact.certificate.tolerance == 1e-5
+    outputs = {artifact.program.tensors[op.outputs[0]].dtype for op in artifact.program.operators}
+    assert outputs == {"float32"}
+
+
+def test_weights_of_a_file_of_floats_are_stored_as_the_recipe_says() -> None:
+    wanted = {
+        "float32": None,
+        "float16": ("float16", 3),
+        "weight-only-int8": ("int8", 5),
+        "weight-only-int4": ("int4", 6),
+    }
+    for recipe, stored in wanted.items():
+        artifact = zoo_artifact("perceptron", recipe)[1]
+        tensors = artifact.program.tensors
+        found = {(tensors[o.inputs[0]].dtype, o.version) for o in artifact.program.operators if o.kind == "DEQUANTIZE"}
+        assert found == ({stored} if stored else set())
+
+
+def test_a_difference_beyond_the_tolerance_is_counted() -> None:
+    tally = Tally(1e-5)
+    tally.add("y", np.array([1.0, 2.0, np.nan]), np.array([1.0 + 1e-5, 2.0 + 3e-5, 0.0]))
+    assert (tally.total, tally.compared, tally.first) == (2, 3, "y")
+
+
+def test_weight_only_training_moves_weights_on_their_grid() -> None:
+    x = examples((16, 16, 3), 2)[:4]
+    qmodel = jaxq.quantize(Mixed(nnx.Rngs(0)), "weight-only-int4", x[:1])
+    float_model = jaxq.quantize(Mixed(nnx.Rngs(0)), "float32", x[:1])
+    assert float(jnp.max(jnp.abs(qmodel(x) - float_model(x)))) > 1e-3
+    gradient = nnx.grad(lambda m: jnp.sum(jnp.square(m(x))))(qmodel)
+    assert all(np.any(np.asarray(leaf) != 0.0) for leaf in jax.tree.leaves(gradient))
+
+
+UNFIT: tuple[tuple[str, Any, str], ...] = (
+    ("ends", {"activations": {"bits": 32}}, "activations are floats, and the file's ends are int8 and int8"),
+    ("weights", {"weights": {"bits": 16}}, "weights of 16 bits are floats, and activations are integers of 8"),
+)
+
+
+@pytest.mark.parametrize(("name", "recipe", "message"), UNFIT, ids=[u[0] for u in UNFIT])
+def test_recipes_that_contradict_themselves(name: str, recipe: Any, message: str) -> None:
+    with pytest.raises(jaxq.errors.RecipeError, match=message):
+        jaxq.quantize(Mixed(nnx.Rngs(0)), recipe, examples((16, 16, 3), 2)[:1])
+
+
+def test_placed_quantizers_are_refused_in_a_file_of_floats() -> None:
+    case = ZOO["placed"]()
+    qmodel = jaxq.quantize(case.model, "float32", *case.first(1)[0])
+    with pytest.raises(jaxq.errors.ExportError, match="It quantizes, and a file of floats does not"):
+        jaxq.export.to_tflite(qmodel, progress=False)
+
+
+def test_targets_of_integers_refuse_floats() -> None:
+    x = examples((16, 16, 3), 2)[:1]
+    recipe = {"target": "ethos-u", "input": "float32", "output": "float32", "activations": {"bits": 32}}
+    qmodel = jaxq.quantize(Mixed(nnx.Rngs(0)), recipe, x)
+    assert "verdict: Arm Ethos-U does not take" in str(qmodel.plan)
+    with pytest.raises(jaxq.errors.TargetError, match="Arm Ethos-U computes integers only"):
+        jaxq.export.to_tflite(qmodel, progress=False)
