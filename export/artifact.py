@@ -225,6 +225,9 @@ def to_tflite(
     return artifact
 
 
+# By the type of a file's end: what is added to the zero point, the least and the greatest integer.
+LIMITS = {"int8": (0, -128, 127), "int16": (0, -32768, 32767), "uint8": (128, 0, 255)}
+
 Forward = Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]
 
 
@@ -237,6 +240,8 @@ def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
     shapes = [plan.graph.avals[v].shape for v in plan.graph.inputs]
     names = [plan.graph.site_names[v] for v in plan.graph.inputs]
+    groups = [plan.group(v) for v in plan.graph.inputs]
+    types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
     axes = [0 if shape[:1] == (1,) else None for shape in shapes]
 
     def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
@@ -258,18 +263,20 @@ def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
             examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
             found = {name: joined(q) for name, q in many(params, ranges, examples).items()}
         found = {name: np.asarray(q) for name, q in found.items()}
-        return found, [_file_input(frozen, found.get(n), a) for n, a in zip(names, arrays, strict=True)]
+        return found, [
+            _file_input(frozen, found.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
+        ]
 
     return forward
 
 
-def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any) -> np.ndarray:
+def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str) -> np.ndarray:
     dtype = frozen.plan.recipe.input
     if integers is None or frozen.plan.recipe.floats:
         return np.asarray(array, np.float32) if jnp.issubdtype(np.asarray(array).dtype, jnp.floating) else array
     if dtype == "float32":
         return np.asarray(array, np.float32)
-    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
+    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype if dtype == "uint8" else own)
 
 
 def _chunks(bound: Bound, batches: Any) -> Iterable[list[Any]]:
@@ -301,7 +308,9 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
 
 def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
     """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
-    plain = frozen.plan.group(value) is None
+    group = frozen.plan.group(value)
+    plain = group is None
+    dtype = "int16" if group is not None and dtype == "int8" and group.scheme.bits == 16 else dtype
     entry: dict[str, Any] = {
         "name": frozen.plan.graph.site_names[value],
         "shape": list(program.tensors[tensor].shape),
@@ -310,7 +319,8 @@ def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: s
     if plain or dtype == "float32":
         return entry
     scale, zero_point = frozen.of(value)
-    shift, low, high = (zero_point, -128, 127) if dtype == "int8" else (zero_point + 128, 0, 255)
+    shift, low, high = LIMITS[dtype]
+    shift += zero_point
     inverse = float(np.float32(1) / scale)
     return entry | {
         "scale": float(scale),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.call import is_key
@@ -19,6 +20,7 @@ from jaxq.errors import ExportError, RangeError
 from jaxq.export.constants import Operand, Scales, operands_of, table_of
 from jaxq.graph import Equation, Graph, Op
 from jaxq.numerics import SMALLEST_SCALE
+from jaxq.ops import OPS
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams
@@ -172,7 +174,8 @@ def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) ->
 def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: np.float32) -> tuple[Any, ...]:
     w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
     site = plan.weight_site(op)
-    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, None if site is None else ranges[site])
+    trained = None if site is None else ranges[site]
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.bits(op))
     return kernel.q, kernel.scale, integer_bias(bias, x_scale * kernel.scale)
 
 
@@ -214,6 +217,9 @@ def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Ke
 
 
 def _check_scales(frozen: Frozen, op: Op) -> None:
+    if frozen.plan.bits(op) == 16:
+        _check_wide(frozen, op)
+        return
     if op.kind in {"ADD", "SUB"}:
         for name, ratio in _ratios(frozen, op):
             _within(op, f"scale of {name} / scale of the output", ratio, 2.0**-10, 2.0**8)
@@ -237,6 +243,48 @@ def _check_scales(frozen: Frozen, op: Op) -> None:
         if name == op.name:
             ratio = float(frozen.of(op.inputs[operand])[0]) / float(frozen.of(op.outputs[0])[0])
             _within(op, "scale before / scale after requantization", ratio, 2.0**-8, 2.0**7)
+
+
+def _check_wide(frozen: Frozen, op: Op) -> None:
+    """Of activations of 16 bits: int32 sums must not overflow, multipliers stay below 1."""
+    if op.kind in {"ADD", "SUB", "MEAN"}:
+        y = float(frozen.of(op.outputs[0])[0])
+        scales = (
+            _operand_scales(frozen, op)[:2] if op.kind != "MEAN" else [("its input", float(frozen.of(op.inputs[0])[0]))]
+        )
+        for name, scale in scales:
+            _within(op, f"scale of {name} / scale of the output", scale / y, 2.0**-10, 2.0**10)
+        low, high = min(s for _, s in scales), max(s for _, s in scales)
+        _within(op, "greater scale / smaller scale of its operands", high / low, 1.0, 2.0**13)
+    elif op.kind == "MUL":
+        (_, a), (_, b) = _operand_scales(frozen, op)
+        ratio = a * b / float(frozen.of(op.outputs[0])[0])
+        reach = math.prod(_reach(frozen, v) for v in op.inputs)
+        _within(op, "product of the input scales / scale of the output", ratio, 2.0**-28, max(1.0, 2.0**30 / reach))
+    elif op.name in frozen.kernels:
+        kernel, (x, _), (y, _) = frozen.kernels[op.name], frozen.of(op.inputs[0]), frozen.of(op.outputs[0])
+        ratios = np.asarray(x * kernel.scale / y, np.float64)
+        _within(op, "greatest scale of a product / scale of the output", float(np.max(ratios)), 2.0**-30, 2.0**7)
+        products = np.sum(np.abs(kernel.q.astype(np.float64)), tuple(range(kernel.q.ndim - 1)))
+        _refuse_overflow(op, _reach(frozen, op.inputs[0]) * products + np.abs(kernel.bias), ratios)
+
+
+def _reach(frozen: Frozen, value: int) -> float:
+    """The greatest magnitude of an operand of an op of 16 bits: of 8 bits that were widened, 255."""
+    group = frozen.plan.group(value)
+    return 255.0 if group is not None and group.derived is not None else 32768.0
+
+
+def _refuse_overflow(op: Op, worst: np.ndarray, ratios: np.ndarray) -> None:
+    """A sum that int32 cannot hold, where it is in reach: at less than four times the output's range."""
+    bad = (worst * np.maximum(1.0, 2.0 * ratios) >= 2.0**31) & ((ratios * 2.0**31 < 4 * 32768.0) | (ratios >= 0.5))
+    if np.any(bad):
+        channel = int(np.argmax(bad))
+        raise ExportError(
+            f"{op.name} ({op.kind}, {op.source}): the sum of int16 by int8 of channel {channel} may reach "
+            f"{worst[channel]:.4g}; int32 holds 2,147,483,647. Give the site 8 bits: "
+            f"Rule({op.name!r}, activation_bits=8)."
+        )
 
 
 def _operand_scales(frozen: Frozen, op: Op) -> list[tuple[str, float]]:

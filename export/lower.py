@@ -71,7 +71,9 @@ def _refuse(frozen: Frozen) -> None:
                 "another op, or another target."
             )
         if op.name in frozen.plan.islands and not (frozen.plan.recipe.floats and op.kind in FLOATS):
-            advice = (REFUSED | NO_FLOATS).get(op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only.")
+            advice = (REFUSED | NO_FLOATS).get(
+                op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only."
+            )
             raise ExportError(f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {advice}")
 
 
@@ -92,12 +94,13 @@ def _clipped(w: Writer, op: Op) -> tuple[str, list[int]]:
 def _bites(w: Writer, value: int, bounds: tuple[float, float]) -> bool:
     if w.frozen.plan.group(value) is None:
         return True
-    low, high = integer_bounds(bounds, *w.frozen.of(value))
-    return low > -128 or high < 127
+    return bool(_clip_steps(w, value, bounds))
 
 
-def integer_bounds(bounds: tuple[float, float], scale: np.float32, zero_point: int) -> tuple[int, int]:
-    """Real bounds as stored integers: `z + round(bound / s)`, ties away from zero, inside int8."""
+def integer_bounds(
+    bounds: tuple[float, float], scale: np.float32, zero_point: int, limits: tuple[int, int] = (-128, 127)
+) -> tuple[int, int]:
+    """Real bounds as stored integers: `z + round(bound / s)`, ties away from zero, inside `limits`."""
 
     def step(bound: float) -> float:
         if np.isinf(bound):
@@ -105,7 +108,7 @@ def integer_bounds(bounds: tuple[float, float], scale: np.float32, zero_point: i
         ratio = np.float32(bound) / scale
         return float(np.sign(ratio) * np.floor(np.abs(np.float64(ratio)) + 0.5)) + zero_point
 
-    low, high = (float(np.clip(step(b), -128, 127)) for b in bounds)
+    low, high = (float(np.clip(step(b), *limits)) for b in bounds)
     return int(low), int(high)
 
 
@@ -132,8 +135,9 @@ def _clip_steps(w: Writer, value: int, bounds: tuple[float, float]) -> list[tupl
     """MAXIMUM and MINIMUM with their constants, without those that change nothing."""
     if w.frozen.plan.group(value) is None:
         return [(k, v) for k, v in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if np.isfinite(v)]
-    low, high = integer_bounds(bounds, *w.frozen.of(value))
-    return [(k, q) for k, q, bites in (("MAXIMUM", low, low > -128), ("MINIMUM", high, high < 127)) if bites]
+    info = np.iinfo(w.integer(value))
+    low, high = integer_bounds(bounds, *w.frozen.of(value), (info.min, info.max))
+    return [(k, q) for k, q, bites in (("MAXIMUM", low, low > info.min), ("MINIMUM", high, high < info.max)) if bites]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -177,8 +181,13 @@ def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
     return [
         w.constant(name, data, Quantization.of(kernel.scale, 0, axis), w.frozen.plan.storage[op.name]),
-        w.constant(f"{op.name}:bias", kernel.bias, Quantization.of(bias_scale)),
+        w.constant(f"{op.name}:bias", kernel.bias.astype(_bias_dtype(w, op)), Quantization.of(bias_scale)),
     ]
+
+
+def _bias_dtype(w: Writer, op: Op) -> str:
+    """int32; of a depthwise convolution of 16 bits int64, which its kernel alone takes."""
+    return "int64" if w.frozen.plan.arithmetic[op.name] == "15 bits" else "int32"
 
 
 def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
@@ -224,8 +233,14 @@ def _windowed(w: Writer, op: Op) -> None:
         options["depth_multiplier"] = op.attrs["multiplier"]
     version = 7 if _packed(w, op) else 6 if not depthwise and op.attrs["groups"] > 1 else 3
     fused, outs = _clipped(w, op)
+    options |= {} if depthwise else _bias_type(w, op)
     w.emit(op.kind, [x, *weights], outs[:1], version, **options, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _bias_type(w: Writer, op: Op) -> dict[str, Any]:
+    """Activations of 16 bits say that their bias, and with it the sum, is an int32 (it may be an int64)."""
+    return {"quantized_bias_type": INT32} if w.frozen.plan.bits(op) == 16 else {}
 
 
 def _affine(w: Writer, op: Op) -> None:
@@ -258,7 +273,8 @@ def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
     fused, outs = _clipped(w, op)
     inputs = [w.tensor_of[op.inputs[0]], *weights]
     version = 10 if _packed(w, op) else 5 if keep else 4
-    w.emit("FULLY_CONNECTED", inputs, outs[:1], version, keep_num_dims=keep, fused_activation_function=fused)
+    options = {"keep_num_dims": keep, "fused_activation_function": fused, **_bias_type(w, op)}
+    w.emit("FULLY_CONNECTED", inputs, outs[:1], version, **options)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
@@ -266,7 +282,8 @@ def _binary(w: Writer, op: Op) -> None:
     inputs = [w.read(op, 0), w.read(op, 1)]
     fused, outs = _clipped(w, op)
     version = 3 if op.kind == "MUL" and _product(w, op, inputs) >= 1 else 2
-    w.emit(op.kind, inputs, outs[:1], version, fused_activation_function=fused)
+    options = {"pot_scale_int16": False} if op.kind != "MUL" and w.frozen.plan.bits(op) == 16 else {}
+    w.emit(op.kind, inputs, outs[:1], version, **options, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
 
 
@@ -357,6 +374,11 @@ def _clip(w: Writer, op: Op) -> None:
     _emit_clip(w, op, w.tensor_of[op.inputs[0]], op.outputs[0], (op.attrs["low"], op.attrs["high"]))
 
 
+def _relu_n1_to_1(w: Writer, op: Op) -> None:
+    """LiteRT has no kernel of its own for int16."""
+    (_clip if w.frozen.plan.bits(op) == 16 else _plain(1))(w, op)
+
+
 def _table(w: Writer, op: Op) -> None:
     """A look-up: the integers as int32, from 0 on, as indices of 256 constants. TFLite Micro runs this form too, but
     has no GATHER of booleans: it refuses a table of yes and no.
@@ -414,6 +436,10 @@ def _reduction(w: Writer, op: Op) -> None:
 def _arg_max(w: Writer, op: Op) -> None:
     axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
     w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], 2, output_type=INT32)
+
+
+def _requantize(w: Writer, op: Op) -> None:
+    w.emit("QUANTIZE", [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], 2)
 
 
 def _leaky_relu(w: Writer, op: Op) -> None:
@@ -498,7 +524,8 @@ RULES: dict[str, Rule] = {
     "REDUCE_MIN": _reduction,
     "RELU": _plain(2),
     "RELU6": _plain(2),
-    "RELU_N1_TO_1": _plain(1),
+    "RELU_N1_TO_1": _relu_n1_to_1,
+    "REQUANTIZE": _requantize,
     "RESHAPE": _reshape,
     "SELECT": _select,
     "SLICE": _slice,

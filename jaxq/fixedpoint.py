@@ -124,3 +124,37 @@ def _rounded_to_31(whole: jax.Array, fraction: jax.Array, inexact: jax.Array, le
     middle = middle + ((below > half) | ((below == half) & (inexact | (middle & 1 == 1)))).astype(jnp.int32)
     leading = (whole << (31 - length)) | (fraction >> (dropped + 22))
     return leading + (middle >= 1 << 21).astype(jnp.int32)
+
+
+def rescale_by_15_bits(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
+    """`(x q15 + 2^(14 - shift)) >> (15 - shift)` with `q15` the upper 15 bits of q (MultiplyByQuantizedMultiplier of
+    int64, which 16x8 kernels with an int64 bias use). `x`: int32, and the result must fit; shift <= 7.
+    """
+    short = jnp.where(q < 0x7FFF0000, (q + (1 << 15)) >> 16, 0x7FFF)
+    right = 15 - shift  # 8 to 46
+    high, low = high_and_low(*jnp.broadcast_arrays(x, short))
+    far = right > 32
+    half_low = jnp.where(far, 0, jnp.int32(1) << jnp.minimum(right - 1, 31)).astype(jnp.uint32)
+    half_high = jnp.where(far, jnp.int32(1) << jnp.maximum(right - 33, 0), 0)
+    total = low + half_low
+    high = high + half_high + (total < low).astype(jnp.int32)
+    near = (high << jnp.clip(32 - right, 0, 31)) | (total >> jnp.minimum(right, 31).astype(jnp.uint32)).astype(
+        jnp.int32
+    )
+    return jnp.where(right >= 32, high >> jnp.maximum(right - 32, 0), near)
+
+
+def folded_mean(q: jax.Array, shift: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The multiplier (q, shift) over `count`: `floor(q 2^k / n)`, `shift - k` with `2^k <= n < 2^(k+1)` (TFLite MEAN).
+
+    `count` < 2^24; shift >= k - 31.
+    """
+    bits = count.bit_length() - 1
+    n = jnp.asarray(count, jnp.int32)
+    folded, remainder, left = lax.div(q, n), lax.rem(q, n), bits
+    while left:
+        width = min(left, DIGIT)
+        dividend = remainder << width
+        folded, remainder = (folded << width) | lax.div(dividend, n), lax.rem(dividend, n)
+        left -= width
+    return folded, shift - bits

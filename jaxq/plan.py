@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
-from jaxq.precision import arithmetic, storage
+from jaxq.precision import WIDE, arithmetic, inserted, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
@@ -24,8 +24,8 @@ from jaxq.target import target_named
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Activations with one range. fixed: TFLite's scale and zero point, if it prescribes them. nonnegative: the zero
-    point is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. ties:
-    why shared.
+    point is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. derived:
+    the group whose integers these are in another width. ties: why shared.
     """
 
     name: str
@@ -34,7 +34,13 @@ class Group:
     fixed: tuple[float, int] | None = None
     nonnegative: bool = False
     fake_quant: str | None = None
+    derived: str | None = None
     ties: tuple[str, ...] = ()
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the scale is this group's own to train."""
+        return self.fixed is None and self.fake_quant is None and self.derived is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,11 @@ class Plan:
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
 
+    def bits(self, op: Op) -> int:
+        """The width of the activations that an op computes: 8 where they are no integers."""
+        found = [g.scheme.bits for v in op.outputs if (g := self.group(v)) is not None]
+        return found[0] if found else 8
+
     def __str__(self) -> str:
         """The whole plan as text."""
         return "\n".join(_lines(self))
@@ -75,6 +86,12 @@ class Plan:
 def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     """Solve the recipe for a graph. Raises UnmatchedRuleError, PlanError."""
     check_rules(recipe, _rule_names(graph))
+    plan = _solved(graph, recipe)
+    mixed = inserted(plan.graph, {v: g.scheme.bits for v in graph.site_names if (g := plan.group(v))}, plan.islands)
+    return plan if mixed is plan.graph else _solved(mixed, recipe)
+
+
+def _solved(graph: Graph, recipe: Recipe) -> Plan:
     islands = _islands(graph, recipe)
     sites = _sites(graph, islands)
     solver = _Ties(graph, islands, sites)
@@ -85,7 +102,8 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     group_of = {member: g.name for g in groups.values() for member in g.members}
     requantized = frozenset(solver.requantized)
     stored = {op.name: storage(op, weights[op.name], target_named(recipe.target)) for op in weighted}
-    how = {op.name: arithmetic(op, graph, stored[op.name]) for op in weighted}
+    plan = Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, {})
+    how = {op.name: arithmetic(op, graph, stored[op.name], plan.bits(op)) for op in weighted}
     return Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, how)
 
 
@@ -218,9 +236,12 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
             f"{quantizers[0].name} (at {quantizers[0].source}) quantizes {names[0]}, whose scale TFLite prescribes "
             f"({solver.fixed[root][0]:.6g}). Remove the FakeQuant."
         )
+    bits, derived = _bits(graph, recipe, members, solver, made)
     scheme = Scheme(
-        bits=recipe.activations.bits,
-        symmetric=root in solver.symmetric
+        bits=bits,
+        symmetric=bits == 16
+        or derived is not None
+        or root in solver.symmetric
         or (recipe.activations.symmetric if rule.symmetric is None else rule.symmetric),
         ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
     )
@@ -231,8 +252,33 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
         solver.fixed.get(root),
         not scheme.symmetric and _nonnegative(made, members),
         quantizers[0].name if quantizers else None,
+        derived,
         tuple(dict.fromkeys(solver.reasons.get(root, ()))),
     )
+
+
+def _bits(
+    graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, made: Mapping[int, Op]
+) -> tuple[int, str | None]:
+    """The width of a group, and where it is another group's in another width, that group's first site."""
+    ops = [made[v] for v in members if v in made]
+    if ops and ops[0].kind == "REQUANTIZE":
+        source = next(m for m in solver.groups() if ops[0].inputs[0] in m)
+        return ops[0].attrs["bits"], graph.site_names[source[0]]
+    names = [graph.site_names[v] for v in members]
+    asked = rule_for(recipe, names).activation_bits
+    narrow = [op for op in ops if op.kind not in WIDE]
+    target = target_named(recipe.target)
+    if (asked or recipe.activations.bits) == 8:
+        return 8, None
+    if not target.wide:
+        raise PlanError(f"{target.title} takes no activations of 16 bits ({target.source}). Use 8, or another target.")
+    if asked and narrow:
+        raise PlanError(
+            f"A rule gives {names[0]} 16 bits, and {narrow[0].name} ({narrow[0].kind}, {narrow[0].source}), which "
+            "makes it, computes in 8. Leave it out of the rule: what reads it in 16 bits is widened, exactly."
+        )
+    return (8 if narrow else 16), None
 
 
 def _enters(graph: Graph, members: Sequence[int]) -> bool:
@@ -295,9 +341,11 @@ def _weight_note(plan: Plan, name: str) -> str:
 def _group_text(group: Group) -> str:
     text = f"{group.name}: {group.scheme}"
     if group.fixed is not None:
-        text = f"{group.name}: int8 fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
+        text = f"{group.name}: int{group.scheme.bits} fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
     if group.fake_quant is not None:
         text += f"; range of {group.fake_quant}"
+    if group.derived is not None:
+        text += f"; of {group.derived}"
     if group.nonnegative:
         text += "; zero point at the least integer (ReLU)"
     if len(group.members) > 1:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Container, Mapping
+
 from jaxq.graph import Graph, Op
+from jaxq.ops import OPS
 from jaxq.scheme import Scheme
 from jaxq.target import Target
 
@@ -16,11 +20,24 @@ def storage(op: Op, scheme: Scheme, target: Target) -> str:
     return "int4" if packed else "int8"
 
 
-def arithmetic(op: Op, graph: Graph, stored: str) -> str:
-    """How the device brings an op's sum to the output's scale: "float32" (XNNPACK) or "half up" (TFLite's builtin).
+# Ops that TFLite computes on activations of 16 bits by arithmetic that is known here. The rest computes in 8.
+WIDE = frozenset(
+    {"ADD", "AFFINE", "AVERAGE_POOL_2D", "CLIP", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DROPOUT"}
+    | {"FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "RELU", "RELU6", "RELU_N1_TO_1", "REQUANTIZE"}
+    | {"RESHAPE", "SLICE", "SPLIT", "STOP_GRADIENT", "STRIDED_SLICE", "SUB", "TRANSPOSE"}
+)
 
-    XNNPACK takes int4 weights of a FULLY_CONNECTED with an even number of inputs, and of no convolution.
+
+def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
+    """How the device brings an op's sum to the output's scale: "float32" (XNNPACK) or one of TFLite's builtin ways.
+
+    XNNPACK takes int4 weights of a FULLY_CONNECTED with an even number of inputs, of no convolution, and no activations
+    of 16 bits. `bits` is the width of the activations.
     """
+    if bits == 16:
+        if op.kind in ("DEPTHWISE_CONV_2D", "AFFINE"):
+            return "15 bits"
+        return "half away 16" if op.attrs.get("groups", 1) > 1 else "half up 16"
     dense = op.kind == "FULLY_CONNECTED" or pointwise(op, graph)
     return "float32" if stored == "int8" or (dense and _inputs(op, graph) % 2 == 0) else "half up"
 
@@ -35,3 +52,27 @@ def pointwise(op: Op, graph: Graph) -> bool:
 
 def _inputs(op: Op, graph: Graph) -> int:
     return graph.avals[op.inputs[0]].shape[-1]
+
+
+def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> Graph:
+    """The graph with a REQUANTIZE before each op that reads activations of another width than it computes.
+
+    An op that shares one scale with its operands requantizes them itself. Returns `graph` where nothing is mixed.
+    """
+    avals, names, ops, made = dict(graph.avals), dict(graph.site_names), [], {}
+    for op in graph.ops:
+        outputs = [bits[v] for v in op.outputs if v in bits]
+        if op.name in islands or OPS[op.kind].scales == "same":
+            ops.append(op)
+            continue
+        wanted, inputs = (outputs or [8])[0], list(op.inputs)
+        for i, value in enumerate(op.inputs):
+            if bits.get(value, wanted) == wanted:
+                continue
+            if (value, wanted) not in made:
+                new = made[value, wanted] = max(avals) + 1
+                avals[new], names[new] = graph.avals[value], f"{names[value]}:int{wanted}"
+                ops.append(Op("REQUANTIZE", names[new], (value,), (new,), {"bits": wanted}, op.source))
+            inputs[i] = made[value, wanted]
+        ops.append(dataclasses.replace(op, inputs=tuple(inputs)))
+    return dataclasses.replace(graph, avals=avals, site_names=names, ops=tuple(ops)) if made else graph

@@ -41,14 +41,15 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Activations: one scale and one zero point a tensor. bits = 32: floats, nothing of them is quantized.
+    """Activations: one scale and one zero point a tensor. bits = 16: symmetric, where TFLite has kernels
+    for them. bits = 32: floats, nothing of them is quantized.
 
     ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
     calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
     """
 
-    bits: Literal[8, 32] = 8
+    bits: Literal[8, 16, 32] = 8
     symmetric: bool = False
     ranges: Literal["learned", "frozen", "ema"] = "learned"
     observe: bool = False
@@ -60,7 +61,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
     float: run the op in floating point. ranges: "learned" or "frozen". symmetric: zero point 0.
-    weight_bits: 4 or 8.
+    weight_bits: 4 or 8. activation_bits: 8 or 16.
     """
 
     match: str
@@ -68,6 +69,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ranges: Literal["learned", "frozen"] | None = None
     symmetric: bool | None = None
     weight_bits: Literal[4, 8] | None = None
+    activation_bits: Literal[8, 16] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +103,7 @@ SHIPPED: dict[str, Recipe] = {
     "float32": _floating("float32", 32),
     "int8": Recipe(name="int8"),
     "int4": Recipe(name="int4", weights=Weights(bits=4)),
+    "int16x8": Recipe(name="int16x8", activations=Activations(bits=16)),
     "int8-ema": Recipe(name="int8-ema", activations=Activations(ranges="ema")),
     "int8-float-io": Recipe(name="int8-float-io", input="float32", output="float32"),
     "int8-uint8-io": Recipe(name="int8-uint8-io", input="uint8", output="uint8"),

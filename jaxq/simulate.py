@@ -33,7 +33,7 @@ from jaxq.numerics import (
     scale_and_zero_point,
     true_divide,
 )
-from jaxq.ops import OPS
+from jaxq.ops import OPS, fixed
 from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
@@ -68,6 +68,10 @@ def qparams(group: Group, ranges: Ranges, env: Mapping[int, Any], plan: Plan) ->
         op = next(op for op in plan.graph.ops if op.name == group.fake_quant)
         scale, zero_point = (jnp.asarray(env[v], jnp.float32) for v in op.inputs[1:])
         return QParams(positive(scale), _integer(zero_point, group))
+    if group.derived is not None:  # exact in 16 bits; a 256th in 8
+        source = plan.groups[plan.group_of[group.derived]]
+        steps = 2.0 ** (source.scheme.bits - min(group.scheme.bits, source.scheme.bits))
+        return QParams(qparams(source, ranges, env, plan).scale * jnp.float32(steps), jnp.float32(0))
     trained = ranges[group.name]
     if group.scheme.ranges == "ema":
         return _from_observed(trained["observed"], group)
@@ -174,11 +178,15 @@ class _Run:
             w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
             site = self.plan.weight_site(op)
             trained = None if site is None else self.ranges[site]
-            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained)
+            bits = self.plan.bits(op)
+            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained, bits)
             return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
+        bits = self.plan.bits(op)
         operands = [
-            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale) for v in op.inputs
+            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale, bits) for v in op.inputs
         ]
+        if bits == 16 and op.kind in fixed.STEPS:
+            return fixed.STEPS[op.kind](op, *operands, scale=scale, zero_point=zero_point)
         return spec.step(op, *operands, scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
@@ -186,7 +194,7 @@ class _Run:
         if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
             return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
         low, high = carrier_bounds(zero_point, group.scheme.bits)
-        builtin = self.plan.arithmetic.get(op.name, "float32") != "float32"
+        builtin = group.scheme.bits == 16 or self.plan.arithmetic.get(op.name, "float32") != "float32"
         least, greatest = fused_bounds(bounds, scale, zero_point, builtin)
         return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
@@ -195,18 +203,20 @@ class _Run:
         held, spec = self.env[op.inputs[index]], OPS[op.kind]
         if index in spec.plain or (spec.raw and op.inputs[index] not in self.activations):
             return held
-        low, high = carrier_bounds(self.parameters[self._group(op.outputs[0]).name].zero_point)
+        group = self._group(op.outputs[0])
+        low, high = carrier_bounds(self.parameters[group.name].zero_point, group.scheme.bits)
         if not isinstance(held, Carrier):
             return quantize(jnp.asarray(held, jnp.float32), scale, low, high)
         if (op.name, index) not in self.plan.requantized:
             return held.q
-        return clip_ste(requantized(held, scale), low, high)
+        wide = max(group.scheme.bits, self._group(op.inputs[index]).scheme.bits) == 16
+        return clip_ste(round_ste(fixed.rescaled(held, scale) if wide else requantized(held, scale)), low, high)
 
-    def _tensor(self, value: int, scale: jax.Array) -> Carrier:
+    def _tensor(self, value: int, scale: jax.Array, bits: int) -> Carrier:
         """An operand: a carrier, or a constant quantized per tensor, symmetric."""
         if value in self.activations:
             return self.env[value]
-        return quantized_operand(jnp.asarray(self.env[value], jnp.float32), scale)
+        return quantized_operand(jnp.asarray(self.env[value], jnp.float32), scale, bits)
 
     def _quantize(self, value: int, real: jax.Array) -> None:
         group = self._group(value)
@@ -280,13 +290,17 @@ def _observe_backward(difference: jax.Array, cotangents: Any) -> tuple[Any, jax.
 observe.defvjp(_observe_forward, _observe_backward)
 
 
-def quantized_operand(constant: Any, scale: Any) -> Carrier:
-    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale."""
+def quantized_operand(constant: Any, scale: Any, bits: int = 8) -> Carrier:
+    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale.
+
+    bits: of the op's activations; of 16 the divisor is 32767.
+    """
+    qmax = 2 ** (bits - 1) - 1
     xp = namespace(constant)
     magnitude = xp.max(xp.abs(constant))
-    own = true_divide(magnitude, xp.full_like(magnitude, 127))
+    own = true_divide(magnitude, xp.full_like(magnitude, qmax))
     least = (scale if xp is np else lax.stop_gradient(scale)) * np.float32(2.0**-9)
-    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), 127)
+    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), qmax)
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ RECIPES: dict[str, str | Mapping[str, Any]] = {
     "int8-ema": "int8-ema",
     "int8-float-io": "int8-float-io",
     "int8-uint8-io": "int8-uint8-io",
+    "int16x8": "int16x8",
+    "int16x8, int4": {"weights": {"bits": 4}, "rules": [{"match": "right/*", "activation_bits": 16}]},
     "int4": "int4",
     "int4 by rule": {"rules": [{"match": "first/*", "weight_bits": 4}]},
     "int4, learned weights": {"weights": {"bits": 4, "ranges": "learned"}},
@@ -214,6 +216,7 @@ def scales(qmodel: Any) -> dict[str, np.ndarray]:
         ("separable", "int8-ema"),
         ("perceptron", "learned weights"),
         ("clips", "int4"),
+        ("products", "int16x8"),
         ("separable", "int4, learned weights"),
     ],
 )

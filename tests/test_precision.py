@@ -13,6 +13,7 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq.export.kernels.fixedpoint import quantize_multiplier
+from jaxq.export.kernels.wide import round_double
 from jaxq.export.verify import Tally
 from jaxq.fixedpoint import quantized_ratio
 from jaxq.ops.fixed import half_up
@@ -211,3 +212,79 @@ def test_targets_of_integers_refuse_floats() -> None:
     assert "verdict: Arm Ethos-U does not take" in str(qmodel.plan)
     with pytest.raises(jaxq.errors.TargetError, match="Arm Ethos-U computes integers only"):
         jaxq.export.to_tflite(qmodel, progress=False)
+
+
+# --- activations of 16 bits ---------------------------------------------------------------------------------
+
+
+def widths(artifact: jaxq.export.Artifact) -> dict[str, str]:
+    """The type of every activation that an operator computes."""
+    tensors = artifact.program.tensors
+    return {tensors[i].name: tensors[i].dtype for op in artifact.program.operators for i in op.outputs}
+
+
+def test_everything_is_16_bits_and_exact() -> None:
+    qmodel, artifact = exported("int16x8")
+    assert artifact.certificate is not None and artifact.certificate.ok, str(artifact.certificate)
+    assert set(widths(artifact).values()) == {"int16"}
+    assert {version for _, _, version in kinds(artifact).values()} == {3, 8, 11}
+    assert all(zero == 0 for _, zero in artifact.frozen.parameters.values())
+    assert artifact.manifest["inputs"][0]["dtype"] == "int16"
+    x = examples((16, 16, 3), 2)[:8]
+    np.testing.assert_array_equal(artifact.run(x)[0], np.asarray(qmodel(x)))
+
+
+def test_sixteen_bits_follow_the_float_model_more_closely() -> None:
+    x = examples((16, 16, 3), 2)[:8]
+    wanted = np.asarray(Mixed(nnx.Rngs(0))(jnp.asarray(x)))
+    errors = [float(np.mean(np.abs(np.asarray(exported(r)[0](x)) - wanted))) for r in ("int16x8", "int8")]
+    assert errors[0] < errors[1], errors
+
+
+def test_rules_mix_widths_and_the_file_converts_between_them() -> None:
+    """8 bits widen exactly, 16 are divided by 256; the certificate covers the tensors between."""
+    rules = [{"match": "wide/*", "activation_bits": 16}, {"match": "head/*", "activation_bits": 16}]
+    qmodel, artifact = exported({"rules": rules})
+    assert artifact.certificate is not None and artifact.certificate.ok, str(artifact.certificate)
+    found = widths(artifact)
+    assert (
+        found["input:int16"] == found["wide/kernel:out"] == found["mean:int16"] == found["head/kernel:out"] == "int16"
+    )
+    assert found["wide/kernel:out:int8"] == found["grouped/kernel:out"] == found["mean"] == "int8"
+    assert "wide/kernel:out:int8: int8 per-tensor symmetric learned; of wide/kernel:out" in str(qmodel.plan)
+    scales = artifact.frozen.parameters
+    assert scales["wide/kernel:out:int8"] == (scales["wide/kernel:out"][0] * np.float32(256), 0)
+    assert scales["mean:int16"] == (scales["mean"][0], 0)
+
+
+def test_table_ops_compute_in_8_bits_of_a_16_bit_model() -> None:
+    case = ZOO["heads"]()
+    qmodel = jaxq.quantize(case.model, "int16x8", *case.first(1)[0])
+    jaxq.calibrate(qmodel, case.batches, progress=False)
+    artifact = jaxq.export.to_tflite(qmodel, verify=case.arrays, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    assert widths(artifact)["tanh"] == "int8" and widths(artifact)["tanh/kernel:out"] == "int16"
+
+
+def test_what_16_bits_cannot_do_is_said() -> None:
+    case = ZOO["heads"]()
+    with pytest.raises(jaxq.errors.PlanError, match=r"A rule gives tanh 16 bits, and tanh \(TANH, .*computes in 8"):
+        jaxq.quantize(case.model, {"rules": [{"match": "tanh", "activation_bits": 16}]}, *case.first(1)[0])
+    with pytest.raises(jaxq.errors.PlanError, match="Coral Edge TPU takes no activations of 16 bits"):
+        jaxq.quantize(case.model, {"target": "edgetpu", "activations": {"bits": 16}}, *case.first(1)[0])
+    with pytest.raises(jaxq.errors.ExportError, match="has 16 bits, and the recipe's end of the file is uint8"):
+        exported({"input": "uint8", "activations": {"bits": 16}})
+
+
+def test_rounding_of_float64_by_integers() -> None:
+    """Random sums, and those whose product lies within an ulp of a tie."""
+    rng = np.random.default_rng(0)
+    m = np.exp(rng.uniform(np.log(1e-7), np.log(0.9), 4000))
+    near = np.rint((rng.integers(0, 40000, m.size) + 0.5) / m) + rng.integers(-1, 2, m.size)
+    acc = np.stack([np.clip(near, 0, 2**31 - 1), rng.integers(0, 2**31, m.size) * (m < 1e-5)]).astype(np.int32)
+    acc = np.concatenate([acc, -acc])
+    products = acc.astype(np.float64) * m
+    wanted = np.sign(products) * np.floor(np.abs(products) + 0.5)
+    exact = np.abs(products) < 65536
+    got = np.asarray(jax.jit(lambda a: round_double(a, m))(jnp.asarray(acc)))
+    assert int((got != wanted)[exact].sum()) == 0

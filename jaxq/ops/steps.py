@@ -48,6 +48,8 @@ def contraction(accumulate: Callable[..., Array]) -> Callable[..., Rule]:
 
     def with_dtype(dtype: str, arithmetic: str = "float32") -> Rule:
         def rule(op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array) -> Array:
+            if arithmetic in fixed.WIDE:
+                return fixed.WIDE[arithmetic](accumulate, op, x, w, bias, dtype=dtype, scale=scale)
             product = x.scale * w.scale
             q_bias = round_ste(true_divide(bias, product))
             accumulator = accumulate(op, x.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32) + q_bias
