@@ -32,6 +32,7 @@ from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
 from jaxq.ops import OPS
 from jaxq.placed import jaxq_fake_quant
+from jaxq.precision import WIDE
 from jaxq.target import TARGETS
 
 PAGE = pathlib.Path(__file__).parent / "ops.md"
@@ -145,6 +146,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "RELU": (("", plain(jax.nn.relu), (IMAGE,)),),
     "RELU6": (("", plain(jax.nn.relu6), (IMAGE,)),),
     "RELU_N1_TO_1": (("", plain(lambda x: jnp.clip(x, -1.0, 1.0)), (IMAGE,)),),
+    "REQUANTIZE": (("between 16 and 8 bits", plain(jnp.tanh), (IMAGE,)),),
     "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
     "SELECT": (
         ("a constant mask", plain(lambda x: jnp.where(np.arange(4) < 2, x, 0.5)), (IMAGE,)),
@@ -169,11 +171,11 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
 }
 
 
-def frozen_example(fn: Function, shapes: tuple[tuple[int, ...], ...]) -> Frozen:
+def frozen_example(fn: Function, shapes: tuple[tuple[int, ...], ...], recipe: str = "int8") -> Frozen:
     """An example with its integers; every range is one sixteenth a step."""
     params = weights()
     inputs = [np.zeros(shape, np.int32 if shape == IDS else np.float32) for shape in shapes]
-    q = jaxq.quantize(fn, "int8", params, *inputs)
+    q = jaxq.quantize(fn, recipe, params, *inputs)
     ranges = {name: {**r, "scale": jnp.float32(1 / 16)} for name, r in q.init(params).items()}
     return freeze(q.plan, jax.tree.leaves(params), ranges)
 
@@ -181,7 +183,7 @@ def frozen_example(fn: Function, shapes: tuple[tuple[int, ...], ...]) -> Frozen:
 def written(kind: str) -> Iterator[tuple[str, list[str]]]:
     """For each example of an op, what is special about it and the operators, with versions, that the op's rule adds."""
     for label, fn, shapes in EXAMPLES[kind]:
-        writer = Writer(frozen_example(fn, shapes))
+        writer = Writer(frozen_example(fn, shapes, "int16x8" if kind == "REQUANTIZE" else "int8"))
         for i, value in enumerate(writer.graph.inputs):
             writer.input(value, i)
         found: list[str] | None = None
@@ -240,8 +242,24 @@ def rules_row(kind: str) -> list[str]:
         scales(kind),
         arithmetic(kind) if operators else "training only",
         ", ".join(families) if operators else "-",
+        packed(kind),
+        widths(kind),
         all_but(targets, list(TARGETS)) if operators else "-",
     ]
+
+
+def widths(kind: str) -> str:
+    """What becomes of activations of 16 bits."""
+    if kind not in WIDE:
+        return "computes in 8"
+    return f"for {', '.join(n for n, t in TARGETS.items() if t.wide)}"
+
+
+def packed(kind: str) -> str:
+    """What becomes of weights of 4 bits."""
+    if not OPS[kind].weights:
+        return "-"
+    return f"packed for {', '.join(n for n, t in TARGETS.items() if kind in t.packed) or 'none'}"
 
 
 def written_rows(kind: str) -> list[list[str]]:
@@ -276,8 +294,10 @@ It trains as recorded and is not exported.
 *Scales*: free (the output has a scale of its own), same (inputs and output share one: the kernel copies integers), or
 the scale and zero point that TFLite prescribes. *Training forward*: exact where its integers are those of the `xnnpack`
 family; within a step where the device has a table or a fixed-point form and training a float function. *Exact kernels*:
-the families that compute every operator that the op is written as. *Targets*: those whose entry in
-`jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
+the families that compute every operator that the op is written as. *int4 weights*: the targets for which weights of 4
+bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *int16 activations*: the targets
+for which the op computes in 16 bits; an op that computes in 8 has its operands converted. *Targets*: those whose entry
+in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
 {targets}
 
 {rules}
@@ -319,7 +339,7 @@ def page() -> str:
     readings = {**FAMILIES, "float32": floats.KERNELS}
     kinds = sorted(set().union(*readings.values()))
     families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in readings.values())] for k in kinds]
-    head = ["op", "scales", "training forward", "exact kernels", "targets"]
+    head = ["op", "scales", "training forward", "exact kernels", "int4 weights", "int16 activations", "targets"]
     return TEXT.format(
         ops=len(OPS),
         kinds=len(kinds),

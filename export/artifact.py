@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq import __version__
@@ -26,6 +27,7 @@ from jaxq.export.lower import lower
 from jaxq.export.program import Program
 from jaxq.export.verify import (
     FAMILIES,
+    FLOAT_TOLERANCE,
     Certificate,
     Tally,
     certificate,
@@ -64,6 +66,8 @@ class Artifact:
         `families`: `xnnpack`, `reference`, `tflm` (needs the package tflite-micro). The training forward is compared
         with our `xnnpack` reading whatever they are. Raises ExportError for an operator that a family lacks.
         """
+        if self.frozen.plan.recipe.floats:
+            return self._verify_floats(batches, families)
         ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
         tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
@@ -79,6 +83,22 @@ class Artifact:
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         return certificate(examples, tallies, simulated, self.frozen.plan.graph)
+
+    def _verify_floats(self, batches: Any, families: Sequence[str]) -> Certificate:
+        """The training forward against LiteRT, within `FLOAT_TOLERANCE` of each tensor's largest number."""
+        tallies, examples = new_tallies(families), 0
+        for chunk in chunks(self.bound, batches, "verify on"):
+            found, file_inputs = self.forward(chunk)
+            for family, tally in tallies.items():
+                theirs = runtime.run(self.data, file_inputs, family, every_tensor=True)
+                assert isinstance(theirs, dict)
+                for name, index in self.recorded():
+                    if name in found:
+                        tally.add(name, found[name], theirs[index], FLOAT_TOLERANCE)
+            examples += len(file_inputs[0])
+        if not examples:
+            raise InputError("There is no example to verify on: the iterable is empty.")
+        return certificate(examples, tallies, None, None)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
@@ -96,7 +116,7 @@ class Artifact:
     def recorded(self) -> list[tuple[str, int]]:
         """The sites that the program holds under their own name, and their tensors."""
         names, plan = self.frozen.plan.graph.site_names, self.frozen.plan
-        integers = {v: i for v, i in self.tensor_of.items() if plan.group(v) is not None}
+        integers = {v: i for v, i in self.tensor_of.items() if plan.recipe.floats or plan.group(v) is not None}
         return [(names[v], i) for v, i in integers.items() if self.program.tensors[i].name == names[v]]
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
@@ -197,6 +217,9 @@ def to_tflite(
     return artifact
 
 
+# By the type of a file's end: what is added to the zero point, the least and the greatest integer.
+LIMITS = {"int8": (0, -128, 127), "int16": (0, -32768, 32767), "uint8": (128, 0, 255)}
+
 Forward = Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]
 
 
@@ -209,6 +232,8 @@ def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
     shapes = [plan.graph.avals[v].shape for v in plan.graph.inputs]
     names = [plan.graph.site_names[v] for v in plan.graph.inputs]
+    groups = [plan.group(v) for v in plan.graph.inputs]
+    types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
     axes = [0 if shape[:1] == (1,) else None for shape in shapes]
 
     def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
@@ -230,18 +255,20 @@ def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
             examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
             found = {name: joined(q) for name, q in many(params, ranges, examples).items()}
         found = {name: np.asarray(q) for name, q in found.items()}
-        return found, [_file_input(frozen, found.get(n), a) for n, a in zip(names, arrays, strict=True)]
+        return found, [
+            _file_input(frozen, found.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
+        ]
 
     return forward
 
 
-def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any) -> np.ndarray:
+def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str) -> np.ndarray:
     dtype = frozen.plan.recipe.input
-    if integers is None:
-        return np.asarray(array)
+    if integers is None or frozen.plan.recipe.floats:
+        return np.asarray(array, np.float32) if jnp.issubdtype(np.asarray(array).dtype, jnp.floating) else array
     if dtype == "float32":
         return np.asarray(array, np.float32)
-    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype)
+    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype if dtype == "uint8" else own)
 
 
 def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:
@@ -264,7 +291,9 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
 
 def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
     """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
-    plain = frozen.plan.group(value) is None
+    group = frozen.plan.group(value)
+    plain = group is None
+    dtype = "int16" if group is not None and dtype == "int8" and group.scheme.bits == 16 else dtype
     entry: dict[str, Any] = {
         "name": frozen.plan.graph.site_names[value],
         "shape": list(program.tensors[tensor].shape),
@@ -273,7 +302,8 @@ def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: s
     if plain or dtype == "float32":
         return entry
     scale, zero_point = frozen.of(value)
-    shift, low, high = (zero_point, -128, 127) if dtype == "int8" else (zero_point + 128, 0, 255)
+    shift, low, high = LIMITS[dtype]
+    shift += zero_point
     inverse = float(np.float32(1) / scale)
     return entry | {
         "scale": float(scale),

@@ -43,17 +43,18 @@ def operands_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> I
         if value not in plan.graph.activations and (op.kind, i) in AS_IT_IS:
             yield i, Operand(np.asarray(env[value]))
         elif value not in plan.graph.activations and op.kind in OWN_SCALE | ON_GRID:
-            yield i, _operand(op.kind, np.asarray(env[value], np.float32), *_grid(plan, scales, op.outputs[0]))
+            grid = _grid(plan, scales, op.outputs[0])
+            yield i, _operand(op.kind, np.asarray(env[value], np.float32), *grid, plan.bits(op))
 
 
-def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int) -> Operand:
+def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int, bits: int) -> Operand:
     """A constant in integers, given the grid of the op's output."""
     if kind in OWN_SCALE:
-        carrier = quantized_operand(real, scale)
-        return Operand(np.asarray(carrier.q).astype(np.int8), np.float32(carrier.scale))
-    low, high = carrier_bounds(jnp.float32(zero_point))
+        carrier = quantized_operand(real, scale, bits)
+        return Operand(np.asarray(carrier.q).astype(f"int{bits}"), np.float32(carrier.scale))
+    low, high = carrier_bounds(jnp.float32(zero_point), bits)
     steps = np.asarray(quantize(jnp.asarray(real), jnp.float32(scale), low, high))
-    return Operand((steps + zero_point).astype(np.int8), scale, zero_point)
+    return Operand((steps + zero_point).astype(f"int{bits}"), scale, zero_point)
 
 
 def table_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> np.ndarray:

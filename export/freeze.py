@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.call import is_key
@@ -19,6 +20,7 @@ from jaxq.errors import ExportError, RangeError
 from jaxq.export.constants import Operand, Scales, operands_of, table_of
 from jaxq.graph import Equation, Graph, Op
 from jaxq.numerics import SMALLEST_SCALE
+from jaxq.ops import OPS
 from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams
@@ -30,7 +32,8 @@ from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
 class Kernel:
     """An op's integer weights.
 
-    q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,).
+    q: int8 in the op's canonical layout. scale: float32 (channels,). bias: int32 (channels,). Of an op on floats: q is
+    float32, float16 or int8, the bias float32; floats have no scale, (0,).
     """
 
     q: np.ndarray
@@ -66,6 +69,8 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
 
 def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     env = host_weights(plan.graph, params)
+    if plan.recipe.floats:
+        return _floating(plan, env, jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()}))
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
     kernels = _kernels(plan, env, host_ranges, scales)
@@ -82,6 +87,39 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
         if op.name not in plan.islands:
             _check_scales(frozen, op)
     return frozen
+
+
+def _floating(plan: Plan, env: Mapping[int, Any], ranges: Any) -> Frozen:
+    """A plan whose activations are floats: weights as they are stored, constants in float32."""
+    weighted = [op for op in plan.graph.ops if op.kind in OPS and OPS[op.kind].weights]
+    operands = {
+        (op.name, i): Operand(_float32(np.asarray(env[v])))
+        for op in plan.graph.ops
+        for i, v in enumerate(op.inputs)
+        if v not in plan.graph.activations and op not in weighted
+    }
+    return Frozen(plan, {}, {op.name: _float_kernel(plan, op, env, ranges) for op in weighted}, operands, {})
+
+
+def _float_kernel(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any) -> Kernel:
+    w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
+    if not (np.all(np.isfinite(w)) and np.all(np.isfinite(bias))):
+        raise ExportError(f"The weights of {op.name} are not finite. Did training diverge? Restore a checkpoint.")
+    if op.name in plan.weights:
+        site = plan.weight_site(op)
+        trained = None if site is None else ranges[site]
+        kernel = quantized_weight(w, np.zeros(w.shape[-1:], np.float32), plan.weights[op.name], np.float32(1), trained)
+        return Kernel(np.asarray(kernel.q, np.int8), np.asarray(kernel.scale, np.float32), bias)
+    stored = w.astype(np.float16) if plan.recipe.weights.bits == 16 else w
+    if not np.all(np.isfinite(stored)):
+        raise ExportError(
+            f"The weights of {op.name} reach {np.max(np.abs(w)):.4g}; float16 holds 65,504. Store them in float32."
+        )
+    return Kernel(stored, np.zeros(0, np.float32), bias)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
@@ -136,7 +174,8 @@ def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) ->
 def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_scale: np.float32) -> tuple[Any, ...]:
     w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
     site = plan.weight_site(op)
-    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, None if site is None else ranges[site])
+    trained = None if site is None else ranges[site]
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.bits(op))
     return kernel.q, kernel.scale, integer_bias(bias, x_scale * kernel.scale)
 
 
@@ -178,6 +217,9 @@ def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Ke
 
 
 def _check_scales(frozen: Frozen, op: Op) -> None:
+    if frozen.plan.bits(op) == 16:
+        _check_wide(frozen, op)
+        return
     if op.kind in {"ADD", "SUB"}:
         for name, ratio in _ratios(frozen, op):
             _within(op, f"scale of {name} / scale of the output", ratio, 2.0**-10, 2.0**8)
@@ -202,6 +244,48 @@ def _check_scales(frozen: Frozen, op: Op) -> None:
         if name == op.name:
             ratio = float(frozen.of(op.inputs[operand])[0]) / float(frozen.of(op.outputs[0])[0])
             _within(op, "scale before / scale after requantization", ratio, 2.0**-8, 2.0**7)
+
+
+def _check_wide(frozen: Frozen, op: Op) -> None:
+    """Of activations of 16 bits: int32 sums must not overflow, multipliers stay below 1."""
+    if op.kind in {"ADD", "SUB", "MEAN"}:
+        y = float(frozen.of(op.outputs[0])[0])
+        scales = (
+            _operand_scales(frozen, op)[:2] if op.kind != "MEAN" else [("its input", float(frozen.of(op.inputs[0])[0]))]
+        )
+        for name, scale in scales:
+            _within(op, f"scale of {name} / scale of the output", scale / y, 2.0**-10, 2.0**10)
+        low, high = min(s for _, s in scales), max(s for _, s in scales)
+        _within(op, "greater scale / smaller scale of its operands", high / low, 1.0, 2.0**13)
+    elif op.kind == "MUL":
+        (_, a), (_, b) = _operand_scales(frozen, op)
+        ratio = a * b / float(frozen.of(op.outputs[0])[0])
+        reach = math.prod(_reach(frozen, v) for v in op.inputs)
+        _within(op, "product of the input scales / scale of the output", ratio, 2.0**-28, max(1.0, 2.0**30 / reach))
+    elif op.name in frozen.kernels:
+        kernel, (x, _), (y, _) = frozen.kernels[op.name], frozen.of(op.inputs[0]), frozen.of(op.outputs[0])
+        ratios = np.asarray(x * kernel.scale / y, np.float64)
+        _within(op, "greatest scale of a product / scale of the output", float(np.max(ratios)), 2.0**-30, 2.0**7)
+        products = np.sum(np.abs(kernel.q.astype(np.float64)), tuple(range(kernel.q.ndim - 1)))
+        _refuse_overflow(op, _reach(frozen, op.inputs[0]) * products + np.abs(kernel.bias), ratios)
+
+
+def _reach(frozen: Frozen, value: int) -> float:
+    """The greatest magnitude of an operand of an op of 16 bits: of 8 bits that were widened, 255."""
+    group = frozen.plan.group(value)
+    return 255.0 if group is not None and group.derived is not None else 32768.0
+
+
+def _refuse_overflow(op: Op, worst: np.ndarray, ratios: np.ndarray) -> None:
+    """A sum that int32 cannot hold, where it is in reach: at less than four times the output's range."""
+    bad = (worst * np.maximum(1.0, 2.0 * ratios) >= 2.0**31) & ((ratios * 2.0**31 < 4 * 32768.0) | (ratios >= 0.5))
+    if np.any(bad):
+        channel = int(np.argmax(bad))
+        raise ExportError(
+            f"{op.name} ({op.kind}, {op.source}): the sum of int16 by int8 of channel {channel} may reach "
+            f"{worst[channel]:.4g}; int32 holds 2,147,483,647. Give the site 8 bits: "
+            f"Rule({op.name!r}, activation_bits=8)."
+        )
 
 
 def _operand_scales(frozen: Frozen, op: Op) -> list[tuple[str, float]]:

@@ -16,6 +16,7 @@ from jaxq.export.freeze import Frozen
 from jaxq.export.program import Program, Quantization, Tensor
 from jaxq.export.writer import Writer
 from jaxq.graph import Op, clip_name
+from jaxq.precision import pointwise
 from jaxq.target import target_named
 
 INT8, INT32 = 9, 2  # TensorType codes, as CAST's options hold them
@@ -24,6 +25,12 @@ FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 # Kinds that no rule writes, and what to do instead.
 REFUSED = {
     "FLOAT": "Move it before or after the model, or write it in ops of docs/ops.md.",
+}
+
+# Kinds that are written on integers alone.
+NO_FLOATS = {
+    "FAKE_QUANT": "It quantizes, and a file of floats does not: remove the FakeQuant, or quantize.",
+    "TABLE": "It is exported as a table of integers only. Write it in ops of docs/ops.md, or quantize.",
 }
 
 
@@ -47,6 +54,11 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
 
 def _refuse(frozen: Frozen) -> None:
     target = target_named(frozen.plan.recipe.target)
+    if frozen.plan.recipe.floats and not target.float_islands:
+        raise TargetError(
+            f"{target.title} computes integers only ({target.source}), and the recipe's activations are floats. Use "
+            "another recipe, or another target."
+        )
     for op in frozen.plan.graph.ops:
         if op.kind == "DROPOUT":
             raise ExportError(
@@ -58,8 +70,10 @@ def _refuse(frozen: Frozen) -> None:
                 f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use "
                 "another op, or another target."
             )
-        if op.name in frozen.plan.islands:
-            advice = REFUSED.get(op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only.")
+        if op.name in frozen.plan.islands and not (frozen.plan.recipe.floats and op.kind in FLOATS):
+            advice = (REFUSED | NO_FLOATS).get(
+                op.kind, "Remove the rule that makes it float: jaxq writes integer graphs only."
+            )
             raise ExportError(f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {advice}")
 
 
@@ -78,12 +92,15 @@ def _clipped(w: Writer, op: Op) -> tuple[str, list[int]]:
 
 
 def _bites(w: Writer, value: int, bounds: tuple[float, float]) -> bool:
-    low, high = integer_bounds(bounds, *w.frozen.of(value))
-    return low > -128 or high < 127
+    if w.frozen.plan.group(value) is None:
+        return True
+    return bool(_clip_steps(w, value, bounds))
 
 
-def integer_bounds(bounds: tuple[float, float], scale: np.float32, zero_point: int) -> tuple[int, int]:
-    """Real bounds as stored integers: `z + round(bound / s)`, ties away from zero, inside int8."""
+def integer_bounds(
+    bounds: tuple[float, float], scale: np.float32, zero_point: int, limits: tuple[int, int] = (-128, 127)
+) -> tuple[int, int]:
+    """Real bounds as stored integers: `z + round(bound / s)`, ties away from zero, inside `limits`."""
 
     def step(bound: float) -> float:
         if np.isinf(bound):
@@ -91,7 +108,7 @@ def integer_bounds(bounds: tuple[float, float], scale: np.float32, zero_point: i
         ratio = np.float32(bound) / scale
         return float(np.sign(ratio) * np.floor(np.abs(np.float64(ratio)) + 0.5)) + zero_point
 
-    low, high = (float(np.clip(step(b), -128, 127)) for b in bounds)
+    low, high = (float(np.clip(step(b), *limits)) for b in bounds)
     return int(low), int(high)
 
 
@@ -102,16 +119,25 @@ def _clip_after(w: Writer, tensors: list[int], op: Op, bounds: tuple[float, floa
 
 
 def _emit_clip(w: Writer, op: Op, source: int, value: int, bounds: tuple[float, float]) -> None:
-    low, high = integer_bounds(bounds, *w.frozen.of(value))
-    steps = [(k, q) for k, q, bites in (("MAXIMUM", low, low > -128), ("MINIMUM", high, high < 127)) if bites]
+    steps = _clip_steps(w, value, bounds)
     for i, (kind, q) in enumerate(steps):
         last = i == len(steps) - 1
         out = w.activation(value) if last else w.activation(value, ":floored")
-        constant = w.constant(f"{op.name}:{kind.lower()}", np.full((1,), q, np.int8), w.quantization(value))
+        like = w.like(value, f"{op.name}:{kind.lower()}", (1,))
+        constant = w.constant(like.name, np.full((1,), q, like.dtype), like.quantization)
         w.emit(kind, [source, constant], [out], 2)
         source = out
     if not steps:
         w.tensor_of[value] = source
+
+
+def _clip_steps(w: Writer, value: int, bounds: tuple[float, float]) -> list[tuple[str, float]]:
+    """MAXIMUM and MINIMUM with their constants, without those that change nothing."""
+    if w.frozen.plan.group(value) is None:
+        return [(k, v) for k, v in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if np.isfinite(v)]
+    info = np.iinfo(w.integer(value))
+    low, high = integer_bounds(bounds, *w.frozen.of(value), (info.min, info.max))
+    return [(k, q) for k, q, bites in (("MAXIMUM", low, low > info.min), ("MINIMUM", high, high < info.max)) if bites]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -135,10 +161,12 @@ def _padded(w: Writer, op: Op, lowest: bool = False) -> int:
     """The op's input with explicit padding: of real zeros, or of the least integer (which never wins a maximum)."""
     value, pads = op.inputs[0], ((0, 0), *op.attrs["padding"], (0, 0))
     shape = [size + sum(pad) for size, pad in zip(w.graph.avals[value].shape, pads, strict=True)]
-    out = w.tensor(Tensor(f"{op.name}:padded", tuple(shape), "int8", w.quantization(value)))
+    out = w.tensor(w.like(value, f"{op.name}:padded", shape))
     table = w.constant(f"{op.name}:pads", np.asarray(pads, np.int32))
     if lowest:
-        least = w.constant(f"{op.name}:least", np.full((1,), -128, np.int8), w.quantization(value))
+        like = w.like(value, f"{op.name}:least", (1,))
+        number = np.finfo(np.float32).min if like.dtype == "float32" else np.iinfo(like.dtype).min
+        least = w.constant(like.name, np.full((1,), number, like.dtype), like.quantization)
         w.emit("PADV2", [w.tensor_of[value], table, least], [out], 2)
     else:
         w.emit("PAD", [w.tensor_of[value], table], [out], 2)
@@ -147,15 +175,50 @@ def _padded(w: Writer, op: Op, lowest: bool = False) -> int:
 
 def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     kernel = w.frozen.kernels[op.name]
+    if w.frozen.plan.recipe.floats:
+        return _float_weights(w, op, data, axis)
     bias_scale = w.frozen.of(op.inputs[0])[0] * kernel.scale
     name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
     return [
-        w.constant(name, data, Quantization.of(kernel.scale, 0, axis)),
-        w.constant(f"{op.name}:bias", kernel.bias, Quantization.of(bias_scale)),
+        w.constant(name, data, Quantization.of(kernel.scale, 0, axis), w.frozen.plan.storage[op.name]),
+        w.constant(f"{op.name}:bias", kernel.bias.astype(_bias_dtype(w, op)), Quantization.of(bias_scale)),
     ]
 
 
+def _bias_dtype(w: Writer, op: Op) -> str:
+    """int32; of a depthwise convolution of 16 bits int64, which its kernel alone takes."""
+    return "int64" if w.frozen.plan.arithmetic[op.name] == "15 bits" else "int32"
+
+
+def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
+    """Weights of an op on floats: what is stored in fewer bits is widened by a DEQUANTIZE."""
+    kernel = w.frozen.kernels[op.name]
+    bias = w.constant(f"{op.name}:bias", kernel.bias)
+    if data.dtype == np.float32:
+        return [w.constant(op.name, data), bias]
+    grid = Quantization.of(kernel.scale, 0, axis) if kernel.scale.size else None
+    stored = w.constant(op.name, data, grid, w.frozen.plan.storage.get(op.name))
+    wide = w.tensor(Tensor(f"{op.name}:float32", tuple(data.shape), "float32"))
+    version = {"float16": 3, "int8": 5, "int4": 6}[w.tensors[stored].dtype]
+    w.emit("DEQUANTIZE", [stored], [wide], version)
+    return [wide, bias]
+
+
+def _packed(w: Writer, op: Op) -> bool:
+    """Whether the op's weights are stored two in a byte."""
+    return w.frozen.plan.storage.get(op.name) == "int4"
+
+
 def _conv(w: Writer, op: Op) -> None:
+    if (
+        _packed(w, op) and not w.frozen.plan.recipe.floats and pointwise(op, w.graph)
+    ):  # as such XNNPACK takes int4 weights, and not as a convolution
+        _dense(w, op, w.frozen.kernels[op.name].q[0, 0])
+    else:
+        _windowed(w, op)
+
+
+def _windowed(w: Writer, op: Op) -> None:
     depthwise = op.kind == "DEPTHWISE_CONV_2D"
     q = w.frozen.kernels[op.name].q  # HWIO
     padding, explicit = _padding(w, op, q.shape[:2])
@@ -168,10 +231,16 @@ def _conv(w: Writer, op: Op) -> None:
     options |= {"dilation_h_factor": dilation_h, "dilation_w_factor": dilation_w}
     if depthwise:
         options["depth_multiplier"] = op.attrs["multiplier"]
-    version = 6 if not depthwise and op.attrs["groups"] > 1 else 3
+    version = 7 if _packed(w, op) else 6 if not depthwise and op.attrs["groups"] > 1 else 3
     fused, outs = _clipped(w, op)
+    options |= {} if depthwise else _bias_type(w, op)
     w.emit(op.kind, [x, *weights], outs[:1], version, **options, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _bias_type(w: Writer, op: Op) -> dict[str, Any]:
+    """Activations of 16 bits say that their bias, and with it the sum, is an int32 (it may be an int64)."""
+    return {"quantized_bias_type": INT32} if w.frozen.plan.bits(op) == 16 else {}
 
 
 def _affine(w: Writer, op: Op) -> None:
@@ -185,8 +254,8 @@ def _affine(w: Writer, op: Op) -> None:
         w.emit("DEPTHWISE_CONV_2D", [x, *weights], outs[:1], 3, **options)
     else:
         four = (1, 1, int(np.prod(shape[:-1])), shape[-1])
-        before = w.tensor(Tensor(f"{op.name}:in4", four, "int8", w.quantization(op.inputs[0])))
-        after = w.tensor(Tensor(f"{op.name}:out4", four, "int8", w.quantization(op.outputs[0])))
+        before = w.tensor(w.like(op.inputs[0], f"{op.name}:in4", four))
+        after = w.tensor(w.like(op.outputs[0], f"{op.name}:out4", four))
         _emit_reshape(w, op.name + ":to4", x, before, four)
         w.emit("DEPTHWISE_CONV_2D", [before, *weights], [after], 3, **options)
         _emit_reshape(w, op.name + ":from4", after, outs[0], shape)
@@ -194,21 +263,36 @@ def _affine(w: Writer, op: Op) -> None:
 
 
 def _fully_connected(w: Writer, op: Op) -> None:
-    weights = _weights(w, op, w.frozen.kernels[op.name].q.T, 0)
+    _dense(w, op, w.frozen.kernels[op.name].q)
+
+
+def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
+    """FULLY_CONNECTED with weights [in, out]."""
+    weights = _weights(w, op, q.T, 0)
     keep = len(w.graph.avals[op.inputs[0]].shape) > 2
     fused, outs = _clipped(w, op)
     inputs = [w.tensor_of[op.inputs[0]], *weights]
-    w.emit("FULLY_CONNECTED", inputs, outs[:1], 5 if keep else 4, keep_num_dims=keep, fused_activation_function=fused)
+    version = 10 if _packed(w, op) else 5 if keep else 4
+    options = {"keep_num_dims": keep, "fused_activation_function": fused, **_bias_type(w, op)}
+    w.emit("FULLY_CONNECTED", inputs, outs[:1], version, **options)
     _clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
 def _binary(w: Writer, op: Op) -> None:
     inputs = [w.read(op, 0), w.read(op, 1)]
     fused, outs = _clipped(w, op)
-    scales = [w.tensors[i].quantization for i in inputs]
-    product = float(np.prod([q.scale[0] for q in scales if q is not None])) / float(w.frozen.of(op.outputs[0])[0])
-    w.emit(op.kind, inputs, outs[:1], 3 if op.kind == "MUL" and product >= 1 else 2, fused_activation_function=fused)
+    version = 3 if op.kind == "MUL" and _product(w, op, inputs) >= 1 else 2
+    options = {"pot_scale_int16": False} if op.kind != "MUL" and w.frozen.plan.bits(op) == 16 else {}
+    w.emit(op.kind, inputs, outs[:1], version, **options, fused_activation_function=fused)
     _clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
+
+
+def _product(w: Writer, op: Op, inputs: Sequence[int]) -> float:
+    """The product of the inputs' scales by the output's; 0 for floats."""
+    scales = [w.tensors[i].quantization for i in inputs]
+    if w.frozen.plan.group(op.outputs[0]) is None:
+        return 0.0
+    return float(np.prod([q.scale[0] for q in scales if q is not None])) / float(w.frozen.of(op.outputs[0])[0])
 
 
 def _pool(w: Writer, op: Op) -> None:
@@ -290,6 +374,11 @@ def _clip(w: Writer, op: Op) -> None:
     _emit_clip(w, op, w.tensor_of[op.inputs[0]], op.outputs[0], (op.attrs["low"], op.attrs["high"]))
 
 
+def _relu_n1_to_1(w: Writer, op: Op) -> None:
+    """LiteRT has no kernel of its own for int16."""
+    (_clip if w.frozen.plan.bits(op) == 16 else _plain(1))(w, op)
+
+
 def _table(w: Writer, op: Op) -> None:
     """A look-up: the integers as int32, from 0 on, as indices of 256 constants. TFLite Micro runs this form too, but
     has no GATHER of booleans: it refuses a table of yes and no.
@@ -347,6 +436,10 @@ def _reduction(w: Writer, op: Op) -> None:
 def _arg_max(w: Writer, op: Op) -> None:
     axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
     w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], 2, output_type=INT32)
+
+
+def _requantize(w: Writer, op: Op) -> None:
+    w.emit("QUANTIZE", [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], 2)
 
 
 def _leaky_relu(w: Writer, op: Op) -> None:
@@ -431,7 +524,8 @@ RULES: dict[str, Rule] = {
     "REDUCE_MIN": _reduction,
     "RELU": _plain(2),
     "RELU6": _plain(2),
-    "RELU_N1_TO_1": _plain(1),
+    "RELU_N1_TO_1": _relu_n1_to_1,
+    "REQUANTIZE": _requantize,
     "RESHAPE": _reshape,
     "SELECT": _select,
     "SLICE": _slice,
@@ -445,3 +539,6 @@ RULES: dict[str, Rule] = {
     "TRANSPOSE": _transpose,
     "TRANSPOSE_CONV": _transpose_conv,
 }
+
+# Ops that are written on floats as well.
+FLOATS = RULES.keys() - NO_FLOATS.keys()

@@ -43,6 +43,7 @@ class Tally:
         wanted = np.asarray(theirs, np.float64).reshape(np.shape(ours))
         gap = np.abs(np.asarray(ours, np.float64) - wanted)
         gap = np.where(gap <= tolerance * np.max(np.abs(wanted), initial=0.0), 0.0, gap)
+        gap = np.nan_to_num(gap, nan=1.0, posinf=2.0**31)  # what is no number differs
         self.compared += 0 if tolerance else gap.size
         self.floats += gap.size if tolerance else 0
         self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
@@ -81,6 +82,11 @@ class Certificate:
     table_sites: frozenset[str] = frozenset()
 
     @property
+    def tolerance(self) -> float:
+        """0 for integers; of a file that holds float32 operators, the gap that counts as none, by the largest number."""
+        return FLOAT_TOLERANCE if any(tally.floats for tally in self.families.values()) else 0.0
+
+    @property
     def differing_integers(self) -> dict[str, int]:
         """By kernel family, how many integers of the file differ from our reading."""
         return {name: tally.total for name, tally in self.families.items()}
@@ -113,6 +119,7 @@ class Certificate:
         return {
             "ok": self.ok,
             "examples": self.examples,
+            "tolerance": self.tolerance,
             "runtime": self.runtime,
             "differing_integers": self.differing_integers,
             "compared_integers": self.compared_integers,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.freeze import Frozen
 from jaxq.export.program import Operator, Quantization, Tensor
+from jaxq.export.versions import version_for
 from jaxq.graph import Op
 
 
@@ -28,9 +30,12 @@ class Writer:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def constant(self, name: str, data: np.ndarray, quantization: Quantization | None = None) -> int:
-        """Append a constant."""
-        return self.tensor(Tensor(name, tuple(data.shape), str(data.dtype), quantization, np.asarray(data, order="C")))
+    def constant(
+        self, name: str, data: np.ndarray, quantization: Quantization | None = None, dtype: str | None = None
+    ) -> int:
+        """Append a constant. dtype: of the tensor, where it is not the data's (int4 is held as int8)."""
+        contiguous = np.asarray(data, order="C")
+        return self.tensor(Tensor(name, tuple(data.shape), dtype or str(data.dtype), quantization, contiguous))
 
     def ints(self, name: str, numbers: Sequence[int]) -> int:
         """A constant vector of int32."""
@@ -45,15 +50,32 @@ class Writer:
         for the value itself when there is no suffix.
         """
         shape = tuple(shape if shape is not None else self.graph.avals[value].shape)
-        plain = self.frozen.plan.group(value) is None
-        dtype, grid = (str(self.graph.avals[value].dtype), None) if plain else ("int8", self.quantization(value))
-        index = self.tensor(Tensor(self.graph.site_names[value] + suffix, shape, dtype, grid))
+        index = self.tensor(self.like(value, self.graph.site_names[value] + suffix, shape))
         if not suffix:
             self.tensor_of[value] = index
         return index
 
+    def like(self, value: int, name: str, shape: Sequence[int]) -> Tensor:
+        """A tensor of the type and on the grid of a graph value."""
+        if self.frozen.plan.group(value) is None:
+            return Tensor(name, tuple(shape), self._plain(value))
+        return Tensor(name, tuple(shape), self.integer(value), self.quantization(value))
+
+    def integer(self, value: int) -> str:
+        """The integer type of an activation."""
+        group = self.frozen.plan.group(value)
+        assert group is not None
+        return f"int{group.scheme.bits}"
+
+    def _plain(self, value: int) -> str:
+        """The type of a value that is not quantized; every real number is a float32."""
+        dtype = self.graph.avals[value].dtype
+        return "float32" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)
+
     def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
-        """Append an operator."""
+        """Append an operator. version: the lowest that takes int8; of another type its own is looked up."""
+        dtypes = {self.tensors[i].dtype for i in (*inputs, *outputs)}
+        version = version_for(kind, "int16" if "int16" in dtypes else self.tensors[outputs[0]].dtype, version)
         self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
 
     def input(self, value: int, index: int) -> int:
@@ -63,6 +85,7 @@ class Writer:
             raise ExportError(f"Input {index} is read by no integer op. Remove it from the model's arguments.")
         if dtype == "int8" or self.frozen.plan.group(value) is None:
             return self.activation(value)
+        self._refuse_uint8(value, dtype)
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
         self.emit("QUANTIZE", [outer], [self.activation(value)], 1)
         return outer
@@ -72,10 +95,18 @@ class Writer:
         dtype, inner = self.frozen.plan.recipe.output, self.tensor_of[value]
         if dtype == "int8" or self.frozen.plan.group(value) is None:
             return inner
+        self._refuse_uint8(value, dtype)
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
         kind, version = ("DEQUANTIZE", 2) if dtype == "float32" else ("QUANTIZE", 1)
         self.emit(kind, [inner], [outer], version)
         return outer
+
+    def _refuse_uint8(self, value: int, dtype: str) -> None:
+        if dtype == "uint8" and self.integer(value) == "int16":
+            raise ExportError(
+                f"{self.graph.site_names[value]} has 16 bits, and the recipe's end of the file is uint8. Set it to "
+                '"int8" (the tensor\'s own integers) or "float32", or give the site 8 bits.'
+            )
 
     def _outer(self, value: int, dtype: str, name: str) -> Tensor:
         shape, (scale, zero_point) = self.graph.avals[value].shape, self.frozen.of(value)
@@ -93,6 +124,7 @@ class Writer:
             return self.tensor_of[value]
         out = self.quantization(op.outputs[0])
         name = f"{op.name}:operand{index}"
-        requantized = self.tensor(Tensor(name, self.graph.avals[value].shape, "int8", out))
+        shape = self.graph.avals[value].shape
+        requantized = self.tensor(Tensor(name, shape, self.integer(op.outputs[0]), out))
         self.emit("QUANTIZE", [self.tensor_of[value]], [requantized], 1)
         return requantized

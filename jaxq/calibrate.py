@@ -133,7 +133,7 @@ def group_values(
     masked = {g.name for op in plan.graph.ops if op.attrs.get("masked") and (g := plan.group(op.outputs[0]))}
     for value, array in [*reals(plan, params, arrays).items(), *_tables_of_rows(plan, params)]:
         group = plan.group(value)
-        if group is not None and group.fixed is None:
+        if group is not None and group.fixed is None and group.derived is None:
             members.setdefault(group.name, []).append(unmasked(array) if group.name in masked else array)
     extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
     return extremes, (members if keep else {})

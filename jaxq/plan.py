@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
+from jaxq.precision import WIDE, arithmetic, inserted, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
@@ -23,8 +24,8 @@ from jaxq.target import target_named
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Activations with one range. fixed: TFLite's scale and zero point, if it prescribes them. nonnegative: the zero
-    point is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. ties:
-    why shared.
+    point is the least integer, for every member comes out of a ReLU. fake_quant: the op whose own range it is. derived:
+    the group whose integers these are in another width. ties: why shared.
     """
 
     name: str
@@ -33,7 +34,13 @@ class Group:
     fixed: tuple[float, int] | None = None
     nonnegative: bool = False
     fake_quant: str | None = None
+    derived: str | None = None
     ties: tuple[str, ...] = ()
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the scale is this group's own to train."""
+        return self.fixed is None and self.fake_quant is None and self.derived is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Plan:
     """The decisions for one graph. `group_of` maps a site's name to its group, `weights` an op's name to its weight's
     scheme,
     `islands` an op's name to why it runs in floating point, `requantized` (op, operand) pairs that need a QUANTIZE
-    before.
+    before, `storage` an op's name to the type of its weights in the file, `arithmetic` an op's name to how its sum is
+    brought to the output's scale.
     """
 
     recipe: Recipe
@@ -51,6 +59,8 @@ class Plan:
     weights: Mapping[str, Scheme]
     islands: Mapping[str, str]
     requantized: frozenset[tuple[str, int]]
+    storage: Mapping[str, str]
+    arithmetic: Mapping[str, str]
 
     def group(self, value: int) -> Group | None:
         """The group of a value of the graph; None for a float."""
@@ -63,6 +73,11 @@ class Plan:
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
 
+    def bits(self, op: Op) -> int:
+        """The width of the activations that an op computes: 8 where they are no integers."""
+        found = [g.scheme.bits for v in op.outputs if (g := self.group(v)) is not None]
+        return found[0] if found else 8
+
     def __str__(self) -> str:
         """The whole plan as text."""
         return "\n".join(_lines(self))
@@ -71,20 +86,35 @@ class Plan:
 def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     """Solve the recipe for a graph. Raises UnmatchedRuleError, PlanError."""
     check_rules(recipe, _rule_names(graph))
+    plan = _solved(graph, recipe)
+    mixed = inserted(plan.graph, {v: g.scheme.bits for v in graph.site_names if (g := plan.group(v))}, plan.islands)
+    return plan if mixed is plan.graph else _solved(mixed, recipe)
+
+
+def _solved(graph: Graph, recipe: Recipe) -> Plan:
     islands = _islands(graph, recipe)
     sites = _sites(graph, islands)
     solver = _Ties(graph, islands, sites)
     made = {v: op for op in graph.ops for v in op.outputs}
     groups = {g.name: g for g in (_group(graph, recipe, members, solver, made) for members in solver.groups())}
-    weighted = [op for op in graph.ops if has_weights(op) and op.name not in islands]
+    weighted = [op for op in graph.ops if has_weights(op) and (op.name not in islands or _weight_only(op, recipe))]
     weights = {op.name: _weight_scheme(op, graph, recipe) for op in weighted}
     group_of = {member: g.name for g in groups.values() for member in g.members}
-    return Plan(recipe, graph, groups, group_of, weights, islands, frozenset(solver.requantized))
+    requantized = frozenset(solver.requantized)
+    stored = {op.name: storage(op, weights[op.name], target_named(recipe.target)) for op in weighted}
+    plan = Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, {})
+    how = {op.name: arithmetic(op, graph, stored[op.name], plan.bits(op)) for op in weighted}
+    return Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, how)
 
 
 def has_weights(op: Op) -> bool:
     """Whether the op has a kernel and a bias."""
     return op.kind in OPS and OPS[op.kind].weights
+
+
+def _weight_only(op: Op, recipe: Recipe) -> bool:
+    """Whether an op on floats has integer weights. An AFFINE's are a vector: not worth it."""
+    return recipe.floats and recipe.weights.bits <= 8 and op.kind != "AFFINE"
 
 
 def _rule_names(graph: Graph) -> list[str]:
@@ -98,6 +128,8 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
             reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
         elif not (all(_is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
             reasons[op.name] = "it computes no real numbers"
+        elif recipe.floats:
+            reasons[op.name] = "the recipe's activations are floats"
         elif rule_for(recipe, _names_of(graph, op)).float:
             reasons[op.name] = "a rule of the recipe says float"
     return reasons
@@ -204,9 +236,12 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
             f"{quantizers[0].name} (at {quantizers[0].source}) quantizes {names[0]}, whose scale TFLite prescribes "
             f"({solver.fixed[root][0]:.6g}). Remove the FakeQuant."
         )
+    bits, derived = _bits(graph, recipe, members, solver, made)
     scheme = Scheme(
-        bits=recipe.activations.bits,
-        symmetric=root in solver.symmetric
+        bits=bits,
+        symmetric=bits == 16
+        or derived is not None
+        or root in solver.symmetric
         or (recipe.activations.symmetric if rule.symmetric is None else rule.symmetric),
         ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
     )
@@ -217,8 +252,33 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
         solver.fixed.get(root),
         not scheme.symmetric and _nonnegative(made, members),
         quantizers[0].name if quantizers else None,
+        derived,
         tuple(dict.fromkeys(solver.reasons.get(root, ()))),
     )
+
+
+def _bits(
+    graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, made: Mapping[int, Op]
+) -> tuple[int, str | None]:
+    """The width of a group, and where it is another group's in another width, that group's first site."""
+    ops = [made[v] for v in members if v in made]
+    if ops and ops[0].kind == "REQUANTIZE":
+        source = next(m for m in solver.groups() if ops[0].inputs[0] in m)
+        return ops[0].attrs["bits"], graph.site_names[source[0]]
+    names = [graph.site_names[v] for v in members]
+    asked = rule_for(recipe, names).activation_bits
+    narrow = [op for op in ops if op.kind not in WIDE]
+    target = target_named(recipe.target)
+    if (asked or recipe.activations.bits) == 8:
+        return 8, None
+    if not target.wide:
+        raise PlanError(f"{target.title} takes no activations of 16 bits ({target.source}). Use 8, or another target.")
+    if asked and narrow:
+        raise PlanError(
+            f"A rule gives {names[0]} 16 bits, and {narrow[0].name} ({narrow[0].kind}, {narrow[0].source}), which "
+            "makes it, computes in 8. Leave it out of the rule: what reads it in 16 bits is widened, exactly."
+        )
+    return (8 if narrow else 16), None
 
 
 def _enters(graph: Graph, members: Sequence[int]) -> bool:
@@ -245,7 +305,9 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     rule = rule_for(recipe, [op.name])
     axis = len(graph.avals[op.inputs[1]].shape) - 1
     ranges = rule.ranges or recipe.weights.ranges
-    return Scheme(recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges)
+    return Scheme(
+        rule.weight_bits or recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges
+    )
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -257,7 +319,7 @@ def _lines(plan: Plan) -> list[str]:
         f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output "
         f"{plan.recipe.output}",
         f"weights ({len(plan.weights)})",
-        *(f"  {name}: {scheme}" for name, scheme in plan.weights.items()),
+        *(f"  {name}: {scheme}{_weight_note(plan, name)}" for name, scheme in plan.weights.items()),
         f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",
         *(f"  {_group_text(g)}" for g in plan.groups.values()),
         f"float islands ({len(plan.islands)})",
@@ -267,12 +329,23 @@ def _lines(plan: Plan) -> list[str]:
     return [*lines, _verdict(plan)]
 
 
+def _weight_note(plan: Plan, name: str) -> str:
+    """What the device does with weights of 4 bits."""
+    if plan.weights[name].bits == 8:
+        return ""
+    if plan.storage[name] == "int8":
+        return "; stored as int8"
+    return "" if plan.arithmetic[name] == "float32" else "; a slow kernel (not delegated)"
+
+
 def _group_text(group: Group) -> str:
     text = f"{group.name}: {group.scheme}"
     if group.fixed is not None:
-        text = f"{group.name}: int8 fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
+        text = f"{group.name}: int{group.scheme.bits} fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
     if group.fake_quant is not None:
         text += f"; range of {group.fake_quant}"
+    if group.derived is not None:
+        text += f"; of {group.derived}"
     if group.nonnegative:
         text += "; zero point at the least integer (ReLU)"
     if len(group.members) > 1:
@@ -287,6 +360,8 @@ def _verdict(plan: Plan) -> str:
         refused = sorted({*refused, *plan.islands})
     if refused:
         return f"verdict: {target.title} does not take {', '.join(refused)}"
+    if plan.recipe.floats:
+        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits"
     if plan.islands:
         return f"verdict: {len(plan.islands)} ops run in floating point; they train, and export will refuse them"
     return f"verdict: every tensor is an integer; {target.title} takes every op"

@@ -172,7 +172,7 @@ class Bound(NamedTuple):
 def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
     """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale."""
     plan = captured.plan
-    ranges = {g.name: new_range() for g in plan.groups.values() if g.fixed is None and g.fake_quant is None}
+    ranges = {g.name: new_range() for g in plan.groups.values() if g.has_range}
     for op in plan.graph.ops:
         if (site := plan.weight_site(op)) is not None:
             ranges[site] = new_range(shape=(plan.graph.avals[op.inputs[1]].shape[-1],))
@@ -191,7 +191,7 @@ def new_range(shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
 def check_ranges(plan: Plan, ranges: Ranges) -> None:
     """Raise RangeError for a range that is missing or, where its value is known, not finite."""
     for name, group in plan.groups.items():
-        if group.fixed is not None or group.fake_quant is not None:
+        if not group.has_range:
             continue
         if name not in ranges or not is_range(ranges[name]):
             raise RangeError(

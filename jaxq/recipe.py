@@ -29,25 +29,27 @@ IOType = Literal["int8", "uint8", "float32"]
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights: symmetric integers in [-127, 127].
+    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7]; with float activations also floats of 32 or 16
+    bits.
 
     ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
     """
 
-    bits: Literal[8] = 8
+    bits: Literal[4, 8, 16, 32] = 8
     per_channel: bool = True
     ranges: Literal["follow", "learned", "frozen"] = "follow"
 
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Activations: one scale and one zero point a tensor.
+    """Activations: one scale and one zero point a tensor. bits = 16: symmetric, where TFLite has kernels
+    for them. bits = 32: floats, nothing of them is quantized.
 
     ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
     calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
     """
 
-    bits: Literal[8] = 8
+    bits: Literal[8, 16, 32] = 8
     symmetric: bool = False
     ranges: Literal["learned", "frozen", "ema"] = "learned"
     observe: bool = False
@@ -59,12 +61,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
     float: run the op in floating point. ranges: "learned" or "frozen". symmetric: zero point 0.
+    weight_bits: 4 or 8. activation_bits: 8 or 16.
     """
 
     match: str
     float: bool | None = None
     ranges: Literal["learned", "frozen"] | None = None
     symmetric: bool | None = None
+    weight_bits: Literal[4, 8] | None = None
+    activation_bits: Literal[8, 16] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,12 +86,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rules: tuple[Rule, ...] = ()
     carrier: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def floats(self) -> bool:
+        """Whether activations are floats."""
+        return self.activations.bits == 32
+
+
+def _floating(name: str, bits: Literal[4, 8, 16, 32]) -> Recipe:
+    """Float activations; weights stored in so many bits."""
+    ends: Any = {"input": "float32", "output": "float32"}
+    return Recipe(name=name, weights=Weights(bits=bits), activations=Activations(bits=32), **ends)
+
 
 SHIPPED: dict[str, Recipe] = {
+    "float16": _floating("float16", 16),
+    "float32": _floating("float32", 32),
     "int8": Recipe(name="int8"),
+    "int4": Recipe(name="int4", weights=Weights(bits=4)),
+    "int16x8": Recipe(name="int16x8", activations=Activations(bits=16)),
     "int8-ema": Recipe(name="int8-ema", activations=Activations(ranges="ema")),
     "int8-float-io": Recipe(name="int8-float-io", input="float32", output="float32"),
     "int8-uint8-io": Recipe(name="int8-uint8-io", input="uint8", output="uint8"),
+    "weight-only-int4": _floating("weight-only-int4", 4),
+    "weight-only-int8": _floating("weight-only-int8", 8),
 }
 
 
@@ -137,6 +159,16 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
         raise RecipeError(
             f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99."
         )
+    if recipe.weights.bits > 8 and not recipe.floats:
+        raise RecipeError(
+            f"In {where}: weights of {recipe.weights.bits} bits are floats, and activations are integers of "
+            f"{recipe.activations.bits}. Set activations.bits = 32, or weights.bits = 8."
+        )
+    if recipe.floats and (recipe.input, recipe.output) != ("float32", "float32"):
+        raise RecipeError(
+            f"In {where}: activations are floats, and the file's ends are {recipe.input} and {recipe.output}. Set "
+            'input and output to "float32".'
+        )
     return recipe
 
 
@@ -148,12 +180,15 @@ def _suggestion(message: str) -> str:
     return " " + did_you_mean(field, sorted(known))
 
 
+CHANGES = tuple(field for field in Rule.__struct_fields__ if field != "match")
+
+
 def rule_for(recipe: Recipe, names: Iterable[str]) -> Rule:
     """The combined rule for something that goes by any of `names`; later rules win."""
     combined = Rule("")
     for rule in recipe.rules:
         if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
-            changes = {f: v for f in ("float", "ranges", "symmetric") if (v := getattr(rule, f)) is not None}
+            changes = {f: v for f in CHANGES if (v := getattr(rule, f)) is not None}
             combined = msgspec.structs.replace(combined, **changes)
     return combined
 

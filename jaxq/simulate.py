@@ -33,11 +33,11 @@ from jaxq.numerics import (
     scale_and_zero_point,
     true_divide,
 )
-from jaxq.ops import OPS
+from jaxq.ops import OPS, fixed
 from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
-from jaxq.weights import quantized_constant, quantized_weight, weight_values
+from jaxq.weights import dequantized_weight, half_precision, quantized_constant, quantized_weight, weight_values
 
 Ranges = Mapping[str, Mapping[str, jax.Array]]
 Record = Callable[[int, Carrier], None]
@@ -48,7 +48,8 @@ def simulate(
 ) -> list[jax.Array]:
     """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
 
-    `record(value, carrier)` is called for every integer activation. Differentiable in params, ranges and inputs.
+    `record(value, carrier)` is called for every integer activation; in a recipe of floats for every result.
+    Differentiable in params, ranges and inputs.
     """
     run = _Run(plan, weight_values(plan.graph, params), ranges, record)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
@@ -67,6 +68,10 @@ def qparams(group: Group, ranges: Ranges, env: Mapping[int, Any], plan: Plan) ->
         op = next(op for op in plan.graph.ops if op.name == group.fake_quant)
         scale, zero_point = (jnp.asarray(env[v], jnp.float32) for v in op.inputs[1:])
         return QParams(positive(scale), _integer(zero_point, group))
+    if group.derived is not None:  # exact in 16 bits; a 256th in 8
+        source = plan.groups[plan.group_of[group.derived]]
+        steps = 2.0 ** (source.scheme.bits - min(group.scheme.bits, source.scheme.bits))
+        return QParams(qparams(source, ranges, env, plan).scale * jnp.float32(steps), jnp.float32(0))
     trained = ranges[group.name]
     if group.scheme.ranges == "ema":
         return _from_observed(trained["observed"], group)
@@ -112,12 +117,14 @@ class _Run:
 
     def enter(self, value: int, array: jax.Array) -> None:
         if self.plan.group(value) is None:
-            self.env[value] = array
+            self.env[value] = _wide(jnp.asarray(array)) if self.plan.recipe.floats else array
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
+        if op.kind in OPS and OPS[op.kind].weights and self.plan.recipe.floats:
+            arguments[1] = self._stored(op, arguments[1])
         if op.call is not None:
             outputs = op.call(
                 *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
@@ -127,8 +134,17 @@ class _Run:
         for value, out in zip(op.outputs, outputs, strict=True):
             if self.plan.group(value) is None:
                 self.env[value] = out
+                if self.record is not None and self.plan.recipe.floats:
+                    self.record(value, Carrier(out, jnp.float32(1), jnp.float32(0)))
             else:
                 self._quantize(value, out.astype(jnp.float32))
+
+    def _stored(self, op: Op, w: jax.Array) -> jax.Array:
+        """The weights of an op on floats as the file holds them."""
+        if op.name not in self.plan.weights:
+            return half_precision(w) if self.plan.recipe.weights.bits == 16 else w
+        site = self.plan.weight_site(op)
+        return dequantized_weight(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
 
     def step(self, op: Op) -> None:
         spec = OPS[op.kind]
@@ -158,15 +174,19 @@ class _Run:
         assert spec.step is not None
         if spec.weights:
             x = self.env[op.inputs[0]]
-            rule = spec.step(self.plan.recipe.carrier)
+            rule = spec.step(self.plan.recipe.carrier, self.plan.arithmetic[op.name])
             w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
             site = self.plan.weight_site(op)
             trained = None if site is None else self.ranges[site]
-            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained)
+            bits = self.plan.bits(op)
+            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained, bits)
             return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
+        bits = self.plan.bits(op)
         operands = [
-            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale) for v in op.inputs
+            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale, bits) for v in op.inputs
         ]
+        if bits == 16 and op.kind in fixed.STEPS:
+            return fixed.STEPS[op.kind](op, *operands, scale=scale, zero_point=zero_point)
         return spec.step(op, *operands, scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
@@ -174,7 +194,8 @@ class _Run:
         if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
             return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
         low, high = carrier_bounds(zero_point, group.scheme.bits)
-        least, greatest = fused_bounds(bounds, scale, zero_point)
+        builtin = group.scheme.bits == 16 or self.plan.arithmetic.get(op.name, "float32") != "float32"
+        least, greatest = fused_bounds(bounds, scale, zero_point, builtin)
         return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
     def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:
@@ -182,18 +203,20 @@ class _Run:
         held, spec = self.env[op.inputs[index]], OPS[op.kind]
         if index in spec.plain or (spec.raw and op.inputs[index] not in self.activations):
             return held
-        low, high = carrier_bounds(self.parameters[self._group(op.outputs[0]).name].zero_point)
+        group = self._group(op.outputs[0])
+        low, high = carrier_bounds(self.parameters[group.name].zero_point, group.scheme.bits)
         if not isinstance(held, Carrier):
             return quantize(jnp.asarray(held, jnp.float32), scale, low, high)
         if (op.name, index) not in self.plan.requantized:
             return held.q
-        return clip_ste(requantized(held, scale), low, high)
+        wide = max(group.scheme.bits, self._group(op.inputs[index]).scheme.bits) == 16
+        return clip_ste(round_ste(fixed.rescaled(held, scale) if wide else requantized(held, scale)), low, high)
 
-    def _tensor(self, value: int, scale: jax.Array) -> Carrier:
+    def _tensor(self, value: int, scale: jax.Array, bits: int) -> Carrier:
         """An operand: a carrier, or a constant quantized per tensor, symmetric."""
         if value in self.activations:
             return self.env[value]
-        return quantized_operand(jnp.asarray(self.env[value], jnp.float32), scale)
+        return quantized_operand(jnp.asarray(self.env[value], jnp.float32), scale, bits)
 
     def _quantize(self, value: int, real: jax.Array) -> None:
         group = self._group(value)
@@ -267,13 +290,17 @@ def _observe_backward(difference: jax.Array, cotangents: Any) -> tuple[Any, jax.
 observe.defvjp(_observe_forward, _observe_backward)
 
 
-def quantized_operand(constant: Any, scale: Any) -> Carrier:
-    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale."""
+def quantized_operand(constant: Any, scale: Any, bits: int = 8) -> Carrier:
+    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale.
+
+    bits: of the op's activations; of 16 the divisor is 32767.
+    """
+    qmax = 2 ** (bits - 1) - 1
     xp = namespace(constant)
     magnitude = xp.max(xp.abs(constant))
-    own = true_divide(magnitude, xp.full_like(magnitude, 127))
+    own = true_divide(magnitude, xp.full_like(magnitude, qmax))
     least = (scale if xp is np else lax.stop_gradient(scale)) * np.float32(2.0**-9)
-    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), 127)
+    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), qmax)
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ class Target:
     """A device family.
 
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
-    kernel. float_islands: whether it can run floats between integers.
+    kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
+    two in a byte; of others they are stored as int8. wide: whether it takes activations of 16 bits
+    with weights of 8.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Target:
     forbidden: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     float_islands: bool = True
+    packed: frozenset[str] = frozenset()
+    wide: bool = False
     source: str = ""
 
     def refuses(self, kind: str) -> bool:
@@ -34,7 +38,13 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "litert": Target("litert", "LiteRT on a CPU (XNNPACK)", source="google-ai-edge/LiteRT, kernels/register.cc"),
+    "litert": Target(
+        "litert",
+        "LiteRT on a CPU (XNNPACK)",
+        packed=frozenset({"CONV_2D", "FULLY_CONNECTED"}),
+        wide=True,
+        source="google-ai-edge/LiteRT, kernels/register.cc",
+    ),
     "tflm": Target(
         "tflm",
         "TensorFlow Lite for Microcontrollers",

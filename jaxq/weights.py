@@ -31,6 +31,8 @@ ELEMENTWISE = frozenset(
 LEAST_RATIO = 2.0**-20
 # Biases stay below this many steps, so that adding one to an accumulator is exact in float32.
 LARGEST_BIAS = 2.0**22
+# Of activations of 16 bits the sum is an int32: a quarter of it for the bias.
+LARGEST_WIDE_BIAS = 2.0**29
 
 
 def weight_values(graph: Graph, params: Sequence[Any], run: Runner | None = None) -> dict[int, Any]:
@@ -77,7 +79,7 @@ def _is_narrow(dtype: Any) -> bool:
     return dtype in (jnp.bfloat16, np.float16)
 
 
-def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any) -> Any:
+def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any, largest: float = LARGEST_BIAS) -> Any:
     """`max|w| / 127` per channel of the last axis (or of the tensor, as a vector all the same), shape (channels,).
 
     TFLite wants a vector even where all scales are equal: its ARM kernels compute a scalar one otherwise.
@@ -86,15 +88,15 @@ def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any) -> Any:
     magnitude = xp.max(xp.abs(w), axis=tuple(range(w.ndim - 1)))
     if scheme.axis is None:
         magnitude = xp.full_like(magnitude, xp.max(magnitude))
-    return floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale)
+    return floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale, largest)
 
 
-def floored(scale: Any, bias: Any, x_scale: Any) -> Any:
-    """Channel scales, none so small that its bias passes 2^22 steps or that kernels refuse it."""
+def floored(scale: Any, bias: Any, x_scale: Any, largest: float = LARGEST_BIAS) -> Any:
+    """Channel scales, none so small that its bias passes `largest` steps or that kernels refuse it."""
     xp = namespace(scale)
     floor = xp.maximum(_constant(xp.max(scale)) * np.float32(LEAST_RATIO), np.float32(SMALLEST_SCALE))
     if bias is not None:
-        floor = xp.maximum(floor, _constant(true_divide(xp.abs(bias), x_scale * np.float32(LARGEST_BIAS))))
+        floor = xp.maximum(floor, _constant(true_divide(xp.abs(bias), x_scale * np.float32(largest))))
     return xp.maximum(scale, floor)
 
 
@@ -102,19 +104,34 @@ def _constant(x: Any) -> Any:
     return x if namespace(x) is np else lax.stop_gradient(x)
 
 
-def quantized_weight(w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None) -> Carrier:
+def quantized_weight(
+    w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None, x_bits: int = 8
+) -> Carrier:
     """A kernel as integers in [-127, 127] with one scale an output channel (the last axis).
 
     A scale that follows its weight is a constant for the gradient, as in Jacob et al. 2018: differentiating through
     max|w| would send all of a channel's rounding error to its largest weight.
     """
     w, bias = w.astype(np.float32), bias.astype(np.float32)
+    largest = LARGEST_WIDE_BIAS if x_bits == 16 else LARGEST_BIAS
     if trained is None:  # max|w| / s is 127 to within an ulp: nothing to clip
-        scale = unfused(_constant(weight_scale(w, scheme, bias, x_scale)))
+        scale = unfused(_constant(weight_scale(w, scheme, bias, x_scale, largest)))
         return Carrier(round_ste(w * _reciprocal(scale)), scale, jnp.float32(0.0))
     own = positive(trained["scale"] if scheme.ranges == "learned" else _constant(trained["scale"]))
-    scale = floored(own, bias, x_scale)
+    scale = floored(own, bias, x_scale, largest)
     return quantized_constant(w, unfused(scale), scheme.qmax)
+
+
+def dequantized_weight(w: Any, scheme: Scheme, trained: Mapping[str, Any] | None) -> Any:
+    """A kernel on its integers' grid, `s_w q`: what an op on floats computes with. Straight-through gradient."""
+    zeros = namespace(w).zeros(w.shape[-1:], np.float32)
+    kernel = quantized_weight(w, zeros, scheme, np.float32(1), trained)
+    return kernel.q * kernel.scale
+
+
+def half_precision(w: Any) -> Any:
+    """A kernel rounded to float16, as float32. The gradient is that of the cast."""
+    return w.astype(np.float16).astype(np.float32)
 
 
 def integer_bias(bias: Any, product: Any) -> Any:

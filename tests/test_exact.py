@@ -32,6 +32,12 @@ RECIPES: dict[str, str | Mapping[str, Any]] = {
     "int8-ema": "int8-ema",
     "int8-float-io": "int8-float-io",
     "int8-uint8-io": "int8-uint8-io",
+    "int16x8": "int16x8",
+    "int16x8, int4": {"weights": {"bits": 4}, "rules": [{"match": "right/*", "activation_bits": 16}]},
+    "int4": "int4",
+    "int4 by rule": {"rules": [{"match": "first/*", "weight_bits": 4}]},
+    "int4, learned weights": {"weights": {"bits": 4, "ranges": "learned"}},
+    "int4, per-tensor weights": {"weights": {"bits": 4, "per_channel": False}},
     "learned weights": {"weights": {"ranges": "learned"}},
     "per-tensor weights": {"weights": {"per_channel": False}},
     "percentile": {"activations": {"calibration": "percentile", "percentile": 99.0}},
@@ -205,7 +211,14 @@ def scales(qmodel: Any) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("name", "recipe"),
-    [*((name, "int8") for name in TRAINED), ("separable", "int8-ema"), ("perceptron", "learned weights")],
+    [
+        *((name, "int8") for name in TRAINED),
+        ("separable", "int8-ema"),
+        ("perceptron", "learned weights"),
+        ("clips", "int4"),
+        ("products", "int16x8"),
+        ("separable", "int4, learned weights"),
+    ],
 )
 def test_every_integer_is_equal_after_training(name: str, recipe: str) -> None:
     case, qmodel = calibrated(name, recipe)

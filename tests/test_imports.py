@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports from its own row and from the rows above it in this list. A name covers its submodules.
 LAYERS = [
     ["jaxq.errors", "jaxq.text", "jaxq.progress", "jaxq.call"],
-    ["jaxq.numerics", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
+    ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
     ["jaxq.graph"],
     ["jaxq.ops"],
-    ["jaxq.recipe", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
+    ["jaxq.recipe", "jaxq.precision", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
     ["jaxq.simulate"],
     ["jaxq.quantize", "jaxq.nnx", "jaxq.linen", "jaxq.faces"],
     ["jaxq.calibrate", "jaxq.optim", "jaxq.examples", "jaxq.analyze"],

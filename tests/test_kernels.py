@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxq.export.evaluate import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.kernels import fixedpoint
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+from jaxq.export.versions import version_for
 
 Grid = tuple[float, int]  # scale, zero point
 Options = Mapping[str, Option]
@@ -105,6 +107,40 @@ def conv(
 
 def depthwise(size: tuple[int, int, int], out: int, window: tuple[int, int], **kw: object) -> Program:
     return conv(size, out, window, depthwise=True, **kw)  # type: ignore[arg-type]
+
+
+def packed(built: Program) -> Program:
+    """The program with weights of 4 bits."""
+    position = built.operators[0].inputs[1]
+    tensors, held = list(built.tensors), built.tensors[position].data
+    assert held is not None
+    narrow = np.clip(held // 18, -7, 7).astype(np.int8)
+    tensors[position] = dataclasses.replace(tensors[position], dtype="int4", data=narrow)
+    version = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10}[built.operators[0].kind]
+    operator = dataclasses.replace(built.operators[0], version=version)
+    return dataclasses.replace(built, tensors=tuple(tensors), operators=(operator,))
+
+
+def wide(built: Program, bias: str = "int32") -> Program:
+    """The program on int16 of a 200th of the scales, with a bias fifty times greater."""
+    version = version_for(built.operators[0].kind, "int16", 1)
+    options: dict[str, Option] = {}
+    if built.operators[0].kind in ("CONV_2D", "FULLY_CONNECTED") and bias == "int32":
+        options = {"quantized_bias_type": 2}
+    if built.operators[0].kind in ("ADD", "SUB"):
+        options = {"pot_scale_int16": False}
+    operator = built.operators[0]
+    operator = dataclasses.replace(operator, version=version, options={**operator.options, **options})
+    return dataclasses.replace(built, tensors=tuple(_widened(t, bias) for t in built.tensors), operators=(operator,))
+
+
+def _widened(tensor: Tensor, bias: str) -> Tensor:
+    if tensor.quantization is None:
+        return tensor
+    finer = Quantization.of(tensor.quantization.scale * np.float32(1 / 200))
+    if tensor.name == "b" and tensor.data is not None:
+        return dataclasses.replace(tensor, dtype=bias, data=(tensor.data * 50).astype(bias), quantization=finer)
+    return tensor if tensor.data is not None else dataclasses.replace(tensor, dtype="int16", quantization=finer)
 
 
 def transpose_conv(size: tuple[int, int, int], out: int, window: int, stride: int, padding: str) -> Program:
@@ -248,7 +284,8 @@ def _draw(rng: np.random.Generator, built: Program, tensor: Tensor, count: int) 
         step = np.float32(1) if grid is None else grid.scale[0]
         ties = (rng.integers(-300, 300, shape) + np.float32(0.5)).astype(np.float32) * step
         return np.where(rng.random(shape) < 0.3, ties, rng.normal(size=shape) * 60 * step).astype(np.float32)
-    low, high = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 3), "bool": (0, 1)}[tensor.dtype]
+    spans = {"int8": (-128, 127), "int16": (-32768, 32767), "uint8": (0, 255), "int32": (0, 3), "bool": (0, 1)}
+    low, high = spans[tensor.dtype]
     drawn = rng.integers(low, high + 1, shape)
     ends = rng.choice([low, high], shape)
     drawn[::4] = ends[::4] if shape[0] > 3 else drawn[::4]
@@ -457,7 +494,67 @@ MOVED: dict[str, tuple[Program, int]] = {
                         {"output_type": 2}), 3),
 }  # fmt: skip
 
+COARSE: dict[str, Any] = {"y": (0.5, 0), "scale": (0.003, 0.03)}
+LEAST: dict[str, Any] = {"y": (0.05, 3), "scale": (0.003, 0.03)}  # scales at which few of the outputs saturate
+PACKED: dict[str, tuple[Program, int]] = {
+    "conv": (packed(conv((33, 33, 16), 64, (3, 3), **LEAST)), 8),
+    "conv, one tap": (packed(conv((33, 33, 16), 64, (1, 1), **LEAST)), 8),
+    "conv, strided, relu6": (packed(conv((33, 29, 15), 31, (3, 5), (2, 2), act="RELU6", **LEAST)), 4),
+    "conv, valid, dilated, relu_n1_to_1": (
+        packed(conv((19, 21, 8), 24, (3, 3), padding="VALID", dilation=(2, 3), act="RELU_N1_TO_1", y=(0.0095, 3))),
+        4,
+    ),
+    "conv, clamp bound on a tie": (packed(conv((9, 9, 8), 16, (1, 1), act="RELU6", y=(0.0625 * 0.75, 3))), 4),
+    "conv, grouped": (packed(conv((17, 17, 12), 24, (3, 3), groups=3, **LEAST)), 4),
+    "conv, saturating": (packed(conv((9, 9, 8), 16, (3, 3), scale=(0.03, 0.3), y=(0.001, 3))), 2),
+    "conv, tiny scales": (packed(conv((9, 9, 8), 16, (3, 3), scale=(1e-8, 1e-6), y=(0.5, 0))), 2),
+    "dense": (packed(dense(1000, 96, 64, **LEAST)), 1),
+    "dense, odd number of inputs": (packed(dense(1000, 95, 64, **LEAST)), 1),
+    "dense, one row, odd": (packed(dense(1, 95, 64, **LEAST)), 40),
+    "dense, kept dimensions, relu6": (packed(dense(5, 64, 10, "RELU6", keep=True)), 6),
+    "dense, no bias, relu": (packed(dense(30, 64, 10, "RELU", bias=False)), 1),
+}
+
+SIXTEEN: dict[str, tuple[Program, int]] = {
+    "conv": (wide(conv((64, 64, 16), 64, (3, 3), **COARSE)), 4),
+    "conv, relu6, strided": (wide(conv((33, 29, 8), 24, (3, 5), (2, 2), act="RELU6", **COARSE)), 4),
+    "conv, grouped": (wide(conv((17, 17, 12), 24, (3, 3), groups=3, **COARSE)), 4),
+    "conv, dilated, valid": (wide(conv((19, 21, 8), 24, (3, 3), padding="VALID", dilation=(2, 3), **COARSE)), 4),
+    "conv, int64 bias": (wide(conv((17, 17, 12), 24, (3, 3), **COARSE), bias="int64"), 4),
+    "depthwise": (wide(depthwise((64, 64, 64), 64, (3, 3), y=(0.21, 0)), bias="int64"), 4),
+    "depthwise, multiplier 2, relu6": (
+        wide(depthwise((33, 31, 16), 32, (5, 3), stride=(2, 2), act="RELU6", y=(0.21, 0)), bias="int64"),
+        4,
+    ),
+    "dense": (wide(dense(2500, 96, 64, **COARSE)), 1),
+    "dense, relu, kept dimensions": (wide(dense(5, 64, 10, "RELU", keep=True, **COARSE)), 6),
+    "dense, tiny scales": (wide(dense(50, 64, 10, y=(9.0, 0), scale=(1e-6, 1e-5))), 1),
+    "add": (wide(binary("ADD", X, Y, Z)), 52),
+    "add, not in sixteens, relu6": (wide(binary("ADD", X, Y, Z, "RELU6", shapes=((1, 333, 31), (1, 333, 31)))), 40),
+    "add, broadcast": (wide(binary("ADD", X, Y, Z, shapes=ONE_TO)), 4),
+    "sub": (wide(binary("SUB", X, Y, Z)), 52),
+    "mul": (wide(binary("MUL", X, Y, Z)), 52),
+    "mul, broadcast, relu": (wide(binary("MUL", X, Y, Z, "RELU", shapes=ONE_TO)), 4),
+    "mean of the image": (wide(reduce("MEAN", (1, 7, 7, 1280), (1, 2), X, (0.0091, 0))), 40),
+    "mean of the last axis": (wide(reduce("MEAN", (1, 1280, 33), (2,), X, (0.0091, 0), keep=False)), 40),
+    "average": (wide(pool("AVERAGE_POOL_2D", (28, 28, 32), (3, 3), (2, 2))), 4),
+    "average, valid, relu6": (wide(pool("AVERAGE_POOL_2D", (28, 28, 32), (3, 3), (2, 2), "VALID", "RELU6")), 4),
+    "maximum of windows": (wide(pool("MAX_POOL_2D", (28, 28, 32), (3, 3), (2, 2))), 4),
+    "relu": (wide(unary("RELU", X, X)), 4),
+    "relu6": (wide(unary("RELU6", X, X)), 4),
+    "maximum": (wide(binary("MAXIMUM", X, X, X)), 2),
+    "minimum": (wide(binary("MINIMUM", X, X, X, shapes=LEFT_TO)), 2),
+    "to int8": (convert("int16", (0.0473 / 200, 0), "int8", (0.0301, -20)), 8),
+    "to int8, a 256th": (convert("int16", (0.0473 / 256, 0), "int8", (0.0473, 0)), 8),
+    "from int8": (convert("int8", (0.0473, 7), "int16", (0.0473, 0)), 2),
+    "to int16": (convert("int16", (0.0473 / 200, 0), "int16", (0.0301 / 200, 0)), 8),
+    "from float": (convert("float32", None, "int16", (0.0311 / 200, 0)), 8),
+    "to float": (wide(convert("int8", X, "float32", None, "DEQUANTIZE")), 2),
+}
+
 TABLES = {
+    "sixteen bits": SIXTEEN,
+    "packed": PACKED,
     "large": LARGE,
     "contraction": CONTRACTIONS,
     "elementwise": ELEMENTWISE,

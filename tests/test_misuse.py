@@ -196,12 +196,12 @@ CALIBRATION: list[Case] = [
 
 RECIPES: list[Case] = [
     ("name", lambda: fresh("int9"), RecipeError,
-     "There is no recipe 'int9'. Did you mean 'int8' or 'int8-ema'? Or give a path to a .toml file."),
+     "There is no recipe 'int9'. Did you mean 'int8' or 'int4' or 'int8-ema'? Or give a path to a .toml file."),
     ("field", lambda: fresh({"weights": {"per_chanel": True}}), RecipeError,
      "In the recipe: Object contains unknown field `per_chanel` - at `$.weights`. Did you mean 'per_channel'"),
     ("type", lambda: fresh({"activations": {"percentile": "high"}}), RecipeError,
      "In the recipe: Expected `float`, got `str` - at `$.activations.percentile`."),
-    ("choice", lambda: fresh({"weights": {"bits": 4}}), RecipeError, "Invalid enum value 4 - at `$.weights.bits`"),
+    ("choice", lambda: fresh({"weights": {"bits": 5}}), RecipeError, "Invalid enum value 5 - at `$.weights.bits`"),
     ("type in Python", lambda: fresh(jaxq.Recipe(rules=(jaxq.Rule("*", ranges="ema"),))), RecipeError,  # type: ignore[arg-type]
      "Invalid enum value 'ema' - at `$.rules[0].ranges`"),
     ("low percentile", lambda: fresh({"activations": {"percentile": 10}}), RecipeError,

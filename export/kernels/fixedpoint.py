@@ -14,8 +14,9 @@ import numpy as np
 from jax import lax
 
 from jaxq.export.kernels.operands import round_away
+from jaxq.fixedpoint import INT32_MAX, INT32_MIN, high_and_low, rounding_divide_by_pot, srdhm
 
-INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+__all__ = ["high_and_low", "rounding_divide_by_pot", "srdhm"]  # the training forward's as well
 
 
 def quantize_multiplier(real: np.ndarray | float | np.floating) -> tuple[np.ndarray, np.ndarray]:
@@ -31,52 +32,11 @@ def quantize_multiplier(real: np.ndarray | float | np.floating) -> tuple[np.ndar
     return np.where(tiny, 0, q).astype(np.int32), np.where(tiny, 0, exponent).astype(np.int32)
 
 
-def high_and_low(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The 64-bit product of int32 `a` and `b` (broadcast) as its int32 high and uint32 low word.
-
-    Schoolbook by 16-bit limbs: no partial product passes 32 bits.
-    """
-    a_low, a_high = a & 0xFFFF, a >> 16
-    b_low, b_high = b & 0xFFFF, b >> 16
-    low = a_low.astype(jnp.uint32) * b_low.astype(jnp.uint32)
-    cross1, cross2 = a_high * b_low, a_low * b_high
-    middle = (cross1 & 0xFFFF).astype(jnp.uint32) + (cross2 & 0xFFFF).astype(jnp.uint32) + (low >> 16)
-    high = a_high * b_high + (cross1 >> 16) + (cross2 >> 16) + (middle >> 16).astype(jnp.int32)
-    return high, (middle << 16) | (low & 0xFFFF)
-
-
-def srdhm(a: jax.Array, b: jax.Array | int | np.ndarray) -> jax.Array:
-    """SaturatingRoundingDoublingHighMul: `trunc((a*b + nudge) / 2^31)`, nudge 2^30 or 1 - 2^30 by the
-    product's sign.
-
-    int32, broadcast. Saturates in the one case a = b = -2^31.
-    """
-    a, b = jnp.broadcast_arrays(jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32))
-    high, low = high_and_low(a, b)
-    negative = high < 0
-    nudged = low + jnp.where(negative, jnp.uint32(0xC0000001), jnp.uint32(1 << 30))
-    high = high + jnp.where(negative, -1, 0) + (nudged < low).astype(jnp.int32)
-    floor = (high << 1) | (nudged >> 31).astype(jnp.int32)
-    inexact = (nudged & jnp.uint32(INT32_MAX)) != 0
-    towards_zero = floor + ((high < 0) & inexact).astype(jnp.int32)
-    return jnp.where((a == INT32_MIN) & (b == INT32_MIN), INT32_MAX, towards_zero)
-
-
 def apart(x: jax.Array) -> jax.Array:
     """`x`, held in memory. XLA would compute a chain of n products, each read several times, 4^n times over: it then
     compiles for minutes (jaxlib 0.12).
     """
     return lax.optimization_barrier(x)
-
-
-def rounding_divide_by_pot(x: jax.Array, exponent: jax.Array | np.ndarray | int) -> jax.Array:
-    """`x / 2^exponent` to nearest, half away from zero (gemmlowp RoundingDivideByPOT). int32, exponent in [0,
-    31].
-    """
-    exponent = jnp.asarray(exponent, jnp.int32)
-    mask = (jnp.int32(1) << exponent) - 1
-    threshold = (mask >> 1) + (x < 0).astype(jnp.int32)
-    return (x >> exponent) + ((x & mask) > threshold).astype(jnp.int32)
 
 
 def multiply_by_quantized_multiplier(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]) -> jax.Array:

@@ -6,12 +6,14 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, contraction, lut, movement, pooling, softmax
+from jaxq.export.kernels import builtin, contraction, lut, movement, pooling, softmax, wide
 from jaxq.export.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -39,10 +41,12 @@ from jaxq.export.kernels.operands import (
     zero_point,
 )
 from jaxq.export.program import Operator, Tensor
+from jaxq.fixedpoint import rescale_by_15_bits
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]
-ADD_SHIFT = 20  # extra bits of ADD and SUB for 8-bit inputs
+Align = Callable[[jax.Array, tuple[np.ndarray, np.ndarray], int], jax.Array]
+ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB by the inputs' type
 
 
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -67,9 +71,19 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
     x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     acc = dense(op, tensors, values)
     low, high = builtin_bounds(y, activation(op))
+    if x.dtype == "int16":
+        return [_dense16(op, tensors, acc)]
     m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
     steps = requantize_double(acc, m, low - zero_point(y), high - zero_point(y))
     return [(steps + zero_point(y)).astype(y.dtype)]
+
+
+def _dense16(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+    x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if long_bias(op, tensors):
+        raise ExportError("FULLY_CONNECTED of int16 with an int64 bias: not modelled. Write an int32 bias.")
+    m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
+    return saturate(wide.round_double(acc, m), y, *builtin_bounds(y, activation(op)))
 
 
 def batch_matmul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32_64) -> list[jax.Array]:
@@ -84,24 +98,34 @@ def batch_matmul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = 
 
 def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """ADD: both inputs to the grid `2 max(s_1, s_2) / 2^20`, then MBQM to the output's."""
-    return [_sum(op, tensors, values, 1, aborts=True)]
+    return [added(op, tensors, values, 1, aborts=True)]
 
 
 def sub(op: Operator, tensors: Tensors, values: Values, aborts: bool = False) -> list[jax.Array]:
     """SUB: as ADD, with a minus. `aborts`: whether the runtime aborts where ADD does."""
-    return [_sum(op, tensors, values, -1, aborts)]
+    return [added(op, tensors, values, -1, aborts=aborts)]
 
 
-def _sum(op: Operator, tensors: Tensors, values: Values, sign: int, aborts: bool) -> jax.Array:
+def _twice(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray], extra: int) -> jax.Array:
+    return multiply_by_quantized_multiplier(x << extra, multiplier)
+
+
+def added(
+    op: Operator, tensors: Tensors, values: Values, sign: int, align: Align = _twice, aborts: bool = True
+) -> jax.Array:
+    """The sum on the output's grid. `align(x, multiplier, bits)` brings an operand to the common one."""
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
-    twice = float(np.float32(2) * max(scale(a), scale(b)))
-    out = twice / float(np.float32(1 << ADD_SHIFT) * scale(y))
-    if aborts and out >= 1:
-        raise ExportError(f"{op.kind}: 2 max(s1, s2) / (2^20 s_y) = {out:.3g} >= 1 aborts TFLite. Raise s_y.")
-    sides = [
-        multiply_by_quantized_multiplier(
-            centred(present(op, values, i), t) << ADD_SHIFT, quantize_multiplier(float(scale(t)) / twice)
+    if y.dtype == "int16" and option_int(op, "pot_scale_int16", 1):
+        raise ExportError(
+            f"{op.kind} of int16 with pot_scale_int16: that kernel is not modelled. Set the option false."
         )
+    extra = ADD_SHIFT[y.dtype]
+    twice = float(np.float32(2) * max(scale(a), scale(b)))
+    out = twice / float(np.float32(1 << extra) * scale(y))
+    if aborts and out >= 1:
+        raise ExportError(f"{op.kind}: 2 max(s1, s2) / (2^{extra} s_y) = {out:.3g} >= 1 aborts TFLite. Raise s_y.")
+    sides = [
+        align(centred(present(op, values, i), t), quantize_multiplier(float(scale(t)) / twice), extra)
         for i, t in enumerate((a, b))
     ]
     steps = multiply_by_quantized_multiplier(sides[0] + sign * sides[1], quantize_multiplier(out))
@@ -170,8 +194,9 @@ def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     if x.dtype != "float32":
         return builtin.requantize(op, tensors, values)
     value = present(op, values)
-    # XLA would turn division by a constant into multiplication by its reciprocal, one ulp off.
-    steps = value / jax.lax.optimization_barrier(jnp.full_like(value, scale(y)))
+    # XLA would turn division by a constant into multiplication by its reciprocal, one ulp off, barrier or not: so the
+    # divisor depends on the value.
+    steps = value / jnp.where(jnp.isnan(value), value, scale(y))
     low, high = (limit - zero_point(y) for limit in limits(y))
     whole = jnp.trunc(steps)
     rounded = whole + jnp.where(jnp.abs(steps - whole) >= 0.5, jnp.sign(steps), 0.0)
@@ -180,16 +205,26 @@ def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 
 def convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
     """CONV_2D accumulator with bias, int32 (N, H', W', O)."""
-    x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
-    acc = contraction.convolve(x, weights, _strides(op), _dilations(op), option_str(op, "padding", "SAME"))
-    return _plus_bias(acc, values, 2)
+    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
+
+    def convolve(x: jax.Array) -> jax.Array:
+        return contraction.convolve(x, weights, _strides(op), _dilations(op), padding)
+
+    return _plus_bias(
+        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
+    )
 
 
 def depthwise_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
     """DEPTHWISE_CONV_2D accumulator with bias, int32 (N, H', W', O)."""
-    x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
-    acc = contraction.convolve_depthwise(x, weights, _strides(op), _dilations(op), option_str(op, "padding", "SAME"))
-    return _plus_bias(acc, values, 2)
+    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
+
+    def convolve(x: jax.Array) -> jax.Array:
+        return contraction.convolve_depthwise(x, weights, _strides(op), _dilations(op), padding)
+
+    return _plus_bias(
+        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
+    )
 
 
 def transposed_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
@@ -203,7 +238,11 @@ def transposed_convolution(op: Operator, tensors: Tensors, values: Values) -> ja
 def dense(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
     """FULLY_CONNECTED accumulator with bias, int32, in the output's shape."""
     x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
-    acc = contraction.multiply_dense(x.reshape(-1, weights.shape[1]), weights)
+
+    def multiply(x: jax.Array) -> jax.Array:
+        return contraction.multiply_dense(x.reshape(-1, weights.shape[1]), weights)
+
+    acc = wide.by_bytes(multiply, x, source(op, tensors).dtype)
     return _plus_bias(acc, values, 2).reshape(target(op, tensors).shape)
 
 
@@ -248,8 +287,16 @@ def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
     """An accumulator, int32 (..., channels), as the output: `MBQM(acc, f64 s_x s_w[c] / s_y) + z_y`, clamped."""
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
     multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
-    steps = multiply_by_quantized_multiplier(acc, multiplier)
+    if long_bias(op, tensors, 3 if x_at else 2):
+        steps = rescale_by_15_bits(acc, *map(jnp.asarray, multiplier))
+    else:
+        steps = multiply_by_quantized_multiplier(acc, multiplier)
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
+
+
+def long_bias(op: Operator, tensors: Tensors, position: int = 2) -> bool:
+    """Whether an op has an int64 bias, and with it int64 sums and a multiplier of 15 bits."""
+    return len(op.inputs) > position and op.inputs[position] >= 0 and source(op, tensors, position).dtype == "int64"
 
 
 def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

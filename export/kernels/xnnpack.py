@@ -14,10 +14,16 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax
-from jaxq.export.kernels.fixedpoint import corrected, monotone_thresholds
+from jaxq.export.kernels.fixedpoint import (
+    corrected,
+    monotone_thresholds,
+    multiply_rounding_up,
+    quantize_multiplier,
+)
 from jaxq.export.kernels.operands import (
     Kernel,
     activation,
+    builtin_bounds,
     centred,
     limits,
     option_float,
@@ -30,11 +36,14 @@ from jaxq.export.kernels.operands import (
     zero_point,
 )
 from jaxq.export.program import Operator, Tensor
+from jaxq.fixedpoint import rescale_half_away, srdhm
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]
 
+VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
 MULTIPLIER_BITS = 20  # of the larger of ADD's two integer multipliers
+BUILTIN_CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 LARGEST_REQUANTIZATION = 256.0  # XNNPACK refuses operators at and above it
 
 
@@ -95,15 +104,33 @@ def _quantized_bound(value: float, y: Tensor) -> int:
 
 def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
+    if x.dtype == "int16":
+        return builtin_contraction(op, tensors, acc)
     if w.data is None:
         raise ExportError(f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time.")
-    if w.dtype != "int8" or zero_point(w):
+    if w.dtype not in ("int8", "int4") or zero_point(w):
         raise ExportError(
-            f"{op.kind}: XNNPACK takes int8 weights of zero point 0; "
+            f"{op.kind}: XNNPACK takes int8 or int4 weights of zero point 0; "
             f"{w.name!r} is {w.dtype} with zero point {zero_point(w)}."
         )
+    if w.dtype == "int4" and not (op.kind == "FULLY_CONNECTED" and w.shape[-1] % 2 == 0):
+        return builtin_contraction(op, tensors, acc)
     ratio = _checked(op, scale(x) * scales(w) / scale(y))
     return requantize_fp32(acc, ratio, y, bounds_of(y, activation(op)))
+
+
+def builtin_contraction(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+    """What XNNPACK leaves to TFLite's builtin kernels: ruy, which rounds the shift half up; a grouped convolution is
+    the reference one.
+    """
+    x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if op.kind not in BUILTIN_CONTRACTIONS:
+        raise ExportError(f"{op.kind} with {w.dtype} weights: LiteRT's builtin kernel is not modelled. Use int8.")
+    if reference.long_bias(op, tensors) or (op.kind == "CONV_2D" and x.shape[-1] != w.shape[-1]):
+        return reference.requantized(op, tensors, acc)
+    multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
+    steps = multiply_rounding_up(acc, multiplier)
+    return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
 def _checked(op: Operator, ratio: np.ndarray | np.floating) -> np.ndarray:
@@ -114,6 +141,8 @@ def _checked(op: Operator, ratio: np.ndarray | np.floating) -> np.ndarray:
 
 def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """ADD: `(k_1 d_1 + k_2 d_2 + 2^(sh-1)) >> sh`, int32, with 21-bit multipliers that share one shift."""
+    if target(op, tensors).dtype == "int16":
+        return _add16(op, tensors, values)
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     for ratio in (scale(a) / scale(y), scale(b) / scale(y)):
         if not _adds(ratio):
@@ -125,8 +154,27 @@ def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [_sum(op, tensors, values, 1)]
 
 
+def _add16(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """ADD of int16 by TFLite's builtin kernel: without broadcasting a vector kernel, sixteen numbers at a time."""
+    a, b = source(op, tensors), source(op, tensors, 1)
+    size = int(np.prod(a.shape))
+    body = (np.arange(size) < size // VECTOR * VECTOR).reshape(a.shape)
+
+    def align(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray], extra: int) -> jax.Array:
+        q, shift = (jnp.asarray(part) for part in multiplier)
+        return jnp.where(body, srdhm(x << (extra + shift), q), rescale_half_away(x << extra, q, shift))
+
+    if a.shape != b.shape:
+        return reference.add(op, tensors, values)
+    if min(scale(a) / scale(b), scale(b) / scale(a)) < 2.0**-13:
+        raise ExportError(f"ADD of int16: scales {scale(a):.3g} and {scale(b):.3g} lie more than 2^13 apart.")
+    return [reference.added(op, tensors, values, 1, align)]
+
+
 def sub(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """SUB: as ADD with a minus; outside the window TFLite's builtin kernel, which is the reference one."""
+    if target(op, tensors).dtype == "int16":
+        return reference.sub(op, tensors, values)
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     if not (_adds(scale(a) / scale(y)) and _adds(scale(b) / scale(y))):
         return reference.sub(op, tensors, values)
@@ -151,6 +199,8 @@ def mul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """MUL: fp32 requantization of the product; below 2^-16 TFLite's builtin kernel, which is the reference
     one.
     """
+    if target(op, tensors).dtype == "int16":
+        return reference.mul(op, tensors, values)
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     ratio = scale(a) * scale(b) / scale(y)
     if ratio < 2.0**-16:
@@ -166,12 +216,16 @@ def mul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 
 def max_pool(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """MAX_POOL_2D of the raw integers, clamped."""
+    if target(op, tensors).dtype == "int16":
+        return reference.max_pool(op, tensors, values)
     y = target(op, tensors)
     return [saturate(pooling.maximum(op, present(op, values)), y, *bounds_of(y, activation(op)))]
 
 
 def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """MEAN: see `_reduced`, with the multiplier `f32(f32(s_x / s_y) * f32(1 / n))`."""
+    if target(op, tensors).dtype == "int16":
+        return reference.mean(op, tensors, values)
     x, y = source(op, tensors), target(op, tensors)
     total, count = reference.centred_sum(op, tensors, values)
     ratio = (scale(x) / scale(y)) * (np.float32(1) / np.float32(count))
@@ -245,6 +299,8 @@ def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
         low, high = (np.float32(limit - zero_point(y)) for limit in limits(y))
         steps = jnp.clip(value * (np.float32(1) / scale(y)), low, high)
         return [(jnp.round(steps).astype(jnp.int32) + zero_point(y)).astype(y.dtype)]
+    if "int16" in (x.dtype, y.dtype):
+        return builtin.requantize(op, tensors, values)
     if x.dtype != y.dtype or not _converts(scale(x) / scale(y)):
         return builtin.requantize_by_16(op, tensors, values)
     multiplier = int(np.rint(np.float32(256) * (scale(x) / scale(y))))

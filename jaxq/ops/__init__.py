@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxq.ops import compute, steps
+from jaxq.ops import compute, fixed, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,7 @@ OPS: dict[str, Spec] = {
     "RELU": Spec(compute.clip, steps.clip),
     "RELU6": Spec(compute.clip, steps.clip),
     "RELU_N1_TO_1": Spec(compute.clip, steps.clip),
+    "REQUANTIZE": Spec(compute.requantize, fixed.requantize, "free"),
     "RESHAPE": Spec(compute.reshape),
     "SELECT": Spec(compute.select, plain=(0,)),
     "SLICE": Spec(compute.slice_),

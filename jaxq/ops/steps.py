@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxq.graph import CLIPS, Op
 from jaxq.numerics import round_ste, true_divide, unfused
-from jaxq.ops import compute
+from jaxq.ops import compute, fixed
 
 
 class Carrier(NamedTuple):
@@ -38,18 +38,23 @@ class Carrier(NamedTuple):
 Rule = Callable[..., Array]
 
 
-def contraction(accumulate: Callable[..., Array]) -> Callable[[str], Rule]:
+def contraction(accumulate: Callable[..., Array]) -> Callable[..., Rule]:
     """Rule of an op with weights: `(sum q_x q_w + round(b / (s_x s_w))) * f32(f32(s_x s_w) / s_y)`.
 
     The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32
-    of scale `s_x s_w` (Jacob et al. 2018, section 2.4).
+    of scale `s_x s_w` (Jacob et al. 2018, section 2.4). `arithmetic` is "float32" for XNNPACK, or a key of
+    `jaxq.ops.fixed.RESCALE`.
     """
 
-    def with_dtype(dtype: str) -> Rule:
+    def with_dtype(dtype: str, arithmetic: str = "float32") -> Rule:
         def rule(op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array) -> Array:
+            if arithmetic in fixed.WIDE:
+                return fixed.WIDE[arithmetic](accumulate, op, x, w, bias, dtype=dtype, scale=scale)
             product = x.scale * w.scale
             q_bias = round_ste(true_divide(bias, product))
             accumulator = accumulate(op, x.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32) + q_bias
+            if arithmetic != "float32":
+                return fixed.RESCALE[arithmetic](accumulator, x.scale, w.scale, scale)
             return accumulator * true_divide(product, scale)
 
         return rule
@@ -131,13 +136,15 @@ def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
     return jnp.minimum(jnp.maximum(x.q, low), high)
 
 
-def fused_bounds(bounds: tuple[float, float], scale: Array, zero_point: Array) -> tuple[Array, Array]:
+def fused_bounds(
+    bounds: tuple[float, float], scale: Array, zero_point: Array, builtin: bool = False
+) -> tuple[Array, Array]:
     """The carriers that an activation fused into an op clips to; infinite bounds stay.
 
     RELU, RELU6 and RELU_N1_TO_1 are XNNPACK's, `round(f32(v / s) + z) - z` with ties to even; any other clip is a
-    MAXIMUM and a MINIMUM with constants, which are rounded with ties away from zero.
+    MAXIMUM and a MINIMUM with constants, which are rounded with ties away from zero, as in TFLite's `builtin` kernels.
     """
-    if bounds not in CLIPS:
+    if builtin or bounds not in CLIPS:
         low, high = (_builtin_bound(v, scale) for v in bounds)
         return low, high
     low, high = (

@@ -1,0 +1,186 @@
+"""Requantization as TFLite's builtin kernels do it, differentiable: int32 arithmetic, straight-through gradients.
+
+XNNPACK leaves to them convolutions with weights of 4 bits and everything in 16 bits. `RESCALE` holds what becomes of an
+accumulator that is exact in float32, `WIDE` of activations of 16 bits, `STEPS` the other ops' rules for these. A rule
+computes the real number, which carries the gradient, and beside it the kernel's integer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from jaxq.fixedpoint import (
+    folded_mean,
+    quantized_ratio,
+    rescale_by_15_bits,
+    rescale_half_away,
+    rescale_half_up,
+    srdhm,
+)
+from jaxq.graph import Op
+from jaxq.numerics import round_ste, true_divide
+from jaxq.ops import compute
+
+VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
+ADD_SHIFT = 15  # bits that ADD and SUB keep behind the point of their operands
+
+
+def straight(real: Array, integer: Array) -> Array:
+    """The integer, with the gradient of the real number that it rounds (within 2^-8, which the caller rounds away)."""
+    return real + lax.stop_gradient(integer.astype(jnp.float32) - real)
+
+
+def _integers(*arrays: Array) -> list[Array]:
+    return [lax.stop_gradient(a).astype(jnp.int32) for a in arrays]
+
+
+@jax.custom_jvp
+def half_up(accumulator: Array, x_scale: Array, w_scale: Array, scale: Array) -> Array:
+    """`acc s_x s_w / s_y` by a 31-bit multiplier, rounded in the multiplication and, half up, in the shift (ruy).
+
+    The gradient is that of the real product.
+    """
+    q, shift = quantized_ratio(x_scale, w_scale, scale)
+    return rescale_half_up(accumulator.astype(jnp.int32), q, shift).astype(jnp.float32)
+
+
+@half_up.defjvp
+def _half_up_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    accumulator, x_scale, w_scale, scale = primals
+    ratio = x_scale * w_scale / scale
+    dratio = (tangents[1] * w_scale + x_scale * tangents[2] - ratio * tangents[3]) / scale
+    return half_up(*primals), tangents[0] * ratio + accumulator * dratio
+
+
+RESCALE: dict[str, Callable[..., Array]] = {"half up": half_up}
+
+
+# --- activations of 16 bits -------------------------------------------------------------------------------------------
+
+
+def wide(rescale: Callable[..., Array]) -> Callable[..., Array]:
+    """Rule of a contraction of int16 by int8: the accumulators of the upper and the lower byte, each exact in float32.
+
+    `rescale(int32, q, shift)` is the kernel's way to the output's scale.
+    """
+
+    def rule(
+        accumulate: Callable[..., Array], op: Op, x: Any, w: Any, bias: Array, *, dtype: str, scale: Array
+    ) -> Array:
+        low = lax.stop_gradient(x.q - 256.0 * jnp.round(x.q * (1.0 / 256.0)))
+        halves = ((x.q - low) * (1.0 / 256.0)).astype(dtype), low.astype(dtype)
+        high, low = (accumulate(op, half, w.q.astype(dtype)).astype(jnp.float32) for half in halves)
+        q_bias = round_ste(true_divide(bias, x.scale * w.scale))
+        real = (high * 256.0 + low + q_bias) * true_divide(x.scale * w.scale, scale)
+        i_high, i_low, i_bias = _integers(high, low, q_bias)
+        ratio = quantized_ratio(*map(lax.stop_gradient, (x.scale, w.scale, scale)))
+        return straight(real, rescale((i_high << 8) + i_low + i_bias, *ratio))
+
+    return rule
+
+
+WIDE: dict[str, Callable[..., Array]] = {
+    "half up 16": wide(rescale_half_up),
+    "half away 16": wide(rescale_half_away),
+    "15 bits": wide(rescale_by_15_bits),
+}
+
+
+def add(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
+    """Both operands to the grid `2 max(s_a, s_b) / 2^15`, their sum to the output's; three times rounded.
+
+    Operands of one shape pass a vector kernel, sixteen numbers at a time, which rounds each operand once instead of
+    twice; the rest of an example, less than sixteen, does not.
+    """
+    return _sum(a, b, 1, scale)
+
+
+def sub(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
+    """As `add` with a minus."""
+    return _sum(a, b, -1, scale)
+
+
+def _sum(a: Any, b: Any, sign: int, scale: Array) -> Array:
+    real = (a.real + sign * b.real) / scale
+    s_a, s_b, s_y = map(lax.stop_gradient, (a.scale, b.scale, scale))
+    twice, one = 2.0 * jnp.maximum(s_a, s_b), jnp.ones_like(s_a)
+    once = in_vectors(a.q.shape, b.q.shape) if sign == 1 else False
+    sides = [
+        aligned(q, *quantized_ratio(s, one, twice), once) for q, s in zip(_integers(a.q, b.q), (s_a, s_b), strict=True)
+    ]
+    total = sides[0] + sign * sides[1]
+    return straight(real, rescale_half_away(total, *quantized_ratio(twice, one, s_y * 2.0**ADD_SHIFT)))
+
+
+def in_vectors(a: tuple[int, ...], b: tuple[int, ...]) -> Any:
+    """Which numbers of an example the vector kernel adds, in its shape, or False. A constant has one example."""
+    if len(a) != len(b) or a[1:] != b[1:]:
+        return False
+    size = math.prod(a[1:])
+    return (np.arange(size) < size // VECTOR * VECTOR).reshape(1, *a[1:])
+
+
+def aligned(x: Array, q: Array, shift: Array, once: Any) -> Array:
+    """An operand of ADD on the common grid: rounded in multiplication and shift, or shifted first (`once`)."""
+    twice = rescale_half_away(x << ADD_SHIFT, q, shift)
+    return twice if once is False else jnp.where(once, srdhm(x << (ADD_SHIFT + shift), q), twice)
+
+
+def mul(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
+    """`q_a q_b` by the multiplier of the float32 number `f32(s_a s_b) / s_y`."""
+    ratio = true_divide(a.scale * b.scale, scale)
+    q_a, q_b = _integers(a.q, b.q)
+    one = jnp.ones_like(scale)
+    return straight(
+        a.q * b.q * ratio, rescale_half_away(q_a * q_b, *quantized_ratio(lax.stop_gradient(ratio), one, one))
+    )
+
+
+def mean(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
+    """The int32 sum by the multiplier of `s_x / s_y` with 1 / n folded into it by integer division."""
+    axes, keep = op.attrs["axes"], op.attrs["keepdims"]
+    count = math.prod(x.q.shape[axis] for axis in axes)
+    real = jnp.mean(x.q, axis=axes, keepdims=keep) * (x.scale / scale)
+    s_x, s_y = map(lax.stop_gradient, (x.scale, scale))
+    multiplier = folded_mean(*quantized_ratio(s_x, jnp.ones_like(s_x), s_y), count)
+    return straight(real, rescale_half_away(jnp.sum(*_integers(x.q), axis=axes, keepdims=keep), *multiplier))
+
+
+def average_pool_2d(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
+    """`(sum +- n / 2) / n` in integers: ties away from zero."""
+    real = compute.average_pool_2d(op, x.q)
+    total = compute.window_sum(op, lax.stop_gradient(x.q)).astype(jnp.int32)  # below 2^24 for windows up to 512
+    count = jnp.asarray(compute.window_count(op, x.q)).astype(jnp.int32)
+    half = jnp.where(total > 0, count // 2, -(count // 2))
+    return straight(real, lax.div(total + half, jnp.broadcast_to(count, jnp.shape(total))))
+
+
+def requantize(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
+    """To 8 bits: `q / 256`, ties away from zero; to 16 bits: the same number at the same scale."""
+    if op.attrs["bits"] == 16:
+        return x.q
+    return rescaled(x, scale)
+
+
+def rescaled(x: Any, scale: Array) -> Array:
+    """To another scale, by QUANTIZE from or to 16 bits."""
+    s_x, s_y = map(lax.stop_gradient, (x.scale, scale))
+    ratio = quantized_ratio(s_x, jnp.ones_like(s_x), s_y)
+    return straight(x.real / scale, rescale_half_away(*_integers(x.q), *ratio))
+
+
+STEPS: dict[str, Callable[..., Array]] = {
+    "ADD": add,
+    "AVERAGE_POOL_2D": average_pool_2d,
+    "MEAN": mean,
+    "MUL": mul,
+    "SUB": sub,
+}

@@ -1,0 +1,78 @@
+"""What a tensor's width means on the device: how weights are stored, and which kernel's arithmetic an op gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping
+
+from jaxq.graph import Graph, Op
+from jaxq.ops import OPS
+from jaxq.scheme import Scheme
+from jaxq.target import Target
+
+
+def storage(op: Op, scheme: Scheme, target: Target) -> str:
+    """The type of an op's weights in the file: "int8", or "int4", two in a byte, where the target reads that.
+
+    A grouped convolution has no kernel of its own for int4 (decision 007).
+    """
+    packed = scheme.bits == 4 and op.kind in target.packed and op.attrs.get("groups", 1) == 1
+    return "int4" if packed else "int8"
+
+
+# Ops that TFLite computes on activations of 16 bits by arithmetic that is known here. The rest computes in 8.
+WIDE = frozenset(
+    {"ADD", "AFFINE", "AVERAGE_POOL_2D", "CLIP", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DROPOUT"}
+    | {"FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "RELU", "RELU6", "RELU_N1_TO_1", "REQUANTIZE"}
+    | {"RESHAPE", "SLICE", "SPLIT", "STOP_GRADIENT", "STRIDED_SLICE", "SUB", "TRANSPOSE"}
+)
+
+
+def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
+    """How the device brings an op's sum to the output's scale: "float32" (XNNPACK) or one of TFLite's builtin ways.
+
+    XNNPACK takes int4 weights of a FULLY_CONNECTED with an even number of inputs, of no convolution, and no activations
+    of 16 bits. `bits` is the width of the activations.
+    """
+    if bits == 16:
+        if op.kind in ("DEPTHWISE_CONV_2D", "AFFINE"):
+            return "15 bits"
+        return "half away 16" if op.attrs.get("groups", 1) > 1 else "half up 16"
+    dense = op.kind == "FULLY_CONNECTED" or pointwise(op, graph)
+    return "float32" if stored == "int8" or (dense and _inputs(op, graph) % 2 == 0) else "half up"
+
+
+def pointwise(op: Op, graph: Graph) -> bool:
+    """Whether a convolution is a FULLY_CONNECTED of each pixel, and may be written as one."""
+    if op.kind != "CONV_2D" or op.attrs["groups"] != 1:
+        return False
+    moves = any(map(any, op.attrs["padding"])) or op.attrs["stride"] != (1, 1)
+    return graph.avals[op.inputs[1]].shape[:2] == (1, 1) and not moves
+
+
+def _inputs(op: Op, graph: Graph) -> int:
+    return graph.avals[op.inputs[0]].shape[-1]
+
+
+def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> Graph:
+    """The graph with a REQUANTIZE before each op that reads activations of another width than it computes.
+
+    An op that shares one scale with its operands requantizes them itself. Returns `graph` where nothing is mixed.
+    """
+    avals, names, ops, made = dict(graph.avals), dict(graph.site_names), [], {}
+    for op in graph.ops:
+        outputs = [bits[v] for v in op.outputs if v in bits]
+        if op.name in islands or OPS[op.kind].scales == "same":
+            ops.append(op)
+            continue
+        wanted, inputs = (outputs or [8])[0], list(op.inputs)
+        for i, value in enumerate(op.inputs):
+            if bits.get(value, wanted) == wanted:
+                continue
+            if (value, wanted) not in made:
+                new = made[value, wanted] = max(avals) + 1
+                avals[new], names[new] = graph.avals[value], f"{names[value]}:int{wanted}"
+                ops.append(Op("REQUANTIZE", names[new], (value,), (new,), {"bits": wanted}, op.source))
+            inputs[i] = made[value, wanted]
+        ops.append(dataclasses.replace(op, inputs=tuple(inputs)))
+    return dataclasses.replace(graph, avals=avals, site_names=names, ops=tuple(ops)) if made else graph
