@@ -83,7 +83,7 @@ class Certificate:
 
     @property
     def tolerance(self) -> float:
-        """0 for integers; of a file that holds float32 operators, the gap that counts as none, by the largest number."""
+        """0 for integers; of a file that holds float32 operators, the gap that counts as none, by its largest."""
         return FLOAT_TOLERANCE if any(tally.floats for tally in self.families.values()) else 0.0
 
     @property

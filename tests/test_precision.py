@@ -172,9 +172,9 @@ def test_weights_of_a_file_of_floats_are_stored_as_the_recipe_says() -> None:
 
 
 def test_a_difference_beyond_the_tolerance_is_counted() -> None:
-    tally = Tally(1e-5)
-    tally.add("y", np.array([1.0, 2.0, np.nan]), np.array([1.0 + 1e-5, 2.0 + 3e-5, 0.0]))
-    assert (tally.total, tally.compared, tally.first) == (2, 3, "y")
+    tally = Tally()
+    tally.add("y", np.array([1.0, 2.0, np.nan]), np.array([1.0 + 1e-5, 2.0 + 3e-5, 0.0]), 1e-5)
+    assert (tally.total, tally.floats, tally.compared, tally.first) == (2, 3, 0, "y")
 
 
 def test_weight_only_training_moves_weights_on_their_grid() -> None:

@@ -173,8 +173,9 @@ def requantize(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
 def rescaled(x: Any, scale: Array) -> Array:
     """To another scale, by QUANTIZE from or to 16 bits."""
     s_x, s_y = map(lax.stop_gradient, (x.scale, scale))
-    ratio = quantized_ratio(s_x, jnp.ones_like(s_x), s_y)
-    return straight(x.real / scale, rescale_half_away(*_integers(x.q), *ratio))
+    q, shift = quantized_ratio(s_x, jnp.ones_like(s_x), s_y)
+    (integers,) = _integers(x.q)
+    return straight(x.real / scale, rescale_half_away(integers, q, shift))
 
 
 STEPS: dict[str, Callable[..., Array]] = {
