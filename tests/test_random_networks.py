@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -60,14 +61,19 @@ def test_what_was_found_stays_right(name: str) -> None:
     assert found.kind == kind, found.reason
 
 
+def kinds_of(*steps: Step) -> set[str]:
+    program = Program((6, 6, 4), 1.0, 0.0, steps)
+    example = np.zeros((1, *program.shape), np.float32)
+    plan = jaxq.quantize(network(program), "int8", parameters(program), example).plan
+    return {op.kind for op in plan.graph.ops}
+
+
 def test_every_kind_of_op_can_be_drawn() -> None:
     kinds: set[str] = set()
-    for move in MOVES:
-        for seed in range(5):
-            program = Program((6, 6, 4), 1.0, 0.0, (Step("transpose", seed=seed), Step(move, seed=seed)))
-            params = parameters(program)
-            qfunction = jaxq.quantize(network(program), "int8", params, np.zeros((1, *program.shape), np.float32))
-            kinds |= {op.kind for op in qfunction.plan.graph.ops}
+    for seed, move in itertools.product(range(5), MOVES):
+        it, dense = Step(move, seed=seed), Step("dense", seed=seed)
+        kinds |= kinds_of(Step("transpose", seed=seed), it)  # nothing that a clip could fuse into
+        kinds |= kinds_of(dense, dense._replace(first=1), it) if seed == 0 else set()  # two of one shape
     assert OPS.keys() - NOT_DRAWN - kinds == set()
 
 
