@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -128,3 +128,7 @@ class Writer:
         requantized = self.tensor(Tensor(name, shape, self.integer(op.outputs[0]), out))
         self.emit("QUANTIZE", [self.tensor_of[value]], [requantized], 1)
         return requantized
+
+
+# How one kind of op is written: it appends operators.
+Rule = Callable[[Writer, Op], None]
