@@ -297,7 +297,7 @@ family; within a step where the device has a table or a fixed-point form and tra
 the families that compute every operator that the op is written as. *int4 weights*: the targets for which weights of 4
 bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *int16 activations*: the targets
 for which the op computes in 16 bits; an op that computes in 8 has its operands converted. *Targets*: those whose entry
-in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules of a target are not checked. They are
+in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules are in [targets.md](targets.md). They are
 {targets}
 
 {rules}

@@ -40,15 +40,16 @@ def opened(data: bytes, program: Program) -> Invoke:
     return invoke
 
 
-def arena_bytes(data: bytes, program: Program) -> int:
+def arena_bytes(data: bytes, program: Program, part: str = "total") -> int:
     """The arena that TFLite Micro needs to run the file, in bytes, as its recording allocator counts on this machine.
 
-    Structures with pointers are smaller on a microcontroller of 32 bits. Raises ExportError as `opened`.
+    part: "head" is the tensors and the scratch memory of kernels, "tail" its own structures, those with pointers
+    smaller on a microcontroller of 32 bits; "total" both. Raises ExportError as `opened`.
     """
     interpreter = _interpreter(data, program)
     with _standard_error() as said:
         interpreter.print_allocations()
-    found = re.search(r"Arena allocation total (\d+) bytes", said())
+    found = re.search(rf"Arena allocation {part} (\d+) bytes", said())
     if found is None:
         raise ExportError(f"TFLite Micro reports no arena: {said()!r}. Use another version of {PACKAGE}.")
     return int(found[1])

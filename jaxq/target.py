@@ -1,6 +1,7 @@
 """What a target takes, before training: which ops it maps, and whether it runs floating point at all.
 
-Capabilities by kind of op only, not a target's finer rules (strides, ranks, sizes).
+Capabilities by kind of op only. A target's finer rules (strides, ranks, sizes, versions) are on finished files, in
+`jaxq.export.targets`; tests hold the two tables together.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ class Target:
 
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
     kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
-    two in a byte; of others they are stored as int8. wide: whether it takes activations of 16 bits
-    with weights of 8.
+    two in a byte; of others they are stored as int8. wide: whether it takes activations of 16 bits with weights of 8.
+    evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that `source` names, or
+    "inferred".
     """
 
     name: str
@@ -31,10 +33,19 @@ class Target:
     packed: frozenset[str] = frozenset()
     wide: bool = False
     source: str = ""
+    evidence: str = "vendor"
 
     def refuses(self, kind: str) -> bool:
         """Whether an op of this kind cannot run there."""
         return kind in self.forbidden or (kind == "FLOAT" and not self.float_islands)
+
+
+_VELA = "ethos-u-vela 5.2.0, --supported-ops-report"
+_NOT_U55 = frozenset({"BROADCAST_TO", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"})
+
+
+def _ethos(name: str, title: str, forbidden: frozenset[str]) -> Target:
+    return Target(name, title, forbidden, float_islands=False, source=_VELA, evidence="measured")
 
 
 TARGETS: dict[str, Target] = {
@@ -43,7 +54,8 @@ TARGETS: dict[str, Target] = {
         "LiteRT on a CPU (XNNPACK)",
         packed=frozenset({"CONV_2D", "FULLY_CONNECTED"}),
         wide=True,
-        source="google-ai-edge/LiteRT, kernels/register.cc",
+        source="google-ai-edge/LiteRT, tflite/kernels/register.cc",
+        evidence="measured",
     ),
     "tflm": Target(
         "tflm",
@@ -51,15 +63,19 @@ TARGETS: dict[str, Target] = {
         forbidden=frozenset({"RELU_N1_TO_1"}),
         tables=frozenset({"GELU"}),
         float_islands=False,
-        source="tflite-micro, all_ops_resolver",
+        source="tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc",
+        evidence="measured",
     ),
-    "ethos-u": Target("ethos-u", "Arm Ethos-U", float_islands=False, source="ethos-u-vela, supported operators"),
+    "ethos-u": _ethos("ethos-u", "Arm Ethos-U, any of U55, U65, U85", _NOT_U55),
+    "ethos-u55": _ethos("ethos-u55", "Arm Ethos-U55", _NOT_U55),
+    "ethos-u65": _ethos("ethos-u65", "Arm Ethos-U65", _NOT_U55),
+    "ethos-u85": _ethos("ethos-u85", "Arm Ethos-U85", frozenset({"BROADCAST_TO"})),
     "edgetpu": Target(
         "edgetpu",
         "Coral Edge TPU",
         forbidden=frozenset(
             {"ARG_MAX", "BATCH_MATMUL", "BROADCAST_TO", "EMBEDDING", "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU"}
-            | {"SELECT", "TABLE"}
+            | {"LOGICAL_AND", "SELECT", "TABLE"}
         ),
         float_islands=False,
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",

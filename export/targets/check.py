@@ -125,6 +125,8 @@ def _at_start(program: Program, device: Device, op: Operator) -> bool:
 
 def _gain(program: Program, device: Device, own: list[Placement], now: list[Placement], fixed: Placement) -> Gain:
     """What is mapped more if that operator were."""
+    if not device.one_subgraph:
+        return Gain(fixed.index, 1, fixed.macs)
     better = [dataclasses.replace(p, mapped=True) if p.index == fixed.index else p for p in own]
     then = _spread(program, device, better)
     won = [b for a, b in zip(now, then, strict=True) if b.mapped and not a.mapped]

@@ -110,6 +110,7 @@ def _from_code(law: str, check: Check, fix: str = "", evidence: str = MEASURED) 
 _CLOSER = "Bring the scales closer together: one of the ranges is far too wide or too narrow."
 _FLOATS = _from_code("floating point alone", dtypes(FLOAT))
 _EIGHTS = _from_code("int8, uint8 or float", dtypes((*EIGHT, *FLOAT)))
+_EIGHTS_READ = _from_code("int8, uint8 or float", dtypes((*EIGHT, *FLOAT)), evidence=VENDOR)
 _SIGNED = _from_code("int8 or float", dtypes(("int8", *FLOAT)), evidence=VENDOR)
 _RATIO = _from_code("ratios of scales within XNNPACK's windows", _window, _CLOSER)
 _SAME = _from_code("one type throughout", _one_type, evidence=VENDOR)
@@ -162,8 +163,8 @@ OPERATORS = table(
         "PAD": (_EIGHTS, _CONSTANTS),
         "TRANSPOSE": (_EIGHTS, _CONSTANTS),
         "RESHAPE": (_EIGHTS, _from_code("equal scales at both ends", same_parameters, evidence=VENDOR)),
-        "RESIZE_BILINEAR": (_EIGHTS, _CONSTANTS),
-        **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), (_EIGHTS,)),
+        "RESIZE_BILINEAR": (_EIGHTS_READ, _CONSTANTS),
+        **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), (_EIGHTS_READ,)),
         "AVERAGE_POOL_2D": (_FLOATS, _from_code("strides not above the window's size", _pool, evidence=VENDOR)),
         **dict.fromkeys(("ABS", "CEIL", "COS", "DIV", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LOG"), (_FLOATS,)),
         **dict.fromkeys(("MAXIMUM", "MINIMUM", "NEG", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1"), (_FLOATS,)),

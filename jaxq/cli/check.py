@@ -81,7 +81,7 @@ def _compiled(file: pathlib.Path, configuration: str) -> Any:
 def _head(file: pathlib.Path, report: Any) -> str:
     total = len(report.placements)
     lines = [
-        f"{file}: {report.device.title}, {report.mapped:,} of {_count(total, 'operator')} {report.device.mapped}",
+        f"{file}: {report.device.title}, {report.mapped:,} of {_count(total, 'operator')} mapped",
         f"verdict: {report.device.verdict}",
         *([_drawing(report)] if total else []),
     ]
@@ -93,7 +93,7 @@ def _drawing(report: Any, width: int = 72) -> str:
     marks = "".join("#" if p.mapped else "." for p in report.placements)
     shown = marks if len(marks) <= width else f"{marks[: width - 3]}..."
     prefix = len(marks) - len(marks.lstrip("#"))
-    first = "" if prefix == len(marks) else f" the first {prefix:,}, then {report.placements[prefix].kind}"
+    first = "" if prefix == len(marks) else f" up to operator {prefix} ({report.placements[prefix].kind})"
     return f"|{shown}|{first}"
 
 
