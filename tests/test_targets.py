@@ -93,9 +93,11 @@ def with_constant(kind_of_zero: int) -> Program:
     return program("CONCATENATION", inputs, [value("y", (1, 8), X)], {"axis": 1, "fused_activation_function": "NONE"})
 
 
-def resize(kind: str, size: int, version: int = 2, **options: Any) -> Program:
-    options = {"align_corners": False, "half_pixel_centers": False, **options}
-    return moved(kind, (1, 4, 4, 8), (1, size, size, 8), int32s("s", size, size), options=options, version=version)
+def resize(kind: str, size: int, version: int = 2, columns: int = 0, **options: Any) -> Program:
+    """4 x 4 to size x columns, or to size x size."""
+    options, columns = {"align_corners": False, "half_pixel_centers": False, **options}, columns or size
+    shape = (1, size, columns, 8)
+    return moved(kind, (1, 4, 4, 8), shape, int32s("s", size, columns), options=options, version=version)
 
 
 def softmax(*shape: int) -> Program:
@@ -118,7 +120,7 @@ def strided(masks: Mapping[str, int] | None = None, *strides: int) -> Program:
 def cast(source: str, target: str) -> Program:
     codes = {"uint8": 3, "int8": 9, "int32": 2}
     options = {"in_data_type": codes[source], "out_data_type": codes[target]}
-    return program("CAST", [value("x", (1, 40), X, source)], [value("y", (1, 40), None, target)], options, 1)
+    return program("CAST", [value("x", (1, 40), (X[0], 5), source)], [value("y", (1, 40), None, target)], options, 1)
 
 
 def select(dtype: str = "int8") -> Program:
@@ -158,6 +160,10 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
         computed(conv((8, 8, 4), 8, (3, 3)), 1), {"edgetpu": edgetpu.NOT_CONSTANT, "litert": "TFLite kernel"}),
     "conv, stride 4": (
         conv((16, 16, 4), 8, (5, 5), (4, 4)), {"edgetpu": TPU, "ethos-u55": CPU, "ethos-u65": CPU, "ethos-u85": NPU}),
+    "conv, stride 4, nothing to pad": (conv((16, 16, 4), 8, (4, 4), (4, 4)), {"ethos-u55": NPU}),
+    "max pool, stride 4, nothing to pad": (pool("MAX_POOL_2D", (16, 16, 4), (4, 4), (4, 4)), {"ethos-u55": NPU}),
+    "max pool, stride 4": (
+        pool("MAX_POOL_2D", (17, 17, 4), (4, 4), (4, 4)), {"ethos-u55": CPU, "ethos-u85": NPU}),
     "conv, stride 4, valid": (conv((16, 16, 4), 8, (5, 5), (4, 4), "VALID"), {"ethos-u55": NPU}),
     "conv, int16": (retyped(conv((8, 8, 4), 8, (3, 3)), "int16", 0, 3), {"edgetpu": edgetpu.DTYPE, "tflm": KERNEL}),
     "depthwise": (depthwise((8, 8, 8), 8, (3, 3)), {"edgetpu": TPU, "ethos-u85": NPU}),
@@ -193,6 +199,8 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "mean over 63 channels": (reduce("MEAN", (1, 1, 9, 63), (3,), X, Y), {"edgetpu": UNSPECIFIED}),
     "mean over the batch": (reduce("MEAN", (1, 9, 64), (0,), X, Y), {"edgetpu": UNSPECIFIED}),
     "mean of images": (reduce("MEAN", (2, 9, 11, 64), (1, 2), X, Y), {"ethos-u55": CPU, "ethos-u85": CPU}),
+    "mean of rows": (reduce("MEAN", (3, 9), (1,), X, Y), {"ethos-u55": NPU, "ethos-u85": NPU}),
+    "mean over channels of two rows": (reduce("MEAN", (2, 9, 4), (2,), X, Y), {"ethos-u55": CPU, "ethos-u85": CPU}),
     "mean of all": (reduce("MEAN", (1, 4, 5, 6), (1, 2, 3), X, Y), {"ethos-u55": CPU, "ethos-u85": CPU}),
     "reduce max": (reduce("REDUCE_MAX", (1, 9, 64), (2,), X, X), {"edgetpu": TPU, "ethos-u55": NPU, "litert": XNN}),
     "reduce max over the batch": (reduce("REDUCE_MAX", (1, 9, 64), (0,), X, X), {"edgetpu": UNSPECIFIED}),
@@ -202,7 +210,8 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "softmax": (softmax(1, 10), {"edgetpu": TPU, "ethos-u55": NPU, "litert": "TFLite kernel"}),
     "softmax, rows": (softmax(1, 30, 10), {"edgetpu": UNSPECIFIED, "ethos-u55": NPU}),
     "softmax, 16,001 classes": (softmax(1, 16_001), {"edgetpu": UNSPECIFIED}),
-    "softmax, 65,536 rows": (softmax(1, 65_536, 1, 2), {"ethos-u55": CPU, "ethos-u85": CPU}),
+    "softmax, 65,536 rows": (softmax(1, 65_536, 1, 2), {"ethos-u55": NPU, "ethos-u85": NPU}),
+    "softmax, 65,537 rows": (softmax(65_537, 2), {"ethos-u55": CPU, "ethos-u85": CPU}),
     "logistic": (unary("LOGISTIC", X, (1 / 256, -128)), {"edgetpu": TPU, "litert": XNN, "ethos-u55": NPU}),
     "leaky relu": (LEAK, {"edgetpu": NO, "litert": XNN, "ethos-u55": NPU, "tflm": KERNEL}),
     "hard swish": (unary("HARD_SWISH", X, Y, 1), {"edgetpu": NO, "ethos-u55": NPU, "tflm": KERNEL}),
@@ -234,8 +243,12 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "concatenation with ones": (with_constant(1), {"edgetpu": UNSPECIFIED}),
     "pack the batch": (several("PACK", [(4,)] * 2, (2, 4), {"axis": 0, "values_count": 2}), {"edgetpu": UNSPECIFIED}),
     "resize": (resize("RESIZE_BILINEAR", 8), {"edgetpu": TPU, "ethos-u55": NPU, "ethos-u85": NPU}),
+    "resize by 2 x 4": (resize("RESIZE_BILINEAR", 8, 2, 16), {"ethos-u55": CPU, "ethos-u85": NPU}),
+    "nearest by 3": (resize("RESIZE_NEAREST_NEIGHBOR", 12), {"ethos-u55": CPU, "ethos-u85": NPU}),
+    "nearest by half": (resize("RESIZE_NEAREST_NEIGHBOR", 2), {"ethos-u55": CPU, "ethos-u85": NPU}),
     "resize by 3": (resize("RESIZE_BILINEAR", 12), {"ethos-u55": CPU, "ethos-u85": CPU}),
-    "resize by 4, half pixels": (resize("RESIZE_BILINEAR", 16, 3, half_pixel_centers=True), {"ethos-u55": CPU}),
+    "resize by 4, half pixels": (
+        resize("RESIZE_BILINEAR", 16, 3, half_pixel_centers=True), {"ethos-u55": CPU, "ethos-u85": NPU}),
     "nearest, half pixels": (
         resize("RESIZE_NEAREST_NEIGHBOR", 8, 3, half_pixel_centers=True), {"edgetpu": edgetpu.VERSION}),
     "strided slice": (strided(None, 1, 1, 1, 1), {"edgetpu": TPU, "litert": XNN, "ethos-u55": NPU, "tflm": KERNEL}),
@@ -585,7 +598,7 @@ def test_exit_codes(built: Program, target: str, code: int, saved: Callable[[Pro
 def test_the_text(saved: Callable[[Program], str], golden: Callable[[str, str], None]) -> None:
     code, out, _ = run(saved(mixed()), "--target", "edgetpu")
     assert code == 1
-    golden("check.txt", out)
+    golden("check.txt", out.rstrip("\n"))
 
 
 def test_the_document(saved: Callable[[Program], str]) -> None:

@@ -53,13 +53,9 @@ def named(tensor: Tensor) -> str:
 
 
 def nhwc(tensor: Tensor) -> Shape4:
-    """The shape as image: batch, height, width, channels; what is missing is 1, further axes count as batch."""
-    shape = tensor.shape
-    if len(shape) <= 1:
-        return (1, 1, 1, shape[0] if shape else 1)
-    if len(shape) < 4:
-        return (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else (shape[0], 1, 1, shape[1])
-    return (math.prod(shape[:-3]), shape[-3], shape[-2], shape[-1])
+    """The shape as image: batch, height, width, channels; what is missing in front is 1, further axes are batch."""
+    batch, height, width, channels = (1, 1, 1, 1, *tensor.shape)[-4:]
+    return (math.prod(tensor.shape[:-3]) if len(tensor.shape) > 4 else batch, height, width, channels)
 
 
 def numbers(program: Program, op: Operator, position: int) -> list[int] | None:
@@ -193,15 +189,23 @@ def not_over_batch(position: int = 1, option: str | None = None) -> Check:
     return check
 
 
-def stride_at_most(most: int, unless_valid: bool = False) -> Check:
-    """Strides are in [1, most]; beyond only, if at all, without padding and dilation."""
+def stride_at_most(most: int, unless_unpadded: bool = False) -> Check:
+    """Strides are in [1, most]; beyond only, if at all, where nothing is padded nor dilated."""
 
     def check(program: Program, op: Operator) -> str | None:
-        dilated = max(number(op, "dilation_h_factor", 1), number(op, "dilation_w_factor", 1)) > 1
-        free = unless_valid and op.options.get("padding") == "VALID" and not dilated
+        free = unless_unpadded and _unpadded(program, op)
         return None if free or max(strides(op)) <= most else f"has strides {strides(op)}"
 
     return check
+
+
+def _unpadded(program: Program, op: Operator) -> bool:
+    """Whether an operator with a window pads nothing: VALID, or SAME where the strides fit."""
+    x = read_at(program, op)
+    if x is None or max(number(op, "dilation_h_factor", 1), number(op, "dilation_w_factor", 1)) > 1:
+        return False
+    sizes = zip(nhwc(x)[1:3], window(program, op), strides(op), strict=True)
+    return op.options.get("padding") == "VALID" or all((-(-n // s) - 1) * s + k <= n for n, k, s in sizes if s > 0)
 
 
 def option_is(name: str, value: object, otherwise: object) -> Check:
@@ -228,8 +232,7 @@ def per_tensor(program: Program, op: Operator) -> str | None:
 
 
 def quantized(program: Program, op: Operator) -> str | None:
-    """Every integer tensor but parameters and bias has a scale."""
-    wrong = next(
-        (t for t in feature_maps(program, op) if t.quantization is None or not t.quantization.scale.size), None
-    )
+    """Every tensor of 8 or 16 bits has a scale."""
+    eights = (t for t in feature_maps(program, op) if t.dtype in ("int8", "uint8", "int16"))
+    wrong = next((t for t in eights if t.quantization is None or not t.quantization.scale.size), None)
     return None if wrong is None else f"reads or writes {named(wrong)} without a scale"

@@ -118,7 +118,7 @@ OPERATORS = table(
         **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (_WEIGHTS, _UNDILATED)),
         "FULLY_CONNECTED": (
             _WEIGHTS,
-            _known("weights in the default format", option_is("weights_format", "DEFAULT", "DEFAULT"), evidence=VENDOR),
+            _known("weights in the default format", option_is("weights_format", 0, 0)),
             _known("one row of output", _row, _FLAT),
         ),
         "TRANSPOSE_CONV": (Limit("constant weights and bias", constant(1, 3), VENDOR, _CHANGES, NOT_CONSTANT),),

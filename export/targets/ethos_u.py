@@ -11,13 +11,14 @@ import math
 
 import numpy as np
 
-from jaxq.export.lint.view import CONTRACTIONS, read_at, written
+from jaxq.export.lint.view import CONTRACTIONS, LIMITS, read_at, written, zero_points
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets.conditions import (
     axes,
     constant,
     dtypes,
     feature_maps,
+    named,
     nhwc,
     number,
     numbers,
@@ -36,6 +37,7 @@ NPU, CPU = "NPU", "CPU"
 NARROW = ("int8", "uint8", "int16")
 LARGEST_SUM = 127 * 2**16  # of the absolute weights of one channel, with 8-bit inputs
 LARGEST_AXIS = 2**16
+LARGE_FACTORS = tuple(2**k for k in range(11))
 
 
 def _sum_of_weights(program: Program, op: Operator) -> str | None:
@@ -72,11 +74,8 @@ def _large_window(program: Program, op: Operator) -> str | None:
     return None if rows <= 256 and rows * columns <= 256 * 256 else f"has a window of {rows} x {columns}"
 
 
-def _image(tensor: Tensor, axis: int) -> int | None:
+def _image(tensor: Tensor, axis: int) -> int:
     """Where an axis of a tensor is in (batch, height, width, channels)."""
-    places = {1: (3,), 2: (0, 3), 3: (0, 1, 3)}.get(len(tensor.shape))
-    if places is not None:
-        return places[axis] if 0 <= axis < len(places) else None
     return max(axis - len(tensor.shape) + 4, 0)
 
 
@@ -110,7 +109,7 @@ def _depth(program: Program, op: Operator) -> str | None:
 def _rows(program: Program, op: Operator) -> str | None:
     x = read_at(program, op)
     count = 0 if x is None else math.prod(nhwc(x)[1:3])
-    return None if count < LARGEST_AXIS else f"has height x width = {count:,}"
+    return None if count <= LARGEST_AXIS else f"has height x width = {count:,}"
 
 
 def _slice_strides(program: Program, op: Operator) -> str | None:
@@ -142,18 +141,28 @@ def _transposed_shape(program: Program, op: Operator) -> str | None:
     return None if nhwc(y)[1:3] == wanted else f"writes {nhwc(y)[1:3]} rows and columns where {wanted} are due"
 
 
-def _resize(factors: tuple[int, ...]) -> Check:
-    def check(program: Program, op: Operator) -> str | None:
-        x, y = read_at(program, op), written(program, op)
-        if x is None or y is None or nhwc(x)[1:3] in ((1, 1), nhwc(y)[1:3]):
-            return None
-        less = 1 if op.options.get("align_corners") else 0
-        found = [(b - less) / max(a - less, 1) for a, b in zip(nhwc(x)[1:3], nhwc(y)[1:3], strict=True)]
-        allowed = (2,) if op.kind == "RESIZE_BILINEAR" and op.options.get("half_pixel_centers") else factors
-        fits = found[0] == found[1] and found[0] in allowed
-        return None if fits else f"scales by {found[0]:g} x {found[1]:g}"
+def _factors(program: Program, op: Operator) -> tuple[float, float]:
+    """Of rows and columns; (1, 1) where they do not matter."""
+    x, y = read_at(program, op), written(program, op)
+    if x is None or y is None or nhwc(x)[1:3] in ((1, 1), nhwc(y)[1:3]):
+        return 1.0, 1.0
+    less = 1 if op.options.get("align_corners") else 0
+    rows, columns = ((b - less) / max(a - less, 1) for a, b in zip(nhwc(x)[1:3], nhwc(y)[1:3], strict=True))
+    return rows, columns
 
-    return check
+
+def _resize_u55(program: Program, op: Operator) -> str | None:
+    rows, columns = _factors(program, op)
+    half = op.kind == "RESIZE_BILINEAR" and op.options.get("half_pixel_centers")
+    fits = rows == columns and rows in ((1, 2) if half else (1, 2, 4, 8))
+    return None if fits else f"scales by {rows:g} x {columns:g}"
+
+
+def _resize_u85(program: Program, op: Operator) -> str | None:
+    found = _factors(program, op)
+    powers = all(factor in LARGE_FACTORS for factor in found)
+    fits = powers if op.kind == "RESIZE_BILINEAR" else max(found) <= LARGE_FACTORS[-1]
+    return None if fits else f"scales by {found[0]:g} x {found[1]:g}"
 
 
 def _gather(program: Program, op: Operator) -> str | None:
@@ -184,7 +193,7 @@ _CONTRACTION = (
     _known(f"absolute weights of a channel that sum to at most {LARGEST_SUM:,}", _sum_of_weights),
 )
 _STRIDE_3 = _known("strides of at most 3", stride_at_most(3), _ONE_STEP)
-_STRIDE_3_PADDED = _known("strides of at most 3 with padding", stride_at_most(3, unless_valid=True), _ONE_STEP)
+_STRIDE_3_PADDED = _known("strides of at most 3 with padding", stride_at_most(3, unless_unpadded=True), _ONE_STEP)
 _AVERAGE = _known("a window of at most 8 x 8 with padding, 256 x 256 without", _average_window)
 _WINDOW = _known("a window of at most 256 x 256", _large_window)
 _TIED = _known("equal scales at both ends", same_parameters, "Give inputs and output one scale.")
@@ -195,7 +204,7 @@ _MEAN = (
 )
 _SIGNED = _known("int8", dtypes(("int8",)))
 _SIGNED_WIDE = _known("int8 or int16", dtypes(("int8", "int16")))
-_SOFTMAX = _known("height x width below 65536", _rows)
+_SOFTMAX = _known("height x width of at most 65536", _rows, evidence=MEASURED)
 _SLICED = (
     _known("constant parameters", constant(1, 2, 3)),
     _known("strides that are positive, of height and width alone", _slice_strides, evidence=MEASURED),
@@ -227,7 +236,7 @@ U55_OPERATORS = table(
         "QUANTIZE": (_SHORT,),
         **dict.fromkeys(
             ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-            (_SHORT, _known("a factor of 2, 4 or 8, with half-pixel centers 2", _resize((2, 4, 8)))),
+            (_SHORT, _known("a factor of 2, 4 or 8, with half-pixel centers 2", _resize_u55)),
         ),
         "RSQRT": (_SIGNED_WIDE,),
         "SLICE": (_SHORT, _known("constant parameters", constant(1, 2))),
@@ -264,10 +273,8 @@ U85_OPERATORS = table(
         "MAX_POOL_2D": (_WINDOW,),
         "MEAN": _MEAN,
         **dict.fromkeys(("MIRROR_PAD", "PAD", "PADV2"), (_known("constant padding", constant(1)),)),
-        **dict.fromkeys(
-            ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-            (_known("a factor that is a power of two", _resize(tuple(2**k for k in range(11)))),),
-        ),
+        "RESIZE_BILINEAR": (_known("factors that are powers of two", _resize_u85, evidence=MEASURED),),
+        "RESIZE_NEAREST_NEIGHBOR": (_known("factors of at most 1024", _resize_u85),),
         "RSQRT": (_SIGNED_WIDE,),
         "SLICE": (_known("constant parameters", constant(1, 2)),),
         "SOFTMAX": (_SOFTMAX,),
@@ -279,6 +286,7 @@ U85_OPERATORS = table(
     *_U85_ALSO,
 )
 
+_FREE_ZERO_POINTS = frozenset({"AVERAGE_POOL_2D", "DIV", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"})
 _UNSCALED = frozenset(
     {"ARG_MAX", "CAST", "EXPAND_DIMS", "GATHER", "MIRROR_PAD", "PAD", "PADV2", "QUANTIZE", "TRANSPOSE"}
 )
@@ -287,6 +295,19 @@ _UNSCALED |= {"REDUCE_ALL", "REDUCE_ANY", "SELECT", "SELECT_V2", "LOGICAL_AND", 
 
 def _scaled(program: Program, op: Operator) -> str | None:
     return None if op.kind in _UNSCALED else quantized(program, op)
+
+
+def _zero_points(program: Program, op: Operator) -> str | None:
+    """Within the type; the kinds that divide or interpolate are excepted."""
+    if op.kind in _FREE_ZERO_POINTS:
+        return None
+    for tensor in feature_maps(program, op):
+        low, high = LIMITS.get(tensor.dtype, (0, 0))
+        low, high = (0, 0) if tensor.dtype == "int16" else (low, high)
+        wrong = [int(z) for z in zero_points(tensor) if not low <= z <= high]
+        if wrong:
+            return f"reads or writes {named(tensor)}, with zero point {wrong[0]}"
+    return None
 
 
 def _one_scale(program: Program, op: Operator) -> str | None:
@@ -303,6 +324,7 @@ def _device(name: str, title: str, integers: tuple[str, ...], operators: dict, c
             _known("integers", dtypes(integers), "Quantize it; export int8 inputs and outputs.", MEASURED),
             _known("scales of what is computed", _scaled),
             _known("one scale for what is computed", _one_scale),
+            _known("zero points within the type", _zero_points),
         ),
         mapped=NPU,
         unlisted=CPU,

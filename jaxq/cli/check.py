@@ -106,9 +106,7 @@ def _facts(report: Any) -> str:
     memory, lines = report.memory, []
     if report.macs:
         lines.append(f"MACs: {report.mapped_macs:,} of {report.macs:,} mapped ({_share(report.mapped_macs, report)})")
-    lines.append(
-        f"activations: {memory.activations:,} bytes of arena, planned greedily; constants: {memory.constants:,}"
-    )
+    lines.append(f"activations: an arena of {memory.activations:,} bytes; constants: {memory.constants:,} bytes")
     if report.device.cache_bytes is not None:
         cache, fits = report.device.cache_bytes, memory.constants <= report.device.cache_bytes
         lines.append(
