@@ -131,8 +131,9 @@ def _result(op: Operator, exact: jax.Array, surrogate: jax.Array, tensor: Tensor
     if tensor.dtype == "float32":  # DEQUANTIZE
         real = straight_through(exact, surrogate)
         return Pair(real, real)
-    if tensor.quantization is None:  # positions, as of ARG_MAX
-        return Pair(exact, exact)
+    if tensor.quantization is None:  # positions, as of ARG_MAX; what comes of a quantized tensor's integers has a slope
+        sloped = jnp.issubdtype(surrogate.dtype, jnp.floating)
+        return Pair(exact, straight_through(exact.astype(jnp.float32), surrogate) if sloped else exact)
     return _paired(exact, surrogate, tensor, builtin_bounds(tensor, activation(op)))
 
 

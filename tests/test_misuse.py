@@ -252,7 +252,7 @@ EXPORTS: list[Case] = [
     ("no example to verify", lambda: artifact().verify([], progress=False), InputError,
      "There is no example to verify on"),
     ("family", lambda: jaxq.export.evaluate(artifact().program, "neon"), ExportError,
-     "No kernel family 'neon'. Families: xnnpack, reference."),
+     "No kernel family 'neon'. Families: xnnpack, reference, tflm."),
 ]  # fmt: skip
 
 
