@@ -13,7 +13,8 @@
     ├── ExportError           a graph that cannot be written
     │   ├── TargetError           an op that the target forbids
     │   └── MismatchError         an integer of the artifact differs from the training forward's
-    └── FormatError           bytes that are not a valid TFLite file
+    ├── FormatError           bytes that are not a valid TFLite file
+    └── WeightsError          published weights that are not here, or not what they should be
 
 A message has three parts: the fact with its numbers; where (site, the user's file and line); what to do.
 """
@@ -75,3 +76,7 @@ class MismatchError(ExportError):
 
 class FormatError(JaxqError):
     """Bytes are not a TFLite file, or one that breaks a rule of the format."""
+
+
+class WeightsError(JaxqError):
+    """Published weights or photos are not downloaded, or are not the file that they should be."""
