@@ -106,7 +106,7 @@ def drawn(make: Make) -> Any:
         else:
             values = rng.uniform(*DRAWN[name], shape)
         state[path] = variable.replace(jnp.asarray(values, jnp.float32))
-    model.dropout.rngs = nnx.Rngs(0)
+    model.dropout.rngs = nnx.Rngs(0)  # pyright: ignore[reportAttributeAccessIssue]
     nnx.update(model, nnx.from_flat_state(state))
     model.eval()
     return model

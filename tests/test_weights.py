@@ -175,7 +175,7 @@ def fetched(name: str) -> dict[str, np.ndarray]:
 def inputs() -> np.ndarray:
     """As tests/golden/make_imagenet_logits.py draws them."""
     x = np.random.default_rng(0).standard_normal((2, 224, 224, 3), np.float32)
-    return x / np.float32([1, 2])[:, None, None, None]
+    return x / np.array([1, 2], np.float32)[:, None, None, None]
 
 
 def assert_equal_logits(found: Any, name: str) -> None:

@@ -11,15 +11,15 @@ import pathlib
 import sys
 
 import numpy as np
-import torch
-import torchvision
-from efficientnet_lite_pytorch import EfficientNet
+import torch  # pyright: ignore[reportMissingImports]
+import torchvision  # pyright: ignore[reportMissingImports]
+from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
 
 
 def inputs() -> np.ndarray:
     """NHWC float32."""
     x = np.random.default_rng(0).standard_normal((2, 224, 224, 3), np.float32)
-    return x / np.float32([1, 2])[:, None, None, None]
+    return x / np.array([1, 2], np.float32)[:, None, None, None]
 
 
 def logits(model: torch.nn.Module, weights: pathlib.Path) -> np.ndarray:
