@@ -66,8 +66,8 @@ AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW to HWIO, [out, in] to [in, 
 class Checkpoint:
     """Published weights: where they are, the network that they fit, and the images it was trained on.
 
-    names: patterns of our modules' paths to their names; first_block: their number of our block 0. Images are
-    [n, 224, 224, 3] of 0 to 255, (pixel - mean) / std for each channel.
+    names: patterns of our modules' paths to their names; first_block: their number of our block 0. Images were the
+    middle 224x224 pixels of 256 by `interpolation`; an input is (pixel - mean) / std, pixels from 0 to 255.
     """
 
     package: Package
@@ -77,6 +77,7 @@ class Checkpoint:
     first_block: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [n, h, w, 3], RGB, to the network's float32 inputs."""
@@ -97,6 +98,7 @@ CHECKPOINTS = {
         first_block=1,
         mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
         std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+        interpolation="bilinear",
     ),
     "efficientnet_lite0": Checkpoint(
         package=Package(
@@ -111,6 +113,7 @@ CHECKPOINTS = {
         first_block=0,
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
+        interpolation="bicubic",
     ),
 }
 
