@@ -41,7 +41,7 @@ def rows(name: str) -> list[tuple[str, ...]]:
     jaxq.calibrate(qmodel, (x[i : i + 4] for i in range(0, len(x), 4)))
     artifact = jaxq.export.to_tflite(qmodel)
     (integers,) = artifact.run(x)
-    proof = artifact.verify((x[i : i + 4] for i in range(0, len(x), 4)))
+    proof = artifact.verify(x[i : i + 4] for i in range(0, len(x), 4))
     assert proof.simulation is not None
     forward = f"{proof.simulation_differing:,} of {proof.simulation.compared:,}"
     differing = [f"{tally.total:,} of {tally.compared:,}" for tally in proof.families.values()]

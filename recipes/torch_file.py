@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
 def _value(stream: io.BytesIO) -> Any:
     """The value of the pickle that begins here. The instructions are those of Python's `pickletools`."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for code, argument, _ in pickletools.genops(stream):
         if code.name == "STOP":
             break

@@ -81,7 +81,7 @@ class Checkpoint:
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [n, h, w, 3], RGB, to the network's float32 inputs."""
-        return (images.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return (images.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
 
 CHECKPOINTS = {
@@ -142,12 +142,12 @@ def install(name: str, wheel: pathlib.Path | None = None) -> pathlib.Path:
     return file
 
 
-def convert(published: Checkpoint, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def convert(published: Checkpoint, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """A PyTorch checkpoint's tensors by our names, in Flax's order of axes.
 
     Raises WeightsError where one is missing or of another shape.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for path, shape in shapes(published).items():
         theirs = their_name(published, path)
         if theirs not in tensors:

@@ -98,7 +98,7 @@ DRAWN = {"scale": (0.5, 1.5), "bias": (-0.5, 0.5), "mean": (-0.2, 0.2), "var": (
 def drawn(make: Make) -> Any:
     """The network in evaluation mode with numbers drawn by numpy: Flax compiles its initializers shape by shape."""
     rng, state = np.random.default_rng(1), {}
-    model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    model: Any = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         name, shape = str(path[-1]), variable.shape
         if name == "kernel":
