@@ -10,7 +10,7 @@ import pytest
 
 # tflite-micro has wheels for Linux on x86-64 alone.
 MICRO = importlib.util.find_spec("tflite_micro") is not None
-collect_ignore = [] if MICRO else ["test_tflm.py"]
+collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -188,10 +188,11 @@ def _known(law: str, check: Check, fix: str = "", evidence: str = VENDOR) -> Lim
 _SHORT = _known("int8, uint8 or int16", dtypes(NARROW), evidence=MEASURED)
 _ONE_STEP = "Use strides of at most 3, or no padding."
 _CONTRACTION = (
-    _known("weights of 8 bits", _eight_bit_weights, "Write the weights as int8."),
+    _known("weights of 8 bits", _eight_bit_weights, "Write the weights as int8.", MEASURED),
     _known("a constant bias of int32 or int64", _bias),
     _known(f"absolute weights of a channel that sum to at most {LARGEST_SUM:,}", _sum_of_weights),
 )
+_CONSTANT_WEIGHTS = Limit("constant weights", constant(1), MEASURED, "ethos-u-vela 5.2.0 compiles no others")
 _STRIDE_3 = _known("strides of at most 3", stride_at_most(3), _ONE_STEP)
 _STRIDE_3_PADDED = _known("strides of at most 3 with padding", stride_at_most(3, unless_unpadded=True), _ONE_STEP)
 _AVERAGE = _known("a window of at most 8 x 8 with padding, 256 x 256 without", _average_window)
@@ -223,8 +224,8 @@ U55_OPERATORS = table(
         "ARG_MAX": (_known("along at most 127 channels", _depth),),
         "AVERAGE_POOL_2D": (_SHORT, _AVERAGE, _STRIDE_3_PADDED),
         "BATCH_MATMUL": (_known("int8", reads(0, ("int8",))),),
-        "CONV_2D": (_SHORT, *_CONTRACTION, _STRIDE_3_PADDED),
-        "DEPTHWISE_CONV_2D": (_SHORT, *_CONTRACTION, _STRIDE_3),
+        "CONV_2D": (_SHORT, _CONSTANT_WEIGHTS, *_CONTRACTION, _STRIDE_3_PADDED),
+        "DEPTHWISE_CONV_2D": (_SHORT, _CONSTANT_WEIGHTS, *_CONTRACTION, _STRIDE_3),
         "ELU": (_SIGNED,),
         "FULLY_CONNECTED": _CONTRACTION,
         "GELU": (_known("int8 or uint8", dtypes(("int8", "uint8"))),),
