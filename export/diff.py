@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxq.analyze.diff import refuse_floats
 from jaxq.errors import InputError
 from jaxq.examples import chunks
 from jaxq.export import runtime
@@ -26,6 +27,7 @@ from jaxq.export.divergence import ANYTHING, Divergence, Link, Values, Watch
 from jaxq.export.load import load_program
 from jaxq.export.program import Program, describe
 from jaxq.export.verify import FAMILIES, Reader, exact_sites, readers, refuse_aborting, table_sites
+from jaxq.faces import bind
 from jaxq.progress import bar
 
 TRAINING, MODEL = "training forward", "model as read"
@@ -85,8 +87,10 @@ def diff(
       batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
       file: a .tflite file that should be this model's. It then takes the place of the model's own file.
 
-    Raises: what `to_tflite` raises; FormatError for a file that is none, InputError for one of other inputs.
+    Raises: what `to_tflite` raises; FormatError for a file that is none, InputError for one of other
+    inputs and for a recipe of floats.
     """
+    refuse_floats(bind(target, *state))
     artifact = to_tflite(target, *state, progress=False)
     chain = _Chain(artifact, None if file is None else pathlib.Path(file))
     examples = 0

@@ -33,9 +33,10 @@ def diff(target: Any, batches: Any, *state: Any, progress: bool = True) -> Diffe
       state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
       progress: show a progress bar.
 
-    Raises: InputError for empty data or NaN, RangeError for a model without ranges.
+    Raises: InputError for empty data, NaN, or a recipe of floats; RangeError for a model without ranges.
     """
     bound, gathered, examples = bind(target, *state), _Gathered(), 0
+    refuse_floats(bound)
     with bar(progress) as shown:
         task = shown.add_task("comparing", total=None)
         for arrays in chunks(bound, batches, "compare"):
@@ -45,6 +46,15 @@ def diff(target: Any, batches: Any, *state: Any, progress: bool = True) -> Diffe
     if gathered.plan is None:
         raise InputError("There is no example to compare: the iterable is empty.")
     return Differences(examples, gathered.finish(gathered.plan))
+
+
+def refuse_floats(bound: Bound) -> None:
+    """Raise InputError for a recipe whose activations are floats."""
+    if bound.core.recipe.floats:
+        raise InputError(
+            f"The recipe {bound.core.recipe.name} keeps activations in floats: there are no steps and no integers to "
+            "compare. The certificate of jaxq.export.to_tflite(..., verify=images) compares the numbers."
+        )
 
 
 class _Gathered:

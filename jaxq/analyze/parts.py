@@ -11,7 +11,7 @@ training forward, `p` is `x` rounded onto the input's grid. Then, in steps of th
     inherited = total - rounding - clipping - weights = (F(p) - F(x)) + (Q(x') - Q(p))
 
 The first three are the op's *own*: they do not depend on what the ops before it do wrong. Real numbers are computed in
-float32, so a part is sure to a thousandth of a step; an own part of less than 2^-12 counts as none.
+float32, so a part of an 8-bit tensor is sure to a thousandth of a step, of a 16-bit one to a tenth or two.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from jaxq.graph import Op
 from jaxq.numerics import carrier_bounds, dequantize, quantize, true_divide
 from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier
-from jaxq.plan import Plan
+from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
 from jaxq.simulate import Ranges, qparams, quantized_operand, reals, simulate
 from jaxq.weights import integer_bias, quantized_weight, weight_values
+
+# By the width of a tensor, in steps: an own part below this is what float32 leaves of nothing.
+NOTHING = {8: 2.0**-12, 16: 2.0**-7}
 
 
 class Parts(NamedTuple):
@@ -110,13 +113,14 @@ def _parts(
     steps, exact, floats = (true_divide(a.astype(jnp.float32), scale) for a in (real, exact, floats))
     inside = jnp.clip(exact, low, high)
     clipped = (steps < low - 0.5) | (steps > high + 0.5)
-    rounding, clipping, weights = map(_settled, (own - inside, inside - exact, exact - floats))
+    least = NOTHING[group.scheme.bits]
+    rounding, clipping, weights = (_settled(e, least) for e in (own - inside, inside - exact, exact - floats))
     return Parts(scale, steps, clipped, carried.q - steps, rounding, clipping, weights)
 
 
-def _settled(e: jax.Array) -> jax.Array:
+def _settled(e: jax.Array, least: float) -> jax.Array:
     """`e` without what float32 leaves of nothing: an op that copies integers makes no error."""
-    return jnp.where(jnp.abs(e) < 2.0**-12, 0.0, e)
+    return jnp.where(jnp.abs(e) < least, 0.0, e)
 
 
 def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
@@ -128,11 +132,8 @@ def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
     inputs = tuple(dict.fromkeys(v for v in op.inputs if v in graph.activations))
     constants = {v: known.env[v] for v in op.inputs if v not in graph.activations}
     touched = [g for g in map(plan.group, (*inputs, *op.outputs)) if g is not None]
-    # What a group is made of (a FakeQuant module, a moving range) has been computed: it now has a range that stands.
-    groups = {
-        g.name: dataclasses.replace(g, fake_quant=None, scheme=dataclasses.replace(g.scheme, ranges="frozen"))
-        for g in touched
-    }
+    # What a group's range comes from (a FakeQuant module, another group, moving extremes) has been computed.
+    groups = {g.name: _standing_group(g) for g in touched}
     small = dataclasses.replace(
         graph, inputs=inputs, params={}, constants=constants, weights=(), ops=(op,), outputs=op.outputs
     )
@@ -140,6 +141,11 @@ def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
     if (site := plan.weight_site(op)) is not None:
         ranges[site] = dict(known.ranges[site])
     return dataclasses.replace(plan, graph=small, groups=groups), ranges
+
+
+def _standing_group(group: Group) -> Group:
+    scheme = dataclasses.replace(group.scheme, ranges="frozen")
+    return dataclasses.replace(group, fake_quant=None, derived=None, scheme=scheme)
 
 
 def _standing(parameters: QParams) -> dict[str, jax.Array]:
@@ -170,7 +176,7 @@ def _on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
     if spec.step is None:  # it copies integers, constants of its output's grid among them
         low, high = carrier_bounds(zero_point, group.scheme.bits)
         return {v: dequantize(quantize(c, scale, low, high), scale) for v, c in constants.items()}
-    return {v: quantized_operand(c, scale).real for v, c in constants.items()}
+    return {v: quantized_operand(c, scale, plan.bits(op)).real for v, c in constants.items()}
 
 
 def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
@@ -179,6 +185,6 @@ def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
     x_scale, site = known.parameters[group.name].scale, plan.weight_site(op)
     w, bias = (jnp.asarray(known.env[v]) for v in op.inputs[1:])
     trained = None if site is None else known.ranges[site]
-    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained)
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.bits(op))
     product = x_scale * kernel.scale
     return dict(zip(op.inputs[1:], (kernel.real, integer_bias(bias, product) * product), strict=True))
