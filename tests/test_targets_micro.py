@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from jaxq.errors import ExportError
@@ -11,7 +12,7 @@ from jaxq.export.program import Program
 from jaxq.export.targets import TARGETS, check, memory
 from tests.target_cases import ONE_OPERATOR
 from tests.test_exact import exported
-from tests.test_kernels import CASES, examples
+from tests.test_kernels import CASES
 from tests.test_tflm import LACKS
 from tests.zoo import ZOO
 
@@ -19,13 +20,19 @@ from tests.zoo import ZOO
 def runs(built: Program) -> bool:
     """Whether TFLite Micro prepares and invokes the program."""
     try:
-        runtime_tflm.opened(write(built), built)(examples(built, 1))
+        runtime_tflm.opened(write(built), built)(
+            [np.zeros(t.shape, t.dtype) for t in (built.tensors[i] for i in built.inputs)]
+        )
     except ExportError:
         return False
     return True
 
 
-@pytest.mark.parametrize("name", ONE_OPERATOR)
+# What ends the process: `jaxq lint` names it.
+ABORTS = {"status: softmax, 16,001 classes": "the sum of the exponentials has no room from 512 on"}
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_OPERATOR if name not in ABORTS])
 def test_tflite_micro_agrees(name: str) -> None:
     built = ONE_OPERATOR[name]
     assert check(built, TARGETS["tflm"]).ok == runs(built)

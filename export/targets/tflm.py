@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jaxq.export.lint.view import CONTRACTIONS, read_at
-from jaxq.export.program import Operator, Program
+from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets.conditions import constant, dtypes, feature_maps, pairs, reads, writes
 from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
 
@@ -62,8 +62,17 @@ def _weights(program: Program, op: Operator) -> str | None:
     if op.kind not in CONTRACTIONS:
         return None
     weights = read_at(program, op, CONTRACTIONS[op.kind].weights)
+    if weights is None:
+        return None
+    if op.kind == "FULLY_CONNECTED" and weights.dtype == "int4" and weights.quantization is not None:
+        return f"has weights of int4 with {weights.quantization.scale.size} scales" if _per_channel(weights) else None
     allowed = ("int8", "float32") if op.kind == "TRANSPOSE_CONV" else ("int8", "int4", "float32")
-    return None if weights is None or weights.dtype in allowed else f"has weights of {weights.dtype}"
+    return None if weights.dtype in allowed else f"has weights of {weights.dtype}"
+
+
+def _per_channel(weights: Tensor) -> bool:
+    """Whether there is more than one scale."""
+    return weights.quantization is not None and weights.quantization.per_channel
 
 
 def _few_axes(program: Program, op: Operator) -> str | None:
@@ -89,7 +98,7 @@ OPERATORS = table(
     {
         **{kind: (_typed(names),) for kind, names in TYPES.items()},
         **dict.fromkeys(_COMPARED, _COMPARABLE),
-        **{kind: (_typed(TYPES[kind]), _from_code("weights of int8 or int4", _weights)) for kind in CONTRACTIONS},
+        **{kind: (_typed(TYPES[kind]), _from_code("weights of int8, or int4 with one scale where they are dense", _weights)) for kind in CONTRACTIONS},
         **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
                         (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
                          _from_code("an int32 output", writes(("int32",))))),
