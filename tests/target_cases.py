@@ -152,7 +152,8 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "dense, one row": (dense(1, 64, 10), {"edgetpu": TPU, "ethos-u55": NPU}),
     "dense, rows": (dense(30, 64, 10), {"edgetpu": UNSPECIFIED, "ethos-u55": NPU}),
     "dense, weights of int4": (
-        retyped(dense(1, 64, 10, largest=7), "int4", 1), {"ethos-u55": CPU, "ethos-u85": CPU, "tflm": "kernel without this type"}),
+        retyped(dense(1, 64, 10, largest=7), "int4", 1),
+        {"ethos-u55": CPU, "ethos-u85": CPU, "tflm": "kernel without this type"}),
     "transposed, stride 2": (transpose_conv((6, 6, 8), 8, 3, 2, "SAME"), {"edgetpu": TPU, "ethos-u55": NPU}),
     "transposed, stride 3": (transpose_conv((6, 6, 8), 8, 4, 3, "VALID"), {"ethos-u55": CPU, "ethos-u85": NPU}),
     "matmul": (matmul((1, 4, 6, 8), (1, 4, 8, 9), (1, 4, 6, 9)),
