@@ -63,6 +63,12 @@ def _weights_symmetric(program: Program, op: Operator) -> str | None:
     return "has weights with a zero point other than 0" if wrong else None
 
 
+def _even_packed(program: Program, op: Operator) -> str | None:
+    weights = read_at(program, op, 1)
+    odd = weights is not None and weights.dtype == "int4" and weights.shape and weights.shape[-1] % 2
+    return f"has weights of int4 of {weights.shape[-1]} inputs" if odd and weights is not None else None
+
+
 def _pool(program: Program, op: Operator) -> str | None:
     size, step = window(program, op), strides(op)
     fits = step[0] <= size[0] and step[1] <= size[1] and not (size == (1, 1) and max(step) > 1)
@@ -132,7 +138,10 @@ OPERATORS = table(
     {
         **dict.fromkeys(("ADD", "SUB", "MUL"), _BINARY),
         **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (*_WEIGHTS, _EIGHT_BIT_WEIGHTS)),
-        "FULLY_CONNECTED": _WEIGHTS,
+        "FULLY_CONNECTED": (
+            *_WEIGHTS,
+            _from_code("an even number of inputs with weights of int4", _even_packed, "Add an input of zeros."),
+        ),
         "TRANSPOSE_CONV": (*_WEIGHTS, _EIGHT_BIT_WEIGHTS),
         "BATCH_MATMUL": (
             _EIGHTS,

@@ -92,14 +92,14 @@ _COMPARABLE = tuple(
     _from_code("bool, float32, int8, int16, int32 or int64",
                reads(k, ("bool", "float32", "int8", "int16", "int32", "int64"))) for k in (0, 1)
 )  # fmt: skip
-_KERNELS_HAVE = "weights of int8, or int4 with one scale where they are dense"
+_WEIGHTS = _from_code("weights of int8 or int4, dense ones of int4 with one scale", _weights, "Write int8.", MEASURED)
 _CONSTANT = _from_code("constant parameters", constant(1))
 
 OPERATORS = table(
     {
         **{kind: (_typed(names),) for kind, names in TYPES.items()},
         **dict.fromkeys(_COMPARED, _COMPARABLE),
-        **{kind: (_typed(TYPES[kind]), _from_code(_KERNELS_HAVE, _weights)) for kind in CONTRACTIONS},
+        **{kind: (_typed(TYPES[kind]), _WEIGHTS) for kind in CONTRACTIONS},
         **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
                         (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
                          _from_code("an int32 output", writes(("int32",))))),
