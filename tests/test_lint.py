@@ -319,7 +319,7 @@ def test_what_jaxq_writes_has_no_findings(name: str):
 
 @pytest.mark.parametrize("recipe", OTHER_RECIPES)
 def test_nor_with_any_recipe(recipe: str):
-    assert [str(f) for f in lint(read(exported("separable", recipe).artifact.data))] == []
+    assert [str(f) for f in lint(read(exported("parts", recipe).artifact.data))] == []
 
 
 def test_the_generated_writer_misaligns_constants():

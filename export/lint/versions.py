@@ -50,11 +50,11 @@ def _depthwise(program: Program, op: Operator) -> int:
 
 
 def _dense(program: Program, op: Operator) -> int:
+    if is_integer(read_at(program, op, 1), "int4"):
+        return 10
     if len(op.inputs) == 2:
         return 6
-    if op.options.get("keep_num_dims"):
-        return 5
-    return 10 if is_integer(read_at(program, op, 1), "int4") else 4
+    return 5 if op.options.get("keep_num_dims") else 4
 
 
 def _transpose_conv(program: Program, op: Operator) -> int:

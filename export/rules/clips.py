@@ -65,7 +65,8 @@ def _clip_steps(w: Writer, value: int, bounds: tuple[float, float]) -> list[tupl
         return [(k, v) for k, v in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True) if np.isfinite(v)]
     info = np.iinfo(w.integer(value))
     low, high = integer_bounds(bounds, *w.frozen.of(value), (info.min, info.max))
-    return [(k, q) for k, q, bites in (("MAXIMUM", low, low > info.min), ("MINIMUM", high, high < info.max)) if bites]
+    steps = (("MAXIMUM", low, low > info.min), ("MINIMUM", high, high < info.max))
+    return [(kind, float(q)) for kind, q, bites in steps if bites]
 
 
 def clip(w: Writer, op: Op) -> None:

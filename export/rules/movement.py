@@ -80,7 +80,9 @@ def embedding(w: Writer, op: Op) -> None:
 def broadcast_to(w: Writer, op: Op) -> None:
     """BROADCAST_TO."""
     shape = w.ints(f"{op.name}:shape", op.attrs["shape"])
-    w.emit("BROADCAST_TO", [w.tensor_of[op.inputs[0]], shape], [w.activation(op.outputs[0])], 2)
+    out = w.activation(op.outputs[0])
+    version = 3 if w.tensors[out].dtype in ("int8", "int16") else 2
+    w.emit("BROADCAST_TO", [w.tensor_of[op.inputs[0]], shape], [out], version)
 
 
 def select(w: Writer, op: Op) -> None:
