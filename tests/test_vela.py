@@ -33,6 +33,12 @@ CRASHES = {
 }
 
 
+def crashes(name: str, target: str) -> bool:
+    """Whether Vela ends on a program: one of CRASHES, or any with weights of int4."""
+    packed = any(tensor.dtype == "int4" for tensor in ONE_OPERATOR[name].tensors)
+    return packed or (name in CRASHES and target in CRASHES[name][0])
+
+
 def merged(programs: Mapping[str, Program]) -> Program:
     """All programs side by side in one; the outputs have the names of the programs."""
     tensors: list[Tensor] = []
@@ -54,7 +60,7 @@ def _moved(indices: Iterable[int], base: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("target", ETHOS)
 def test_vela_agrees_on_one_operator_programs(target: str) -> None:
     """One compilation for all programs: what Vela leaves to the CPU is what the table says."""
-    programs = {name: b for name, b in ONE_OPERATOR.items() if target not in CRASHES.get(name, ("",))[0]}
+    programs = {name: built for name, built in ONE_OPERATOR.items() if not crashes(name, target)}
     result = vela.compiled(write(merged(programs)), TARGETS[target].compilers[0])
     ours = {name for name, built in programs.items() if not check(built, TARGETS[target]).ok}
     assert {name for _, name in result.cpu} == ours
