@@ -141,7 +141,7 @@ def test_exit_codes_of_the_process(folder: pathlib.Path, file: pathlib.Path):
     assert found.code == 1 and found.json["error"]["kind"] == "FormatError"
     found = process("plan", "models:net", "--recipe", "int9", cwd=folder)
     assert found.code == 2 and found.err == (
-        "error: There is no recipe 'int9'. Did you mean 'int8' or 'int4' or 'int8-ema'? "
+        "error: There is no recipe 'int9'. Did you mean 'int8' or 'int4' or 'int16x8'? "
         "Or give a path to a .toml file.\n"
     )
 

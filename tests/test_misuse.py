@@ -196,7 +196,7 @@ CALIBRATION: list[Case] = [
 
 RECIPES: list[Case] = [
     ("name", lambda: fresh("int9"), RecipeError,
-     "There is no recipe 'int9'. Did you mean 'int8' or 'int4' or 'int8-ema'? Or give a path to a .toml file."),
+     "There is no recipe 'int9'. Did you mean 'int8' or 'int4' or 'int16x8'? Or give a path to a .toml file."),
     ("field", lambda: fresh({"weights": {"per_chanel": True}}), RecipeError,
      "In the recipe: Object contains unknown field `per_chanel` - at `$.weights`. Did you mean 'per_channel'"),
     ("type", lambda: fresh({"activations": {"percentile": "high"}}), RecipeError,

@@ -37,6 +37,7 @@ from tests.test_kernels import (
 )
 from tests.test_tour import artifact, digits
 
+INT4_DENSE = ("", ", odd number of inputs", ", one row, odd", ", kept dimensions, relu6", ", no bias, relu")
 # Cases that TFLite Micro does not run, and what it says.
 LACKS = {
     "unary: relu_n1_to_1": "Didn't find op for builtin opcode 'RELU_N1_TO_1'",
@@ -50,6 +51,7 @@ LACKS = {
     "moved: tile": "Didn't find op for builtin opcode 'TILE'",
     "moved: look-up of booleans": "Type 'BOOL' is not supported by gather.; Node GATHER",
     "moved: cast": "Input type UINT8 (3) not supported.; Node CAST",
+    **{f"packed: dense{form}": "filter->type != kTfLiteInt4" for form in INT4_DENSE},
 }
 
 # Scales whose multipliers, or results, stand next to a tie: float64 against float32, fixed point against a table.

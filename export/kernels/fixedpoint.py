@@ -174,5 +174,6 @@ def corrected(acc: jax.Array, estimate: jax.Array, thresholds: np.ndarray, low: 
     table = jnp.asarray(thresholds)
     channel = jnp.arange(table.shape[0])
     guess = jnp.clip(estimate, low, high).astype(jnp.int32) - low
-    guess = guess + (acc >= table[channel, guess + 1]) - (acc < table[channel, guess])
+    above = table[channel, guess + 1]
+    guess = guess + ((acc >= above) & (above != INT32_MAX)) - (acc < table[channel, guess])  # INT32_MAX: out of reach
     return jnp.clip(guess, 0, high - low) + low

@@ -44,6 +44,11 @@ INPUT_FRACTION_BITS = 27  # LOGISTIC and TANH read Q4.27
 
 def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """FULLY_CONNECTED: MBQM, as CONV_2D; the `reference` family multiplies in float64 and rounds once."""
+    w = source(op, tensors, 1)
+    if w.dtype == "int4" and w.quantization is not None and w.quantization.per_channel:
+        raise ExportError(
+            f"TFLite Micro has no FULLY_CONNECTED with int4 weights of several scales. Let {w.name!r} be int8."
+        )
     return [reference.requantized(op, tensors, reference.dense(op, tensors, values))]
 
 
