@@ -14,7 +14,10 @@ def test_the_table_is_the_survey() -> None:
     assert Counter(row.peer for row in SIXTY_THREE.values()) == {"full": 31, "float": 25, "fails": 7}
 
 
-@pytest.mark.parametrize("name", SIXTY_THREE)
+UNROLLED = ("LSTM", "GRU")  # a minute each to compile
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in UNROLLED)) for n in SIXTY_THREE])
 def test_it_comes_out_in_integers(name: str) -> None:
     verdict = judge(case(name))
     assert verdict.kind == FULL, verdict.reason

@@ -79,6 +79,7 @@ def makers(found: Seen) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.slow
 def test_an_op_that_is_fed_right_rounds_by_half_a_step(name: str) -> None:
     """By a whole step where an operand is requantized to the output's scale before, which is a second rounding."""
     found = seen(name)
@@ -100,6 +101,7 @@ def test_copies_make_no_error_and_ops_without_constants_none_of_weights(name: st
 
 
 @pytest.mark.parametrize("name", ["ConvTranspose", "attention", "embed dense", "where"])
+@pytest.mark.slow
 def test_ops_with_constants_of_many_kinds(name: str) -> None:
     model, x = sixty_three.case(name)
     qmodel = jaxq.quantize(model, "int8", x[:1])
@@ -112,6 +114,7 @@ def test_ops_with_constants_of_many_kinds(name: str) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "sure"), [("int4", 2.0**-4), ("int16x8", 0.05)])
+@pytest.mark.slow
 def test_other_widths(recipe: str, sure: float) -> None:
     """The kernels of 4-bit convolutions and of 16-bit activations round twice: a product, then its shift."""
     case, qmodel = calibrated("squeeze_excite", recipe)
@@ -189,6 +192,7 @@ def test_a_range_too_narrow_clips_there_and_is_inherited_below() -> None:
     assert np.mean(np.abs(head.inherited)) > np.mean(np.abs(before["head/kernel:out"].inherited))
 
 
+@pytest.mark.slow
 def test_weights_with_one_scale_for_all_channels_show_in_the_weights_part() -> None:
     case, each = calibrated("separable")
     kernel = each.model.depthwise.kernel
@@ -207,6 +211,7 @@ def test_weights_with_one_scale_for_all_channels_show_in_the_weights_part() -> N
 
 
 @pytest.mark.parametrize("name", ["separable", "heads"])
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_parts(name: str) -> None:
     found = seen(name)
     differences = jaxq.analyze.diff(found.qmodel, found.case.args[0][:EXAMPLES], progress=False)
@@ -227,6 +232,7 @@ def test_the_numbers_are_those_of_the_parts(name: str) -> None:
         assert d.own.mean == pytest.approx(sum(means[:3]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_add_up() -> None:
     found = seen("perceptron")
     (x,) = found.case.args
@@ -247,6 +253,7 @@ def test_other_recipes(recipe: Any) -> None:
     assert all(d.own.sqnr > 30.0 for d in differences.tensors)
 
 
+@pytest.mark.slow
 def test_keyword_inputs_and_state_of_the_other_faces() -> None:
     case, qmodel = calibrated("two_inputs")
     inputs = {k: a[:4] for k, a in case.kwargs.items()}

@@ -209,8 +209,8 @@ def test_targets_of_integers_refuse_floats() -> None:
     x = examples((16, 16, 3), 2)[:1]
     recipe = {"target": "ethos-u", "input": "float32", "output": "float32", "activations": {"bits": 32}}
     qmodel = jaxq.quantize(Mixed(nnx.Rngs(0)), recipe, x)
-    assert "verdict: Arm Ethos-U does not take" in str(qmodel.plan)
-    with pytest.raises(jaxq.errors.TargetError, match="Arm Ethos-U computes integers only"):
+    assert "verdict: Arm Ethos-U, any of U55, U65, U85 does not take" in str(qmodel.plan)
+    with pytest.raises(jaxq.errors.TargetError, match="Arm Ethos-U, any of U55, U65, U85 computes integers only"):
         jaxq.export.to_tflite(qmodel, progress=False)
 
 
