@@ -111,15 +111,15 @@ class _Recorder:
 
     def _unrolled(self, params: Mapping[str, Any], inputs: Sequence[int], place: Place | None) -> list[int]:
         """The steps of a scan one after another: slices of what it runs over go in, and what comes out is stacked."""
-        first_x = params["num_consts"] + params["num_carry"]
-        consts, carry, xs = inputs[: params["num_consts"]], inputs[params["num_consts"] : first_x], inputs[first_x:]
+        constant, carried = _scan_counts(params)
+        consts, carry, xs = inputs[:constant], inputs[constant : constant + carried], inputs[constant + carried :]
         results: list[Sequence[int]] = []
         order = range(params["length"])
         for i in reversed(order) if params["reverse"] else order:
             slices = [self._inlined(functools.partial(_at, index=i), [x], place) for x in xs]
             outputs = self.run(params["jaxpr"], [*consts, *carry, *slices], place)
-            carry = outputs[: params["num_carry"]]
-            results.append(outputs[params["num_carry"] :])
+            carry = outputs[:carried]
+            results.append(outputs[carried:])
         columns = zip(*(results[::-1] if params["reverse"] else results), strict=True)
         return [*carry, *(self._inlined(_stacked, column, place) for column in columns)]
 
@@ -129,6 +129,14 @@ class _Recorder:
 
     def _may_inline(self, jaxpr: Any) -> bool:
         return self.recognised is None or self.recognised(_flatten(jaxpr, self.recognised))
+
+
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many are carried. JAX 0.12 holds them as trees."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
 
 
 def _at(x: jax.Array, index: int) -> jax.Array:
