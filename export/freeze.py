@@ -18,7 +18,7 @@ import numpy as np
 from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.export.constants import Operand, Scales, operands_of, table_of
-from jaxq.graph import Equation, Graph, Op
+from jaxq.graph import Equation, Graph, Op, with_ones
 from jaxq.numerics import SMALLEST_SCALE
 from jaxq.ops import OPS
 from jaxq.plan import Group, Plan
@@ -143,10 +143,7 @@ def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
 
 
 def _broadcast(shape: tuple[int, ...], params: Mapping[str, Any], a: np.ndarray) -> np.ndarray:
-    ones = [1] * len(shape)
-    for axis, size in zip(params["broadcast_dimensions"], a.shape, strict=True):
-        ones[axis] = size
-    return np.broadcast_to(a.reshape(ones), shape)
+    return np.broadcast_to(a.reshape(with_ones(params, a.shape)), shape)
 
 
 # Primitives of which each resulting number is rounded once: numpy and XLA agree in every bit.

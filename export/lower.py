@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     "LOGISTIC": elementwise.plain(2),
     "MAXIMUM": elementwise.copying(2),
     "MAX_POOL_2D": windows.pool,
-    "MEAN": reductions.mean,
+    "MEAN": reductions.reduction,
     "MINIMUM": elementwise.copying(2),
     "MUL": elementwise.binary,
     "PAD": movement.pad,

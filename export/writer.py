@@ -14,6 +14,8 @@ from jaxq.export.program import Operator, Quantization, Tensor
 from jaxq.export.versions import version_for
 from jaxq.graph import Op
 
+INT8, INT32 = 9, 2  # codes of the schema's TensorType, as the options of CAST, ARG_MAX and convolutions hold them
+
 
 class Writer:
     """The program under construction. `tensor_of` maps a graph value to its tensor."""

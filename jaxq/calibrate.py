@@ -143,8 +143,9 @@ def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Ar
     """The weights of every EMBEDDING under its output: a range covers the rows that calibration does not happen to
     read.
     """
-    env = weight_values(plan.graph, params)
-    return [(op.outputs[0], jnp.asarray(env[op.inputs[1]])) for op in plan.graph.ops if op.kind == "EMBEDDING"]
+    lookups = [op for op in plan.graph.ops if op.kind == "EMBEDDING"]
+    env = weight_values(plan.graph, params) if lookups else {}
+    return [(op.outputs[0], jnp.asarray(env[op.inputs[1]])) for op in lookups]
 
 
 # How far below the least number a masked one is put: exp(-12) is nothing beside int8's 1/256.

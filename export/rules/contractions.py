@@ -8,11 +8,9 @@ import numpy as np
 
 from jaxq.export.program import Quantization, Tensor
 from jaxq.export.rules import clips, movement, windows
-from jaxq.export.writer import Writer
+from jaxq.export.writer import INT32, Writer
 from jaxq.graph import Op
 from jaxq.precision import pointwise
-
-INT32 = 2  # a TensorType code
 
 
 def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
@@ -125,36 +123,32 @@ def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
 def transpose_conv(w: Writer, op: Op) -> None:
     """The kernel turned around; a crop other than TFLite's two paddings is a SLICE."""
     kernel = w.frozen.kernels[op.name].q  # HWIO
-    window, stride = kernel.shape[:2], op.attrs["stride"]
     n, *sizes, channels = w.graph.avals[op.outputs[0]].shape
-    spread = [
-        (size - 1) * s + k for size, s, k in zip(w.graph.avals[op.inputs[0]].shape[1:3], stride, window, strict=True)
-    ]
-    before = [k - 1 - low for k, (low, _) in zip(window, op.attrs["pads"], strict=True)]
-    same = [max(full - size, 0) // 2 for full, size in zip(spread, sizes, strict=True)]
-    fits = all(
-        -(-size // s) == i for size, s, i in zip(sizes, stride, w.graph.avals[op.inputs[0]].shape[1:3], strict=True)
-    )
-    padding = "SAME" if fits and before == same else "VALID"
+    padding, before, made = _transposed_padding(w, op, kernel.shape[:2])
     weights = _weights(w, op, np.flip(kernel, (0, 1)).transpose(3, 0, 1, 2), 0)
-    made = sizes if padding == "SAME" else spread
-    shape = w.ints(f"{op.name}:shape", (n, *made, channels))
+    inputs = [w.ints(f"{op.name}:shape", (n, *made, channels)), weights[0], w.tensor_of[op.inputs[0]], weights[1]]
     fused, outs = clips.clipped(w, op)
-    cropped = made != sizes
-    full = w.activation(op.outputs[0], ":whole", (n, *made, channels)) if cropped else outs[0]
-    options: dict[str, Any] = {"padding": padding, "stride_h": stride[0], "stride_w": stride[1]}
-    options["fused_activation_function"] = fused
-    w.emit(
-        "TRANSPOSE_CONV",
-        [shape, weights[0], w.tensor_of[op.inputs[0]], weights[1]],
-        [full],
-        3 if fused == "NONE" else 4,
-        **options,
-    )
-    if cropped:
+    full = outs[0] if made == sizes else w.activation(op.outputs[0], ":whole", (n, *made, channels))
+    stride_h, stride_w = op.attrs["stride"]
+    options = {"padding": padding, "stride_h": stride_h, "stride_w": stride_w, "fused_activation_function": fused}
+    w.emit("TRANSPOSE_CONV", inputs, [full], 3 if fused == "NONE" else 4, **options)
+    if made != sizes:
         block = [w.ints(f"{op.name}:begin", (0, *before, 0)), w.ints(f"{op.name}:size", (n, *sizes, channels))]
         w.emit("SLICE", [full, *block], outs[:1], 2)
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
+
+
+def _transposed_padding(w: Writer, op: Op, window: tuple[int, ...]) -> tuple[str, list[int], list[int]]:
+    """TFLite's padding; how much of the whole result lies before the op's own, by axis; the size that is made.
+
+    SAME is TFLite's where the result has `ceil(size / stride)` inputs and its crop, halved, is the op's.
+    """
+    sizes, inputs = (w.graph.avals[v].shape[1:3] for v in (op.outputs[0], op.inputs[0]))
+    whole = [(size - 1) * s + k for size, s, k in zip(inputs, op.attrs["stride"], window, strict=True)]
+    before = [k - 1 - low for k, (low, _) in zip(window, op.attrs["pads"], strict=True)]
+    halved = [max(full - size, 0) // 2 for full, size in zip(whole, sizes, strict=True)]
+    fits = all(-(-size // s) == i for size, s, i in zip(sizes, op.attrs["stride"], inputs, strict=True))
+    return ("SAME", before, list(sizes)) if fits and before == halved else ("VALID", before, whole)
 
 
 def batch_matmul(w: Writer, op: Op) -> None:

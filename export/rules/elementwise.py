@@ -9,10 +9,8 @@ import numpy as np
 
 from jaxq.export.program import Tensor
 from jaxq.export.rules import clips
-from jaxq.export.writer import Rule, Writer
+from jaxq.export.writer import INT8, INT32, Rule, Writer
 from jaxq.graph import Op
-
-INT8, INT32 = 9, 2  # TensorType codes, as CAST's options hold them
 
 
 def binary(w: Writer, op: Op) -> None:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxq.export.writer import Writer
+from jaxq.export.writer import INT32, Writer
 from jaxq.graph import Op
-
-INT32 = 2  # a TensorType code, as ARG_MAX's options hold it
-
-
-def mean(w: Writer, op: Op) -> None:
-    """MEAN."""
-    axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
-    w.emit("MEAN", [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], 2, keep_dims=op.attrs["keepdims"])
 
 
 def reduction(w: Writer, op: Op) -> None:
-    """REDUCE_MAX or REDUCE_MIN."""
+    """MEAN, REDUCE_MAX or REDUCE_MIN."""
     axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
     w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], 2, keep_dims=op.attrs["keepdims"])
 

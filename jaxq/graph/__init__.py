@@ -19,6 +19,7 @@ from jaxq.graph.ir import Graph as Graph
 from jaxq.graph.ir import Op as Op
 from jaxq.graph.ir import clip_name as clip_name
 from jaxq.graph.ir import weight_origins as weight_origins
+from jaxq.graph.ir import with_ones as with_ones
 from jaxq.graph.raising import raise_equations
 
 

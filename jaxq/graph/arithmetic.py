@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxq.graph.builder import Builder
-from jaxq.graph.ir import Equation
+from jaxq.graph.ir import Equation, with_ones
 
 
 def clip(side: str) -> Callable[[Builder, Equation], bool]:
@@ -72,7 +72,7 @@ def unbroadcast_pair(builder: Builder, eq: Equation) -> list[int]:
 
 def unbroadcast(builder: Builder, value: int, source: str) -> int:
     """The operand before an explicit broadcast, with ones in its place: TFLite's binary ops broadcast by themselves."""
-    return with_ones(builder, builder.resolve(before_broadcast(builder, value)), value, source)
+    return in_place_of(builder, builder.resolve(before_broadcast(builder, value)), value, source)
 
 
 def before_broadcast(builder: Builder, value: int) -> int:
@@ -81,22 +81,19 @@ def before_broadcast(builder: Builder, value: int) -> int:
     return eq.inputs[0] if eq is not None and eq.primitive == "broadcast_in_dim" else value
 
 
-def with_ones(builder: Builder, operand: int, broadcast: int, source: str) -> int:
+def in_place_of(builder: Builder, operand: int, broadcast: int, source: str) -> int:
     """`operand`, which takes the place of what `broadcast` is a broadcast of, with ones for the axes that it lacks."""
     eq = builder.view.producer.get(broadcast)
     if eq is None or eq.primitive != "broadcast_in_dim":
         return operand
-    ones = [1] * len(eq.params["shape"])
-    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
-        ones[axis] = size
-    return builder.reshape(operand, ones, source)
+    return builder.reshape(operand, with_ones(eq.params, builder.shape(operand)), source)
 
 
 def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:
     """An activation with a weight: per-channel affine arithmetic when the weight is a vector over channels."""
     weight_first = eq.inputs[0] not in builder.dynamic
     weight, x = eq.inputs if weight_first else eq.inputs[::-1]
-    vector = channel_vector(builder, weight, builder.shape(eq.outputs[0]), eq.source)
+    vector = channel_vector(builder, weight, builder.shape(eq.outputs[0]))
     if vector is not None and builder.shape(x) == builder.shape(eq.outputs[0]):
         mul, add = _affine_parts(builder, kind, vector, weight_first)
         attrs = {"mul": mul, "add": add}
@@ -143,7 +140,7 @@ def _affine_parts(builder: Builder, kind: str, vector: int, weight_first: bool) 
     return None, builder.weight(operator.neg, (vector,), shape)
 
 
-def channel_vector(builder: Builder, weight: int, shape: Sequence[int], source: str) -> int | None:
+def channel_vector(builder: Builder, weight: int, shape: Sequence[int]) -> int | None:
     """The vector over the last axis of `shape` that a weight amounts to when broadcast to it, else None."""
     eq = builder.view.producer.get(weight)
     if eq is not None and eq.primitive == "broadcast_in_dim":

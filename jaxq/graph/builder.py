@@ -21,8 +21,8 @@ KEEP_ZERO = frozenset(
     {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "reshape", "slice", "split", "squeeze"}
     | {"sub", "transpose"}
 )
-# Ops that are written once where a model computes them twice: those without weights and without a site's own range.
 MOVES = frozenset({"BROADCAST_TO", "RESHAPE", "TRANSPOSE"})
+# Ops that are written once where a model computes them twice, as normalisation layers do.
 REPEATABLE = frozenset({"RESHAPE", "TRANSPOSE", "SUB", "MEAN"})
 FLOAT32 = np.dtype(np.float32)
 

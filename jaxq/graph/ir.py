@@ -135,6 +135,14 @@ CLIPS = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_
 MASK = 1e4
 
 
+def with_ones(params: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a `broadcast_in_dim`'s operand among the axes of its result: ones where it has none of its own."""
+    ones = [1] * len(params["shape"])
+    for axis, size in zip(params["broadcast_dimensions"], shape, strict=True):
+        ones[axis] = size
+    return tuple(ones)
+
+
 def clip_name(bounds: tuple[float, float] | None) -> str:
     """TFLite's name of a fused activation: NONE, RELU, RELU6, RELU_N1_TO_1; `CLIP(low,high)` for any other."""
     if bounds is None:

@@ -41,8 +41,7 @@ def softmax_of(view: View, eq: Equation) -> Match | None:
     if total is None or exponential is None or exponential.primitive != "exp" or total.inputs[0] != eq.inputs[0]:
         return None
     rank, axes = len(view.trace.avals[eq.inputs[0]].shape), tuple(int(a) for a in total.params["axes"])
-    divisor = view.producer.get(eq.inputs[1])
-    if len(axes) != 1 or divisor is None or not _constant_along(view, eq.inputs[1], axes[0], rank):
+    if len(axes) != 1 or not _constant_along(view, eq.inputs[1], axes[0], rank):
         return None
     shifted = view.producer.get(exponential.inputs[0])
     x = exponential.inputs[0]
@@ -74,16 +73,19 @@ def variance_of(view: View, eq: Equation) -> Match | None:
         inner = view.producer.get(operand) if operand is not None else None
         floor = any(view.scalar(v) == 0.0 for v in eq.inputs)
         return variance_of(view, inner) if floor and inner is not None and inner.primitive == "sub" else None
-    squares, mean = _mean_of(view, eq.inputs[0]), _mean_of(view, _root_of_square(view, eq.inputs[1]))
+    average = _root_of_square(view, eq.inputs[1])
+    if average is None:
+        return None
+    squares, mean = _mean_of(view, eq.inputs[0]), _mean_of(view, average)
     if squares is None or mean is None or squares.attrs != mean.attrs or mean.attrs["keepdims"]:
         return None
     if _root_of_square(view, squares.inputs[0]) != mean.inputs[0]:
         return None
-    return Match("VARIANCE", (mean.inputs[0], _root_of_square(view, eq.inputs[1]) or 0), mean.attrs)
+    return Match("VARIANCE", (mean.inputs[0], average), mean.attrs)
 
 
-def _mean_of(view: View, value: int | None) -> Match | None:
-    eq = None if value is None else view.producer.get(value)
+def _mean_of(view: View, value: int) -> Match | None:
+    eq = view.producer.get(value)
     match = None if eq is None or eq.primitive != "div" else patterns.find(view, eq)
     return match if match is not None and match.kind == "MEAN" else None
 

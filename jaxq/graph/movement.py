@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxq.graph.builder import Builder
-from jaxq.graph.ir import Equation
+from jaxq.graph.ir import Equation, with_ones
 
 
 def reshape(builder: Builder, eq: Equation) -> bool:
@@ -26,10 +26,7 @@ def broadcast(builder: Builder, eq: Equation) -> bool:
     if reshape(builder, eq):
         return True
     operand, shape = builder.resolve(eq.inputs[0]), tuple(int(d) for d in eq.params["shape"])
-    ones = [1] * len(shape)
-    for axis, size in zip(eq.params["broadcast_dimensions"], builder.shape(operand), strict=True):
-        ones[axis] = size
-    operand = builder.reshape(operand, ones, eq.source)
+    operand = builder.reshape(operand, with_ones(eq.params, builder.shape(operand)), eq.source)
     builder.op("BROADCAST_TO", (operand,), {"shape": shape}, eq.source, outputs=eq.outputs)
     return True
 

@@ -40,10 +40,11 @@ def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
 
 
 def _zeros(builder: Builder, eq: Equation) -> Equation:
-    shapes = [builder.shape(v) for v in eq.outputs]
+    """What vanishes, as weights: real numbers in float32, indices and masks in their own type."""
+    avals = [builder.avals[v] for v in eq.outputs]
 
     def call() -> Any:
-        return [np.zeros(shape, np.float32) for shape in shapes]
+        return [np.zeros(a.shape, np.float32 if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype) for a in avals]
 
     return Equation("weight", (), eq.outputs, {}, call, eq.source)
 
@@ -83,7 +84,7 @@ def _quotient(builder: Builder, regions: Regions, eq: Equation) -> Match | None:
 def _times_reciprocal(builder: Builder, eq: Equation, match: Match) -> None:
     shape = builder.shape(arithmetic.before_broadcast(builder, eq.inputs[1]))
     one_over = builder.op("TABLE", match.inputs[1:], match.attrs, eq.source, shape=shape, call=match.call)
-    one_over = arithmetic.with_ones(builder, one_over, eq.inputs[1], eq.source)
+    one_over = arithmetic.in_place_of(builder, one_over, eq.inputs[1], eq.source)
     builder.op("MUL", (match.inputs[0], one_over), {}, eq.source, outputs=eq.outputs)
 
 

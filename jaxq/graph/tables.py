@@ -21,56 +21,15 @@ from jaxq.graph.patterns import View
 
 # Elementwise primitives that have ops of their own: no reason for a table, but taken in where one stands beside them.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg", "integer_pow", "square"})
-OWN = ARITHMETIC | {
-    "max",
-    "min",
-    "clamp",
-    "logistic",
-    "tanh",
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "stop_gradient",
-}
-# Those that need a table.
-LACKING = frozenset(
-    {
-        "abs",
-        "acos",
-        "acosh",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "cos",
-        "cosh",
-        "eq",
-        "erf",
-        "erf_inv",
-    }
-    | {
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "lt",
-        "ne",
-        "not",
-        "or",
-        "pow",
-    }
-    | {"rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "tan", "xor"}
+OWN = ARITHMETIC | frozenset(
+    ["max", "min", "clamp", "logistic", "tanh", "convert_element_type", "copy", "copy_p", "stop_gradient"]
 )
+# Those that need a table.
+LACKING = frozenset({
+    "abs", "acos", "acosh", "and", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos", "cosh", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "is_finite", "le", "log", "log1p", "lt", "ne",
+    "not", "or", "pow", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "tan", "xor",
+})  # fmt: skip
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call", "custom_lin", *CUSTOM})
 CONSTANT_SHAPES = frozenset({"broadcast_in_dim", "reshape", "convert_element_type", "squeeze"})
@@ -78,7 +37,9 @@ CONSTANT_SHAPES = frozenset({"broadcast_in_dim", "reshape", "convert_element_typ
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """`outputs = call(*inputs)`, elementwise in `inputs[0]`; the others are weights of one number each."""
+    """`[y] = call(*inputs)`, y of the shape of `inputs[0]` and elementwise in it; the others are weights of one number
+    each. primitives: those it is made of, in order, for reports.
+    """
 
     inputs: tuple[int, ...]
     primitives: tuple[str, ...]
