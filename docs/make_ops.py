@@ -104,6 +104,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "BATCH_MATMUL": (("", plain(lambda a, b: jnp.einsum("bhwc,bhvc->bhwv", a, b)), (IMAGE, IMAGE)),),
     "BROADCAST_TO": (("", plain(lambda x: jnp.repeat(x, 2, 1)), (IMAGE,)),),
     "CLIP": (("", plain(CLIP), (IMAGE,)),),
+    "COMPARE": (("", lambda p, ids: jnp.where(ids[..., None] > 0, jnp.take(p["dense"], ids, axis=0), 0.0), (IDS,)),),
     "CONCATENATION": (
         ("", plain(lambda a, b: jnp.concatenate([a, b], -1)), (IMAGE, IMAGE)),
         ("an operand with a fixed scale", plain(lambda a, b: jnp.concatenate([a, jnp.tanh(b)], -1)), (IMAGE, IMAGE)),

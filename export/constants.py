@@ -25,7 +25,9 @@ Scales = Mapping[str, tuple[np.float32, int]]
 # that are integers by nature.
 OWN_SCALE = frozenset({"ADD", "SUB", "MUL", "BATCH_MATMUL"})
 ON_GRID = frozenset({"CONCATENATION", "EMBEDDING", "MAXIMUM", "MINIMUM", "SELECT"})
-AS_IT_IS = frozenset({("GATHER", 1), ("LOGICAL_AND", 0), ("LOGICAL_AND", 1), ("SELECT", 0)})
+AS_IT_IS = frozenset({
+    ("COMPARE", 0), ("COMPARE", 1), ("GATHER", 1), ("LOGICAL_AND", 0), ("LOGICAL_AND", 1), ("SELECT", 0)
+})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ def operands_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> I
     """The constant operands of an op that is no contraction, with their positions."""
     for i, value in enumerate(op.inputs):
         if value not in plan.graph.activations and (op.kind, i) in AS_IT_IS:
-            yield i, Operand(np.asarray(env[value]))
+            yield i, Operand(np.asarray(env[value], plan.graph.avals[value].dtype))
         elif value not in plan.graph.activations and op.kind in OWN_SCALE | ON_GRID:
             grid = _grid(plan, scales, op.outputs[0])
             yield i, _operand(op.kind, np.asarray(env[value], np.float32), *grid, plan.bits(op))
@@ -54,7 +56,7 @@ def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int, bi
         return Operand(np.asarray(carrier.q).astype(f"int{bits}"), np.float32(carrier.scale))
     low, high = carrier_bounds(jnp.float32(zero_point), bits)
     steps = np.asarray(quantize(jnp.asarray(real), jnp.float32(scale), low, high))
-    return Operand((steps + zero_point).astype(f"int{bits}"), scale, zero_point)
+    return Operand(np.asarray(steps + zero_point).astype(f"int{bits}"), scale, zero_point)
 
 
 def table_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> np.ndarray:

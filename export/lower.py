@@ -86,6 +86,7 @@ RULES: dict[str, Rule] = {
     "BATCH_MATMUL": contractions.batch_matmul,
     "BROADCAST_TO": movement.broadcast_to,
     "CLIP": clips.clip,
+    "COMPARE": elementwise.compare,
     "CONCATENATION": movement.concatenation,
     "CONV_2D": contractions.conv,
     "DEPTHWISE_CONV_2D": contractions.conv,

@@ -150,7 +150,7 @@ class _Run:
         spec = OPS[op.kind]
         if spec.scales == "none":
             held = [self.env[v] for v in op.inputs]
-            found = spec.compute(op, *(h.q if isinstance(h, Carrier) else h for h in held))
+            found = spec.compute(op, *(h.q if isinstance(h, Carrier) else jnp.asarray(h) for h in held))
             self.env.update(zip(op.outputs, as_tuple(found), strict=True))
             return
         if self.plan.group(op.outputs[0]) is None:

@@ -41,7 +41,7 @@ class Target:
 
 
 _VELA = "ethos-u-vela 5.2.0, --supported-ops-report"
-_NOT_U55 = frozenset({"BROADCAST_TO", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"})
+_NOT_U55 = frozenset({"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"})
 
 
 def _ethos(name: str, title: str, forbidden: frozenset[str]) -> Target:
@@ -75,7 +75,7 @@ TARGETS: dict[str, Target] = {
         "Coral Edge TPU",
         forbidden=frozenset(
             {"ARG_MAX", "BATCH_MATMUL", "BROADCAST_TO", "EMBEDDING", "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU"}
-            | {"LOGICAL_AND", "SELECT", "TABLE"}
+            | {"COMPARE", "LOGICAL_AND", "SELECT", "TABLE"}
         ),
         float_islands=False,
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",

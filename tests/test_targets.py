@@ -164,6 +164,7 @@ def test_every_entry_has_a_source(name: str) -> None:
 # What the graph's ops are in a file, where it is not the operator of the same name.
 WRITTEN = {
     "AFFINE": ("DEPTHWISE_CONV_2D", "RESHAPE"),
+    "COMPARE": ("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL"),
     "CLIP": ("MAXIMUM", "MINIMUM"),
     "EMBEDDING": ("GATHER",),
     "SELECT": ("SELECT_V2",),

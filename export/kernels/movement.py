@@ -5,6 +5,8 @@ Input and output quantization must be equal; TFLite mostly does not check it, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,19 @@ def logical_and(op: Operator, tensors: Tensors, values: Values) -> list[jax.Arra
     return [jnp.logical_and(present(op, values), present(op, values, 1))]
 
 
+def comparison(relation: Callable[..., jax.Array]) -> Kernel:
+    """EQUAL, LESS and their like, broadcasting, of numbers without a scale. Raises ExportError for quantized ones."""
+
+    def compare(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+        if any(tensors[i].quantization is not None for i in op.inputs):
+            raise ExportError(
+                f"{op.kind} of quantized numbers is not evaluated; of integers, floats and booleans it is."
+            )
+        return [relation(present(op, values), present(op, values, 1))]
+
+    return compare
+
+
 def adding_integers(kernel: Kernel) -> Kernel:
     """ADD of int32 that has no scale, which is a sum; any other by `kernel`."""
 
@@ -202,6 +217,12 @@ KERNELS: dict[str, Kernel] = {
     "BROADCAST_TO": broadcast_to,
     "SELECT_V2": select,
     "LOGICAL_AND": logical_and,
+    "EQUAL": comparison(jnp.equal),
+    "NOT_EQUAL": comparison(jnp.not_equal),
+    "GREATER": comparison(jnp.greater),
+    "GREATER_EQUAL": comparison(jnp.greater_equal),
+    "LESS": comparison(jnp.less),
+    "LESS_EQUAL": comparison(jnp.less_equal),
     "CAST": cast,
     "GATHER": gather,
     "PACK": pack,

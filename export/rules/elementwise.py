@@ -50,6 +50,12 @@ def copying(version: int, **options: Any) -> Rule:
     return rule
 
 
+def compare(w: Writer, op: Op) -> None:
+    """EQUAL, LESS and their like."""
+    inputs = [w.read(op, i) for i in range(2)]
+    w.emit(op.attrs["relation"], inputs, [w.activation(op.outputs[0])], 1)
+
+
 def table(w: Writer, op: Op) -> None:
     """A look-up: the integers as int32, from 0 on, as indices of 256 constants. TFLite Micro runs this form too, but
     has no GATHER of booleans: it refuses a table of yes and no.

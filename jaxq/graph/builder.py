@@ -39,6 +39,7 @@ class Builder:
         self.made: dict[int, Op] = {}
         self._same: dict[Hashable, tuple[int, ...]] = {}
         self.alias: dict[int, int] = {}
+        self.choices: dict[int, Any] = {}  # of the values that are one of two numbers: masks.Choice
         self.graph_inputs = frozenset(inputs)
         self._next = max(self.avals) + 1
         self.zeros: set[int] = set()  # what is computed from zero alone, such as the first state of a recurrent layer

@@ -141,6 +141,8 @@ def _alias(builder: Builder, eq: Equation) -> bool:
 
 def _convert(builder: Builder, eq: Equation) -> bool:
     source, target = (builder.avals[v].dtype for v in (eq.inputs[0], eq.outputs[0]))
+    if masks.as_mask(builder, eq) or (jnp.issubdtype(target, jnp.floating) and masks.as_number(builder, eq)):
+        return True
     real = jnp.issubdtype(source, jnp.floating) or builder.resolve(eq.inputs[0]) in builder.graph_inputs
     return bool(jnp.issubdtype(target, jnp.floating) and real) and _alias(builder, eq)
 
@@ -155,7 +157,7 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
 # Sorted; what is not here becomes a float island.
 RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
-    "add": arithmetic.binary("ADD"),
+    "add": masks.around("ADD", arithmetic.binary("ADD")),
     "and": masks.logical_and,
     "argmax": reductions.arg_max,
     "broadcast_in_dim": movement.broadcast,
@@ -165,18 +167,25 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "convert_element_type": _convert,
     "copy": _alias,
     "copy_p": _alias,
-    "div": arithmetic.divide,
+    "div": masks.around("DIV", arithmetic.divide),
     "dot_general": dot_general,
     "dynamic_slice": movement.dynamic_slice,
+    "eq": masks.compare("EQUAL"),
     "expand_dims": movement.reshape,
     "gather": movement.gather,
+    "ge": masks.compare("GREATER_EQUAL"),
+    "gt": masks.compare("GREATER"),
     "integer_pow": arithmetic.square,
+    "le": masks.compare("LESS_EQUAL"),
     "logistic": _unary("LOGISTIC"),
+    "lt": masks.compare("LESS"),
     "max": arithmetic.clip("low"),
     "min": arithmetic.clip("high"),
-    "mul": arithmetic.binary("MUL"),
+    "mul": masks.around("MUL", arithmetic.binary("MUL")),
     "name": _alias,
-    "neg": arithmetic.negate,
+    "ne": masks.compare("NOT_EQUAL"),
+    "neg": masks.around("NEG", arithmetic.negate),
+    "not": masks.logical_not,
     "optimization_barrier": _alias,
     "pad": movement.pad,
     "reduce_max": reductions.reduction("REDUCE_MAX"),
@@ -191,7 +200,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "squeeze": movement.reshape,
     "stack": movement.stack,
     "stop_gradient": _unary("STOP_GRADIENT"),
-    "sub": arithmetic.binary("SUB"),
+    "sub": masks.around("SUB", arithmetic.binary("SUB")),
     "tanh": _unary("TANH"),
     "tile": movement.tile,
     "transpose": movement.transpose,

@@ -45,6 +45,7 @@ OPS: dict[str, Spec] = {
     "BATCH_MATMUL": Spec(compute.batch_matmul, steps.batch_matmul, "free", symmetric=(1,)),
     "BROADCAST_TO": Spec(compute.broadcast_to),
     "CLIP": Spec(compute.clip, steps.clip),
+    "COMPARE": Spec(compute.compare, plain=(0, 1), scales="none"),
     "CONCATENATION": Spec(compute.concatenation),
     "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),

@@ -93,6 +93,11 @@ def logical_and(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.logical_and(a, b)
 
 
+def compare(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Whether the relation (EQUAL, LESS ...) of integers or of masks holds, broadcasting."""
+    return getattr(jnp, op.attrs["relation"].lower())(a, b)
+
+
 def select(op: Op, condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """a where the condition holds, else b, broadcasting."""
     return jnp.where(condition, a, b)
