@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+Integers = jax.Array | np.ndarray
+Multiplier = tuple[Integers, Integers]  # (q, shift)
+
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 DIGIT = 7  # bits of the quotient a division: a remainder below 2^24 with seven more bits stays below 2^31
 
@@ -158,3 +161,45 @@ def folded_mean(q: jax.Array, shift: jax.Array, count: int) -> tuple[jax.Array, 
         folded, remainder = (folded << width) | lax.div(dividend, n), lax.rem(dividend, n)
         left -= width
     return folded, shift - bits
+
+
+# --- 16 bits ----------------------------------------------------------------------------------------------------------
+
+
+def srdhm16(a: jax.Array, b: jax.Array | int) -> jax.Array:
+    """The 16-bit SaturatingRoundingDoublingHighMul, on int32 arrays that hold int16 values."""
+    product = a * jnp.asarray(b, jnp.int32)
+    nudge = jnp.where(product >= 0, 1 << 14, 1 - (1 << 14))
+    return saturate16(divide_towards_zero(product + nudge, 1 << 15))
+
+
+def saturate16(x: jax.Array) -> jax.Array:
+    """Clip int32 values to int16's range."""
+    return jnp.clip(x, -32768, 32767)
+
+
+def divide_towards_zero(x: jax.Array, divisor: jax.Array | np.ndarray | int) -> jax.Array:
+    """C's integer division. int32, broadcast."""
+    return lax.div(*jnp.broadcast_arrays(x, jnp.asarray(divisor, jnp.int32)))
+
+
+def upper_16(q: Integers) -> jax.Array:
+    """A 31-bit multiplier in 16 bits (TFLite DownScaleInt32ToInt16Multiplier)."""
+    return jnp.where(q < INT32_MAX - (1 << 15) + 1, (q + (1 << 15)) >> 16, 32767)
+
+
+def hard_swish(d: jax.Array, out: Multiplier, third: Multiplier) -> jax.Array:
+    """HARD_SWISH `x relu6(x + 3) / 6` of `x = s_x d` in steps of s_y (internal/reference/hard_swish.h). int32.
+
+    d: below 256 in magnitude. out: multiplier (q, shift <= 0) of `s_x / 128 / s_y`; third: of `s_x / 128 / (3 / 2^15)`.
+    """
+    (q_out, shift), fine = out, d * 128
+    product = _relu_ish(fine, *third) * srdhm16(fine, upper_16(q_out))
+    return rounding_divide_by_pot(divide_towards_zero(product, 1 << 15), jnp.maximum(-shift, 0))
+
+
+def _relu_ish(fine: jax.Array, q: Integers, shift: Integers) -> jax.Array:
+    """`clip((x + 3) / 6, 0, 1)` in Q0.15: x / 3 on 16 bits, saturated, moved from [-1, 1] to [0, 1]."""
+    value = srdhm16(saturate16(fine << jnp.maximum(shift - 1, 0)), upper_16(q))
+    value = jnp.where(shift > 0, saturate16(value << 1), value)
+    return (rounding_divide_by_pot(value, jnp.maximum(-shift, 0)) + (1 << 15)) >> 1

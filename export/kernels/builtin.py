@@ -10,17 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import lut, pooling
+from jaxq.export.kernels import fixedpoint, lut, pooling
 from jaxq.export.kernels.fixedpoint import (
-    divide_towards_zero,
     inverse_square_root,
     multiply_by_quantized_multiplier,
     multiply_by_variable,
     multiply_rounding_up,
     quantize_multiplier,
-    rounding_divide_by_pot,
-    saturate16,
-    srdhm16,
 )
 from jaxq.export.kernels.operands import (
     ACTIVATIONS,
@@ -122,29 +118,10 @@ def hard_swish(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ra
     """HARD_SWISH `x * relu6(x + 3) / 6` in 16-bit fixed point (internal/reference/hard_swish.h)."""
     x, y = source(op, tensors), target(op, tensors)
     fine = np.float32(np.float32(1 / 128) * scale(x))
-    out_multiplier, out_exponent = _multiplier16(ratio(scale(y), fine))
-    if out_exponent > 0:
+    out, third = (quantize_multiplier(ratio(y_scale, fine)) for y_scale in (scale(y), np.float32(3.0 / 32768.0)))
+    if out[1] > 0:
         raise ExportError(f"HARD_SWISH: s_x / (128 s_y) = {fine / scale(y):.3g} >= 1, which TFLite refuses. Raise s_y.")
-    wide = centred(present(op, values), x) * 128
-    relu_ish = _saturating_relu(wide, *_multiplier16(ratio(np.float32(3.0 / 32768.0), fine)))
-    product = relu_ish * srdhm16(wide, out_multiplier)
-    rounded = rounding_divide_by_pot(divide_towards_zero(product, 1 << 15), -out_exponent)
-    return [saturate(rounded + zero_point(y), y, *limits(y))]
-
-
-def _saturating_relu(wide: jax.Array, multiplier: int, exponent: int) -> jax.Array:
-    """`clip((x + 3) / 6, 0, 1)` in Q0.15: x / 3 on 16 bits, saturated, moved from [-1, 1] to [0, 1]."""
-    value = saturate16(wide << (exponent - 1)) if exponent > 0 else wide
-    value = srdhm16(value, multiplier)
-    value = saturate16(value << 1) if exponent > 0 else value
-    value = rounding_divide_by_pot(value, -exponent) if exponent < 0 else value
-    return (value + (1 << 15)) >> 1
-
-
-def _multiplier16(real: float) -> tuple[int, int]:
-    """(16-bit multiplier, exponent) of a real multiplier (DownScaleInt32ToInt16Multiplier)."""
-    q, exponent = (int(part) for part in quantize_multiplier(real))
-    return (q + (1 << 15)) >> 16 if q < (1 << 31) - (1 << 15) else 32767, exponent
+    return [saturate(fixedpoint.hard_swish(centred(present(op, values), x), out, third) + zero_point(y), y, *limits(y))]
 
 
 def requantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

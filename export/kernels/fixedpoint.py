@@ -14,9 +14,28 @@ import numpy as np
 from jax import lax
 
 from jaxq.export.kernels.operands import round_away
-from jaxq.fixedpoint import INT32_MAX, INT32_MIN, high_and_low, rounding_divide_by_pot, srdhm
+from jaxq.fixedpoint import (
+    INT32_MAX,
+    INT32_MIN,
+    divide_towards_zero,
+    hard_swish,
+    high_and_low,
+    rounding_divide_by_pot,
+    saturate16,
+    srdhm,
+    srdhm16,
+)
 
-__all__ = ["high_and_low", "rounding_divide_by_pot", "srdhm"]  # the training forward's as well
+# The training forward's as well.
+__all__ = [
+    "divide_towards_zero",
+    "hard_swish",
+    "high_and_low",
+    "rounding_divide_by_pot",
+    "saturate16",
+    "srdhm",
+    "srdhm16",
+]
 
 
 def quantize_multiplier(real: np.ndarray | float | np.floating) -> tuple[np.ndarray, np.ndarray]:
@@ -62,23 +81,6 @@ def multiply_rounding_up(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]
     left, right = _shifts(shift)
     half = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0)
     return (srdhm(x << jnp.asarray(left, jnp.int32), q) + jnp.asarray(half, jnp.int32)) >> jnp.asarray(right, jnp.int32)
-
-
-def srdhm16(a: jax.Array, b: jax.Array | int) -> jax.Array:
-    """The 16-bit SaturatingRoundingDoublingHighMul, on int32 arrays that hold int16 values."""
-    product = a * jnp.asarray(b, jnp.int32)
-    nudge = jnp.where(product >= 0, 1 << 14, 1 - (1 << 14))
-    return saturate16(divide_towards_zero(product + nudge, 1 << 15))
-
-
-def saturate16(x: jax.Array) -> jax.Array:
-    """Clip int32 values to int16's range."""
-    return jnp.clip(x, -32768, 32767)
-
-
-def divide_towards_zero(x: jax.Array, divisor: jax.Array | np.ndarray | int) -> jax.Array:
-    """C's integer division. int32, broadcast."""
-    return lax.div(*jnp.broadcast_arrays(x, jnp.asarray(divisor, jnp.int32)))
 
 
 def saturating_shift_left(x: jax.Array, exponent: int) -> jax.Array:

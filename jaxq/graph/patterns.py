@@ -240,6 +240,10 @@ def _leaky_relu(view: View, eq: Equation) -> Iterator[Candidate]:
         def without(x: jax.Array, alpha: float = alpha) -> jax.Array:
             return jnp.where(x > 0, x, alpha * x)
 
+        def called(x: jax.Array, alpha: float = alpha) -> jax.Array:
+            return jax.nn.leaky_relu(x, alpha)
+
+        yield Candidate(("leaky_relu", alpha), called, (aval,), {"alpha": alpha})
         yield Candidate(("leaky_relu >=", alpha), with_zero, (aval,), {"alpha": alpha})
         yield Candidate(("leaky_relu >", alpha), without, (aval,), {"alpha": alpha})
 

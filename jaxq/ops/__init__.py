@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxq.ops import compute, fixed, steps
+from jaxq.ops import activations, compute, fixed, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ OPS: dict[str, Spec] = {
     "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True),
     "GATHER": Spec(compute.gather, raw=True),
     "GELU": Spec(compute.gelu, steps.table(compute.gelu), "free", table=True),
-    "HARD_SWISH": Spec(compute.hard_swish, steps.table(compute.hard_swish), "free", table=True),
-    "LEAKY_RELU": Spec(compute.leaky_relu, steps.table(compute.leaky_relu), "free", table=True),
+    "HARD_SWISH": Spec(compute.hard_swish, activations.hard_swish, "free"),
+    "LEAKY_RELU": Spec(compute.leaky_relu, activations.leaky_relu, "free"),
     "LOGICAL_AND": Spec(compute.logical_and, plain=(0, 1), scales="none"),
     "LOGISTIC": Spec(compute.logistic, steps.table(compute.logistic), (1 / 256, -128), table=True),
     "MAXIMUM": Spec(compute.maximum),
