@@ -34,6 +34,7 @@ from jaxq.export.verify import (
     compare_families,
     new_tallies,
     readers,
+    tolerance_of,
 )
 from jaxq.faces import bind
 from jaxq.ops.steps import Carrier
@@ -54,7 +55,7 @@ class Artifact:
     program: Program
     manifest: Mapping[str, Any]
     certificate: Certificate | None
-    forward: Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]] = dataclasses.field(repr=False)
+    forward: Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]] = dataclasses.field(repr=False)
     frozen: Frozen = dataclasses.field(repr=False)
     bound: Bound = dataclasses.field(repr=False)
     tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
@@ -66,6 +67,8 @@ class Artifact:
         `families`: `xnnpack`, `reference`, `tflm` (needs the package tflite-micro). The training forward is compared
         with our `xnnpack` reading whatever they are. Raises ExportError for an operator that a family lacks.
         """
+        if self.frozen.plan.recipe.activations.dynamic:
+            return self._verify_dynamic(batches, families)
         if self.frozen.plan.recipe.floats:
             return self._verify_floats(batches, families)
         ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
@@ -99,6 +102,26 @@ class Artifact:
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         return certificate(examples, tallies, None, None)
+
+    def _verify_dynamic(self, batches: Any, families: Sequence[str]) -> Certificate:
+        """Our reading of each family against its runtime, and the training forward against XNNPACK: every op on the
+        runtime's own numbers, within its tolerance.
+        """
+        ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
+        makers = {index: op for op in self.program.operators for index in op.outputs}
+        for chunk in chunks(self.bound, batches, "verify on"):
+            theirs = runtime.run(self.data, chunk, "xnnpack", every_tensor=True)
+            assert isinstance(theirs, dict)
+            found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
+            for name, index in self.recorded():
+                if name in found and index in makers:
+                    simulated.add(name, found[name], theirs[index], tolerance_of(makers[index], self.program))
+            compare_families(self.data, self.program, file_inputs, ours, tallies)
+            examples += len(file_inputs[0])
+        if not examples:
+            raise InputError("There is no example to verify on: the iterable is empty.")
+        exact = frozenset(simulated.differing)
+        return dataclasses.replace(certificate(examples, tallies, simulated, None), exact_sites=exact)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
@@ -220,11 +243,12 @@ def to_tflite(
 # By the type of a file's end: what is added to the zero point, the least and the greatest integer.
 LIMITS = {"int8": (0, -128, 127), "int16": (0, -32768, 32767), "uint8": (128, 0, 255)}
 
-Forward = Callable[[Sequence[Any]], tuple[dict[str, np.ndarray], list[np.ndarray]]]
+Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
 
 
 def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
-    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type.
+    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type. `others`:
+    of a recipe of floats, numbers by site that take the place of those computed, in what reads them.
 
     It runs the file's own graph on one example after the other: where an axis of the batch moves (a BATCH_MATMUL of all
     heads of all examples), the graph of a batch holds the same integers in another order.
@@ -236,24 +260,29 @@ def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
     axes = [0 if shape[:1] == (1,) else None for shape in shapes]
 
-    def recorded(params: Any, ranges: Any, inputs: Any) -> dict[str, jax.Array]:
+    def recorded(params: Any, ranges: Any, inputs: Any, given: Any) -> dict[str, jax.Array]:
         seen: dict[str, jax.Array] = {}
 
         def record(value: int, carrier: Carrier) -> None:
             seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
 
-        simulate(plan, params, ranges, inputs, record)
+        simulate(plan, params, ranges, inputs, record, given)
         return seen
 
     one = jax.jit(recorded)
-    many = jax.jit(jax.vmap(recorded, in_axes=(None, None, axes)))
+    many = jax.jit(jax.vmap(recorded, in_axes=(None, None, axes, 0)))
+    sites = {name: value for value, name in plan.graph.site_names.items() if value not in plan.graph.inputs}
 
-    def forward(arrays: Sequence[Any]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def forward(
+        arrays: Sequence[Any], others: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        given = {sites[name]: a for name, a in (others or {}).items() if name in sites}
         if [a.shape for a in arrays] == shapes:
-            found = one(params, ranges, list(arrays))
+            found = one(params, ranges, list(arrays), given)
         else:
             examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
-            found = {name: joined(q) for name, q in many(params, ranges, examples).items()}
+            given = {v: a.reshape(-1, *plan.graph.avals[v].shape) for v, a in given.items()}
+            found = {name: joined(q) for name, q in many(params, ranges, examples, given).items()}
         found = {name: np.asarray(q) for name, q in found.items()}
         return found, [
             _file_input(frozen, found.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxq.errors import ExportError, InputError
 from jaxq.export import variables
-from jaxq.export.kernels import floats, reference, tflm, xnnpack
+from jaxq.export.kernels import floats, hybrid, reference, tflm, xnnpack
 from jaxq.export.kernels.operands import Kernel
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.variables import State
@@ -54,6 +54,37 @@ def evaluate(
     return function
 
 
+def each_operator(program: Program, family: str) -> Callable[[Environment], Environment]:
+    """Every operator on numbers that are given: all run-time tensors, in the file's shapes or in batches of them, by
+    index -> what each operator makes of those it reads. Raises ExportError as `evaluate`.
+
+    Where kernels quantize what they see, a last bit that differs becomes a step, and steps add up from one operator to
+    the next: such files are compared operator by operator, each on the runtime's own numbers.
+    """
+    kernels = kernels_of(program, family)
+    indices = run_time_tensors(program)
+
+    def one(given: Environment) -> Environment:
+        found = {index: given[index] for index in program.inputs}
+        for op in program.operators:
+            values = [None if i < 0 else given[i] if i in given else jnp.asarray(program.tensors[i].data)
+                      for i in op.inputs]  # fmt: skip
+            found.update(zip(op.outputs, kernels(op)(op, program.tensors, values), strict=True))
+        return found
+
+    def function(given: Environment) -> Environment:
+        values = {index: jnp.asarray(given[index]) for index in indices}
+        if all(values[index].shape == program.tensors[index].shape for index in program.inputs):
+            return one(values)
+        count = next(len(values[i]) for i in program.inputs if program.tensors[i].shape[:1] == (1,))
+        fixed = {i for i in program.inputs if program.tensors[i].shape[:1] != (1,)}
+        axes = {index: None if index in fixed else 0 for index in indices}
+        shaped = {i: v if i in fixed else v.reshape(count, *program.tensors[i].shape) for i, v in values.items()}
+        return jax.tree.map(joined, jax.vmap(one, (axes,), axis_size=count)(shaped))
+
+    return function
+
+
 def single_step(program: Program, family: str, wanted: Sequence[int]) -> Single:
     """One invocation on values of the file's shapes: (state, *inputs) -> (state, the wanted values)."""
     kernels = kernels_of(program, family)
@@ -86,6 +117,8 @@ def kernels_of(program: Program, family: str) -> Callable[[Operator], Kernel]:
         raise ExportError(f"No kernel family {family!r}. Families: {', '.join(FAMILIES)}.")
 
     def kernel(op: Operator) -> Kernel:
+        if hybrid.is_hybrid(op, program.tensors):
+            return hybrid.kernel_of(op, program.tensors, family)
         if floats.is_float(op, program.tensors):
             return floats.kernel_of(op, program.tensors)
         return _kernel(FAMILIES[family], op, family)

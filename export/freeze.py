@@ -25,7 +25,7 @@ from jaxq.plan import Group, Plan
 from jaxq.quantize import check_ranges
 from jaxq.simulate import qparams
 from jaxq.target import target_named
-from jaxq.weights import integer_bias, quantized_weight, traced, weight_values
+from jaxq.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def _float_kernel(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any) -> Ke
     if op.name in plan.weights:
         site = plan.weight_site(op)
         trained = None if site is None else ranges[site]
-        kernel = quantized_weight(w, np.zeros(w.shape[-1:], np.float32), plan.weights[op.name], np.float32(1), trained)
+        kernel = float_kernel(w, plan.weights[op.name], trained)
         return Kernel(np.asarray(kernel.q, np.int8), np.asarray(kernel.scale, np.float32), bias)
     stored = w.astype(np.float16) if plan.recipe.weights.bits == 16 else w
     if not np.all(np.isfinite(stored)):

@@ -18,7 +18,7 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export import variables
 from jaxq.export.evaluate import Environment, checked, initial_state, interpret, kernels_of, over_batch
-from jaxq.export.kernels import floats
+from jaxq.export.kernels import floats, hybrid
 from jaxq.export.kernels.operands import activation, builtin_bounds, limits, scale, scales, zero_point
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.variables import State
@@ -84,6 +84,8 @@ def _variable(program: Program, name: str) -> Tensor:
 
 def _applied(op: Operator, tensors: Tensors, values: list[Any], kernels: Callable[[Operator], Any]) -> list[Pair]:
     reals = [None if value is None else value.real for value in values]
+    if hybrid.is_hybrid(op, tensors):
+        return [Pair(y, y) for y in kernels(op)(op, tensors, reals)]
     if floats.is_float(op, tensors):
         return [Pair(y, y) for y in floats.evaluate(op, tensors, reals)]
     if op.kind not in floats.KERNELS:

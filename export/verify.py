@@ -16,27 +16,29 @@ import jax
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate import evaluate
-from jaxq.export.kernels import floats
-from jaxq.export.program import Program
+from jaxq.export.evaluate import each_operator, evaluate
+from jaxq.export.kernels import floats, hybrid
+from jaxq.export.program import Operator, Program
 from jaxq.export.runtime import run, runtime_version
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
 
 FAMILIES = ("xnnpack", "reference")
+HYBRID_TOLERANCE = 1e-6  # of dynamic-range operators, whose sums are integers: three roundings, where chips fuse two
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 
 @dataclasses.dataclass
 class Tally:
-    """One comparison: integers and numbers of float32 operators compared, and by tensor how many differ and by how
-    much at most.
+    """One comparison: integers and numbers of float32 operators compared, within which tolerances, and by tensor how
+    many differ and by how much at most.
     """
 
     compared: int = 0
     floats: int = 0
     differing: dict[str, int] = dataclasses.field(default_factory=dict)
     largest: dict[str, int] = dataclasses.field(default_factory=dict)
+    tolerances: set[float] = dataclasses.field(default_factory=set)
 
     def add(self, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> None:
         """Compare one tensor of one batch. `tolerance`: of floats, as a share of the tensor's largest magnitude."""
@@ -46,6 +48,7 @@ class Tally:
         gap = np.nan_to_num(gap, nan=1.0, posinf=2.0**31)  # what is no number differs
         self.compared += 0 if tolerance else gap.size
         self.floats += gap.size if tolerance else 0
+        self.tolerances.update([tolerance] if tolerance else [])
         self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
         self.largest[name] = max(self.largest.get(name, 0), int(np.max(gap, initial=0)))
 
@@ -59,7 +62,8 @@ class Tally:
         """What was compared, in words."""
         if not self.floats:
             return f"{self.compared:,} integers"
-        return f"{self.compared:,} integers and {self.floats:,} numbers of float32 operators (to {FLOAT_TOLERANCE:g})"
+        within = " and ".join(f"{t:g}" for t in sorted(self.tolerances, reverse=True))
+        return f"{self.compared:,} integers and {self.floats:,} numbers of float32 operators (to {within})"
 
     @property
     def first(self) -> str | None:
@@ -147,7 +151,7 @@ def _simulation_text(certificate: Certificate) -> str:
     tally = certificate.simulation
     assert tally is not None
     loose = {n: c for n, c in tally.differing.items() if n not in certificate.exact_sites}
-    text = f"{certificate.simulation_differing} of {tally.compared:,} integers differ"
+    text = f"{certificate.simulation_differing} of {tally.what} differ"
     if sum(loose.values()):
         worst = max(tally.largest[n] for n in loose)
         text += f"; after table ops {sum(loose.values()):,}, by at most {worst} step{'s' if worst > 1 else ''}"
@@ -158,11 +162,19 @@ Reader = Callable[..., dict[int, jax.Array]]
 
 
 def readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
-    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index.
+    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index. Of a program
+    with dynamic-range operators, which are compared one by one: the runtime's tensors -> ours.
 
     Raises ExportError for a family that does not exist, or that lacks an operator of the program.
     """
+    if is_dynamic(program):
+        return {family: jax.jit(each_operator(program, family)) for family in families}
     return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in families}
+
+
+def is_dynamic(program: Program) -> bool:
+    """Whether some operator quantizes float activations as it runs."""
+    return any(hybrid.is_hybrid(op, program.tensors) for op in program.operators)
 
 
 def compare_families(
@@ -175,13 +187,16 @@ def compare_families(
     """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
 
     Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
-    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE.
+    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE, those of
+    dynamic-range operators to HYBRID_TOLERANCE, each operator on the runtime's own numbers.
     """
     for family, tally in tallies.items():
-        found = ours[family](*inputs)
-        refuse_aborting(program, found)
+        found = None if is_dynamic(program) else ours[family](*inputs)
+        if found is not None:
+            refuse_aborting(program, found)
         theirs = run(data, inputs, family, every_tensor=True)
         assert isinstance(theirs, dict)
+        found = ours[family](theirs) if found is None else found
         tolerances = _tolerances(program)
         for index, tolerance in tolerances.items():
             tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index], tolerance)
@@ -193,8 +208,14 @@ def compare_families(
 def _tolerances(program: Program) -> dict[int, float]:
     """What may differ in each tensor that an operator computes: nothing, but for float32 operators."""
     written = [(op, index) for op in program.operators for index in op.outputs]
-    return {index: FLOAT_TOLERANCE if floats.is_float(op, program.tensors) else 0.0
-            for op, index in written if program.tensors[index].dtype != "resource"}  # fmt: skip
+    return {index: tolerance_of(op, program) for op, index in written if program.tensors[index].dtype != "resource"}
+
+
+def tolerance_of(op: Operator, program: Program) -> float:
+    """What may differ in an operator's result, as a share of its greatest number."""
+    if hybrid.is_hybrid(op, program.tensors):
+        return HYBRID_TOLERANCE
+    return FLOAT_TOLERANCE if floats.is_float(op, program.tensors) else 0.0
 
 
 def exact_sites(graph: Graph) -> frozenset[str]:

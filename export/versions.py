@@ -39,6 +39,17 @@ INT16 = {
 }
 
 
+# Operators of int8 weights and float32 activations: by one scale of the weights, and by several.
+HYBRID = {"CONV_2D": (2, 5), "DEPTHWISE_CONV_2D": (4, 6), "FULLY_CONNECTED": (9, 12)}
+
+
+def hybrid_version(kind: str, scales: int, int8: int) -> int:
+    """The version of an operator on floats with int8 weights that have so many scales; a grouped convolution's is its
+    own.
+    """
+    return max(HYBRID[kind][scales > 1], int8 if kind == "CONV_2D" and int8 == 6 else 0)
+
+
 def version_for(kind: str, dtype: str, int8: int) -> int:
     """The version of an operator that writes tensors of a type, given the one for int8."""
     if dtype == "int16":

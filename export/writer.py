@@ -11,7 +11,7 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export.freeze import Frozen
 from jaxq.export.program import Operator, Quantization, Tensor
-from jaxq.export.versions import version_for
+from jaxq.export.versions import HYBRID, hybrid_version, version_for
 from jaxq.graph import Op
 
 INT8, INT32 = 9, 2  # codes of the schema's TensorType, as the options of CAST, ARG_MAX and convolutions hold them
@@ -77,7 +77,12 @@ class Writer:
     def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
         """Append an operator. version: the lowest that takes int8; of another type its own is looked up."""
         dtypes = {self.tensors[i].dtype for i in (*inputs, *outputs)}
-        version = version_for(kind, "int16" if "int16" in dtypes else self.tensors[outputs[0]].dtype, version)
+        own = self.tensors[outputs[0]].dtype
+        grid = self.tensors[inputs[1]].quantization if len(inputs) > 1 else None
+        if own == "float32" and grid is not None and kind in HYBRID:
+            version = hybrid_version(kind, grid.scale.size, version)
+        else:
+            version = version_for(kind, "int16" if "int16" in dtypes else own, version)
         self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
 
     def input(self, value: int, index: int) -> int:

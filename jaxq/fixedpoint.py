@@ -79,8 +79,8 @@ def quantized_ratio(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array
     The product of two float32 is exact in float64. Its quotient is rounded to 53 bits, ties to even, then to 31 bits,
     ties away from zero; both roundings are done here on the integer quotient and its remainder.
     """
-    (m_a, e_a), (m_b, e_b), (m_c, e_c) = (_mantissa(x) for x in jnp.broadcast_arrays(a, b, c))
-    whole, fraction, inexact = _quotient(m_a, m_b, m_c)
+    (m_a, e_a), (m_b, e_b), (m_c, e_c) = (mantissa(x) for x in jnp.broadcast_arrays(a, b, c))
+    whole, fraction, inexact = quotient(m_a, m_b, m_c)
     length = 32 - lax.clz(whole)  # 23 to 25 bits before the point
     q = _rounded_to_31(whole, fraction, inexact, length)
     carried = q < 0  # 2^31: the next power of two
@@ -89,13 +89,13 @@ def quantized_ratio(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array
     return jnp.where(exponent < -31, 0, q), jnp.where(exponent < -31, 0, exponent)
 
 
-def _mantissa(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def mantissa(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x = m 2^e` with the integer m in [2^23, 2^24)."""
     fraction, exponent = jnp.frexp(x)
     return (fraction * 2.0**24).astype(jnp.int32), exponent.astype(jnp.int32) - 24
 
 
-def _quotient(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def quotient(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`a b / c` of integers in [2^23, 2^24): the whole part, 31 bits behind the point, and whether more follow."""
     high, low = high_and_low(a, b)
     top = (high << 8) | (low >> 24).astype(jnp.int32)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
-from jaxq.precision import WIDE, arithmetic, inserted, storage
+from jaxq.ops.hybrid import WAYS
+from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
@@ -103,7 +104,9 @@ def _solved(graph: Graph, recipe: Recipe) -> Plan:
     requantized = frozenset(solver.requantized)
     stored = {op.name: storage(op, weights[op.name], target_named(recipe.target)) for op in weighted}
     plan = Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, {})
-    how = {op.name: arithmetic(op, graph, stored[op.name], plan.bits(op)) for op in weighted}
+    how = {
+        op.name: _dynamic(op, graph, recipe) or arithmetic(op, graph, stored[op.name], plan.bits(op)) for op in weighted
+    }
     return Plan(recipe, graph, groups, group_of, weights, islands, requantized, stored, how)
 
 
@@ -115,6 +118,13 @@ def has_weights(op: Op) -> bool:
 def _weight_only(op: Op, recipe: Recipe) -> bool:
     """Whether an op on floats has integer weights. An AFFINE's are a vector: not worth it."""
     return recipe.floats and recipe.weights.bits <= 8 and op.kind != "AFFINE"
+
+
+def _dynamic(op: Op, graph: Graph, recipe: Recipe) -> str | None:
+    """How the device quantizes what an op reads, by the range that it sees; None where it does not."""
+    if not recipe.activations.dynamic or rule_for(recipe, [op.name]).float:
+        return None
+    return dynamic_arithmetic(op, graph)
 
 
 def _rule_names(graph: Graph) -> list[str]:
@@ -330,9 +340,9 @@ def _lines(plan: Plan) -> list[str]:
 
 
 def _weight_note(plan: Plan, name: str) -> str:
-    """What the device does with weights of 4 bits."""
+    """What the device does with weights of 4 bits, and with weights of 8 that meet floats."""
     if plan.weights[name].bits == 8:
-        return ""
+        return "; input quantized as it runs" if plan.arithmetic[name] in WAYS else ""
     if plan.storage[name] == "int8":
         return "; stored as int8"
     return "" if plan.arithmetic[name] == "float32" else "; a slow kernel (not delegated)"
@@ -361,7 +371,8 @@ def _verdict(plan: Plan) -> str:
     if refused:
         return f"verdict: {target.title} does not take {', '.join(refused)}"
     if plan.recipe.floats:
-        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits"
+        as_it_runs = "; what meets them is quantized as it runs" if plan.recipe.activations.dynamic else ""
+        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits{as_it_runs}"
     if plan.islands:
         return f"verdict: {len(plan.islands)} ops run in floating point; they train, and export will refuse them"
     return f"verdict: every tensor is an integer; {target.title} takes every op"

@@ -42,6 +42,18 @@ def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
     return "float32" if stored == "int8" or (dense and _inputs(op, graph) % 2 == 0) else "half up"
 
 
+def dynamic_arithmetic(op: Op, graph: Graph) -> str | None:
+    """How an op quantizes float activations as it runs, a key of `jaxq.ops.hybrid.WAYS`; None for one that does not.
+
+    XNNPACK takes a FULLY_CONNECTED by row and a CONV_2D by example; a convolution of one tap it makes a FULLY_CONNECTED
+    of. DEPTHWISE_CONV_2D is left to TFLite's vector kernel. TRANSPOSE_CONV has no such kernel in the reference family.
+    """
+    if op.kind == "CONV_2D" and not (pointwise(op, graph) and sum(graph.avals[op.inputs[1]].shape[-2:]) > 2):
+        return "dynamic, by example"
+    return {"CONV_2D": "dynamic, by row", "FULLY_CONNECTED": "dynamic, by row", "DEPTHWISE_CONV_2D": "dynamic, builtin"
+            }.get(op.kind)  # fmt: skip
+
+
 def pointwise(op: Op, graph: Graph) -> bool:
     """Whether a convolution is a FULLY_CONNECTED of each pixel, and may be written as one."""
     if op.kind != "CONV_2D" or op.attrs["groups"] != 1:

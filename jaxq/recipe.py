@@ -42,7 +42,8 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Activations: one scale and one zero point a tensor. bits = 16: symmetric, where TFLite has kernels
-    for them. bits = 32: floats, nothing of them is quantized.
+    for them. bits = 32: floats, nothing of them is quantized; with `dynamic` the device quantizes what convolutions and
+    dense layers read, by the range that it sees.
 
     ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
@@ -50,6 +51,7 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     bits: Literal[8, 16, 32] = 8
+    dynamic: bool = False
     symmetric: bool = False
     ranges: Literal["learned", "frozen", "ema"] = "learned"
     observe: bool = False
@@ -60,7 +62,8 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
-    float: run the op in floating point. ranges: "learned" or "frozen". symmetric: zero point 0.
+    float: run the op in floating point; of dynamic range, without quantizing its input. ranges: "learned" or "frozen".
+    symmetric: zero point 0.
     weight_bits: 4 or 8. activation_bits: 8 or 16.
     """
 
@@ -92,13 +95,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.activations.bits == 32
 
 
-def _floating(name: str, bits: Literal[4, 8, 16, 32]) -> Recipe:
+def _floating(name: str, bits: Literal[4, 8, 16, 32], dynamic: bool = False) -> Recipe:
     """Float activations; weights stored in so many bits."""
     ends: Any = {"input": "float32", "output": "float32"}
-    return Recipe(name=name, weights=Weights(bits=bits), activations=Activations(bits=32), **ends)
+    return Recipe(name=name, weights=Weights(bits=bits), activations=Activations(bits=32, dynamic=dynamic), **ends)
 
 
 SHIPPED: dict[str, Recipe] = {
+    "dynamic-range-int8": _floating("dynamic-range-int8", 8, dynamic=True),
     "float16": _floating("float16", 16),
     "float32": _floating("float32", 32),
     "int8": Recipe(name="int8"),
@@ -163,6 +167,12 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
         raise RecipeError(
             f"In {where}: weights of {recipe.weights.bits} bits are floats, and activations are integers of "
             f"{recipe.activations.bits}. Set activations.bits = 32, or weights.bits = 8."
+        )
+    if recipe.activations.dynamic and (recipe.activations.bits, recipe.weights.bits) != (32, 8):
+        raise RecipeError(
+            f"In {where}: activations.dynamic quantizes float activations for int8 weights, and activations have "
+            f"{recipe.activations.bits} bits, weights {recipe.weights.bits}. Set activations.bits = 32 and "
+            "weights.bits = 8."
         )
     if recipe.floats and (recipe.input, recipe.output) != ("float32", "float32"):
         raise RecipeError(

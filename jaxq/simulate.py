@@ -33,25 +33,38 @@ from jaxq.numerics import (
     scale_and_zero_point,
     true_divide,
 )
-from jaxq.ops import OPS, fixed
+from jaxq.ops import OPS, fixed, hybrid
 from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
 from jaxq.scheme import QParams
-from jaxq.weights import dequantized_weight, half_precision, quantized_constant, quantized_weight, weight_values
+from jaxq.weights import (
+    dequantized_weight,
+    float_kernel,
+    half_precision,
+    quantized_constant,
+    quantized_weight,
+    weight_values,
+)
 
 Ranges = Mapping[str, Mapping[str, jax.Array]]
 Record = Callable[[int, Carrier], None]
 
 
 def simulate(
-    plan: Plan, params: Sequence[Any], ranges: Ranges, inputs: Sequence[Any], record: Record | None = None
+    plan: Plan,
+    params: Sequence[Any],
+    ranges: Ranges,
+    inputs: Sequence[Any],
+    record: Record | None = None,
+    given: Mapping[int, Any] | None = None,
 ) -> list[jax.Array]:
     """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
 
-    `record(value, carrier)` is called for every integer activation; in a recipe of floats for every result.
+    `record(value, carrier)` is called for every integer activation; in a recipe of floats for every result. There
+    `given` holds results that take the place of those computed, once these are recorded: each op on another's numbers.
     Differentiable in params, ranges and inputs.
     """
-    run = _Run(plan, weight_values(plan.graph, params), ranges, record)
+    run = _Run(plan, weight_values(plan.graph, params), ranges, record, given or {})
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
         run.enter(value, array)
     for op in plan.graph.ops:
@@ -108,8 +121,10 @@ def range_parameters(low: jax.Array, high: jax.Array, group: Group) -> QParams:
 class _Run:
     """One pass over the graph: values by number, carriers for integers, plain arrays for floats and weights."""
 
-    def __init__(self, plan: Plan, env: dict[int, Any], ranges: Ranges, record: Record | None) -> None:
-        self.plan, self.env, self.ranges, self.record = plan, env, ranges, record
+    def __init__(
+        self, plan: Plan, env: dict[int, Any], ranges: Ranges, record: Record | None, given: Mapping[int, Any]
+    ) -> None:
+        self.plan, self.env, self.ranges, self.record, self.given = plan, env, ranges, record, given
         self.parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
         self.activations = plan.graph.activations
         self.observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
@@ -123,21 +138,31 @@ class _Run:
 
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
-        if op.kind in OPS and OPS[op.kind].weights and self.plan.recipe.floats:
-            arguments[1] = self._stored(op, arguments[1])
-        if op.call is not None:
+        if self.plan.arithmetic.get(op.name) in hybrid.WAYS:
+            outputs = (activated(op, self._hybrid(op, *arguments)),)
+        elif op.call is not None:
             outputs = op.call(
                 *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
             )
         else:
+            if OPS[op.kind].weights and self.plan.recipe.floats:
+                arguments[1] = self._stored(op, arguments[1])
             outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *arguments)))
         for value, out in zip(op.outputs, outputs, strict=True):
             if self.plan.group(value) is None:
-                self.env[value] = out
+                self.env[value] = self.given.get(value, out)
                 if self.record is not None and self.plan.recipe.floats:
                     self.record(value, Carrier(out, jnp.float32(1), jnp.float32(0)))
             else:
                 self._quantize(value, out.astype(jnp.float32))
+
+    def _hybrid(self, op: Op, x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+        """An op whose input the device quantizes as it runs, before its activation."""
+        site = self.plan.weight_site(op)
+        kernel = float_kernel(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
+        x, bias = x.astype(jnp.float32), bias.astype(jnp.float32)
+        how = self.plan.arithmetic[op.name]
+        return hybrid.contraction(OPS[op.kind].compute, how, op, x, kernel, bias, self.plan.recipe.carrier)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
         """The weights of an op on floats as the file holds them."""

@@ -122,10 +122,14 @@ def quantized_weight(
     return quantized_constant(w, unfused(scale), scheme.qmax)
 
 
+def float_kernel(w: Any, scheme: Scheme, trained: Mapping[str, Any] | None) -> Carrier:
+    """The integers and scales of a kernel whose op reads floats: its bias, a float, sets no bound on them."""
+    return quantized_weight(w, namespace(w).zeros(w.shape[-1:], np.float32), scheme, np.float32(1), trained)
+
+
 def dequantized_weight(w: Any, scheme: Scheme, trained: Mapping[str, Any] | None) -> Any:
     """A kernel on its integers' grid, `s_w q`: what an op on floats computes with. Straight-through gradient."""
-    zeros = namespace(w).zeros(w.shape[-1:], np.float32)
-    kernel = quantized_weight(w, zeros, scheme, np.float32(1), trained)
+    kernel = float_kernel(w, scheme, trained)
     return kernel.q * kernel.scale
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ["jaxq.errors", "jaxq.text", "jaxq.progress", "jaxq.call"],
     ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
-    ["jaxq.graph"],
+    ["jaxq.graph", "jaxq.dynamic"],
     ["jaxq.ops"],
     ["jaxq.recipe", "jaxq.precision", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
     ["jaxq.simulate"],

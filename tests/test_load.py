@@ -28,7 +28,7 @@ from jaxq.export.verify import Tally, compare_families, readers
 
 GOLDEN = Path(__file__).parent / "golden"
 INTEGERS = ("mobilenet_v2", "small_ai_edge", "small_float_ends", "odd_uint8_ends", "hey_jarvis")
-FLOATS = ("small_float", "odd_float")
+FLOATS = ("small_float", "odd_float", "small_dynamic", "small_ai_edge_dynamic")
 FAMILY = ("xnnpack", "reference")
 
 
@@ -268,13 +268,18 @@ def single(kind: str, x: Tensor, y: Tensor, *more: Tensor, **options: Option) ->
     return Program((x, *more, y), (Operator(kind, inputs, (len(inputs),), options),), (0,), (len(inputs),))
 
 
-def test_dynamic_range_operators_are_refused() -> None:
+def test_dynamic_range_operators_that_a_family_lacks_are_refused() -> None:
     w = Tensor("w", (4, 3), "int8", Quantization.of(0.1), np.ones((4, 3), np.int8))
-    program = single("FULLY_CONNECTED", Tensor("x", (1, 3), "float32"), Tensor("y", (1, 4), "float32"), w)
-    with pytest.raises(
-        ExportError, match="FULLY_CONNECTED reads floats and 'w', which is int8: a dynamic-range operator"
-    ):
-        evaluate(program)
+    x, y = Tensor("x", (1, 3), "float32"), Tensor("y", (1, 4), "float32")
+    evaluate(single("FULLY_CONNECTED", x, y, w))
+    message = "FULLY_CONNECTED reads floats and 'w', which is int8: a dynamic-range operator, which the tflm family "
+    with pytest.raises(ExportError, match=message + "computes for no kind with int8 weights of zero point 0"):
+        evaluate(single("FULLY_CONNECTED", x, y, w), "tflm")
+    with pytest.raises(ExportError, match="BATCH_MATMUL reads .* computes for CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONN"):
+        evaluate(single("BATCH_MATMUL", x, y, w))
+    moved = dataclasses.replace(w, quantization=Quantization.of(0.1, 3))
+    with pytest.raises(ExportError, match="which is int8: a dynamic-range operator, .* weights of zero point 0"):
+        evaluate(single("FULLY_CONNECTED", x, y, moved))
 
 
 def test_unknown_float_operators_are_refused() -> None:

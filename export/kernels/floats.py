@@ -43,13 +43,7 @@ def is_float(op: Operator, tensors: Tensors) -> bool:
 
 
 def kernel_of(op: Operator, tensors: Tensors) -> Kernel:
-    """The kernel of a float32 operator. Raises ExportError for one of mixed types or unknown kind."""
-    mixed = [tensors[i] for i in op.inputs if i >= 0 and tensors[i].dtype in ("int8", "int4", "uint8", "int16")]
-    if mixed:
-        raise ExportError(
-            f"{op.kind} reads floats and {mixed[0].name!r}, which is {mixed[0].dtype}: a dynamic-range operator, whose "
-            "scales are computed at run time. Convert the model to full integers or to floats."
-        )
+    """The kernel of a float32 operator. Raises ExportError for an unknown kind."""
     if op.kind not in KERNELS:
         raise ExportError(f"There is no float32 kernel for {op.kind}. Express it by other operators.")
     return evaluate
@@ -57,8 +51,12 @@ def kernel_of(op: Operator, tensors: Tensors) -> Kernel:
 
 def evaluate(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """A float32 operator with its fused activation."""
-    low, high = activation(op)
-    return [_between(y, low, high) for y in KERNELS[op.kind](op, tensors, values)]
+    return [activated(op, y) for y in KERNELS[op.kind](op, tensors, values)]
+
+
+def activated(op: Operator, y: jax.Array) -> jax.Array:
+    """`y` after the operator's fused activation."""
+    return _between(y, *activation(op))
 
 
 def _between(x: jax.Array, low: float | None, high: float | None) -> jax.Array:
@@ -71,16 +69,17 @@ def _between(x: jax.Array, low: float | None, high: float | None) -> jax.Array:
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CONV_2D. x NHWC, weights OHWI, optional bias."""
     x, w = present(op, values), present(op, values, 1)
-    return [_plus_bias(contraction.convolution(x.shape, w.shape, *_windows(op))(x, w), values, 2)]
+    return [_plus_bias(contraction.convolution(x.shape, w.shape, *windows(op))(x, w), values, 2)]
 
 
 def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D. Weights 1HWO."""
     x, w = present(op, values), present(op, values, 1).transpose(3, 1, 2, 0)
-    return [_plus_bias(contraction.depthwise_convolution(x.shape, w.shape, *_windows(op))(x, w), values, 2)]
+    return [_plus_bias(contraction.depthwise_convolution(x.shape, w.shape, *windows(op))(x, w), values, 2)]
 
 
-def _windows(op: Operator) -> tuple[tuple[int, int], tuple[int, int], str]:
+def windows(op: Operator) -> tuple[tuple[int, int], tuple[int, int], str]:
+    """Strides, dilations and padding of a convolution."""
     strides = option_int(op, "stride_h", 0), option_int(op, "stride_w", 0)
     dilations = option_int(op, "dilation_h_factor", 1), option_int(op, "dilation_w_factor", 1)
     return strides, dilations, option_str(op, "padding", "SAME")

@@ -10,6 +10,7 @@ from jaxq.export.program import Quantization, Tensor
 from jaxq.export.rules import clips, movement, windows
 from jaxq.export.writer import INT32, Writer
 from jaxq.graph import Op
+from jaxq.ops.hybrid import WAYS
 from jaxq.precision import pointwise
 
 
@@ -31,17 +32,26 @@ def _bias_dtype(w: Writer, op: Op) -> str:
 
 
 def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
-    """Weights of an op on floats: what is stored in fewer bits is widened by a DEQUANTIZE."""
+    """Weights of an op on floats: what is stored in fewer bits is widened by a DEQUANTIZE, but for an op that quantizes
+    its input as it runs.
+    """
     kernel = w.frozen.kernels[op.name]
     bias = w.constant(f"{op.name}:bias", kernel.bias)
     if data.dtype == np.float32:
         return [w.constant(op.name, data), bias]
     grid = Quantization.of(kernel.scale, 0, axis) if kernel.scale.size else None
     stored = w.constant(op.name, data, grid, w.frozen.plan.storage.get(op.name))
+    if _hybrid(w, op):
+        return [stored, bias]
     wide = w.tensor(Tensor(f"{op.name}:float32", tuple(data.shape), "float32"))
     version = {"float16": 3, "int8": 5, "int4": 6}[w.tensors[stored].dtype]
     w.emit("DEQUANTIZE", [stored], [wide], version)
     return [wide, bias]
+
+
+def _hybrid(w: Writer, op: Op) -> bool:
+    """Whether the op quantizes its input as it runs."""
+    return w.frozen.plan.arithmetic.get(op.name) in WAYS
 
 
 def _packed(w: Writer, op: Op) -> bool:
@@ -116,6 +126,8 @@ def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
     inputs = [w.tensor_of[op.inputs[0]], *weights]
     version = 10 if _packed(w, op) else 5 if keep else 4
     options = {"keep_num_dims": keep, "fused_activation_function": fused, **_bias_type(w, op)}
+    if _hybrid(w, op):  # else the reference kernel, which XNNPACK has no part in, takes a symmetric range
+        options["asymmetric_quantize_inputs"] = True
     w.emit("FULLY_CONNECTED", inputs, outs[:1], version, **options)
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 

@@ -108,6 +108,21 @@ def by_ai_edge(model):
     return bytes(made.quantize(calibrated).quantized_model)
 
 
+def dynamic_range(model):
+    """Weights in int8, activations in floats that kernels quantize as they run."""
+    made = tf.lite.TFLiteConverter.from_keras_model(model)
+    made.optimizations = [tf.lite.Optimize.DEFAULT]
+    return made.convert()
+
+
+def dynamic_by_ai_edge(model):
+    """The same by ai-edge-quantizer, from the float file."""
+    made = quantizer.Quantizer(
+        bytearray(tf.lite.TFLiteConverter.from_keras_model(model).convert()), recipe.dynamic_wi8_afp32()
+    )
+    return bytes(made.quantize().quantized_model)
+
+
 def files():
     """Every file by its name."""
     tf.keras.utils.set_random_seed(0)
@@ -118,6 +133,8 @@ def files():
         "small_float.tflite": tf.lite.TFLiteConverter.from_keras_model(plain).convert(),
         "small_float_ends.tflite": full_integer(plain, tf.float32, per_channel=False),
         "small_ai_edge.tflite": by_ai_edge(plain),
+        "small_dynamic.tflite": dynamic_range(plain),
+        "small_ai_edge_dynamic.tflite": dynamic_by_ai_edge(plain),
         "odd_uint8_ends.tflite": full_integer(rest, tf.uint8),
         "odd_float.tflite": tf.lite.TFLiteConverter.from_keras_model(rest).convert(),
         "hey_jarvis.tflite": wake_word.read_bytes(),
