@@ -26,13 +26,13 @@ from jaxq.errors import ExportError
 from jaxq.export import variables
 from jaxq.export.evaluate import FAMILIES, evaluate
 from jaxq.export.freeze import Frozen, freeze
-from jaxq.export.kernels import floats
+from jaxq.export.kernels import floats, hybrid
 from jaxq.export.lower import RULES, Writer, lower
 from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
 from jaxq.ops import OPS
 from jaxq.placed import jaxq_fake_quant
-from jaxq.precision import WIDE
+from jaxq.precision import WIDE, dynamic_arithmetic
 from jaxq.target import TARGETS
 
 PAGE = pathlib.Path(__file__).parent / "ops.md"
@@ -244,6 +244,7 @@ def rules_row(kind: str) -> list[str]:
         arithmetic(kind) if operators else "training only",
         ", ".join(families) if operators else "-",
         packed(kind),
+        "yes" if dynamic(kind) else "-",
         widths(kind),
         all_but(targets, list(TARGETS)) if operators else "-",
     ]
@@ -254,6 +255,12 @@ def widths(kind: str) -> str:
     if kind not in WIDE:
         return "computes in 8"
     return f"for {', '.join(n for n, t in TARGETS.items() if t.wide)}"
+
+
+def dynamic(kind: str) -> bool:
+    """Whether a recipe of dynamic range quantizes what the op reads as it runs."""
+    graph = frozen_example(*EXAMPLES[kind][0][1:]).plan.graph
+    return OPS[kind].weights and any(dynamic_arithmetic(op, graph) for op in graph.ops if op.kind == kind)
 
 
 def packed(kind: str) -> str:
@@ -296,7 +303,9 @@ It trains as recorded and is not exported.
 the scale and zero point that TFLite prescribes. *Training forward*: exact where its integers are those of the `xnnpack`
 family; within a step where the device has a table or a fixed-point form and training a float function. *Exact kernels*:
 the families that compute every operator that the op is written as. *int4 weights*: the targets for which weights of 4
-bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *int16 activations*: the targets
+bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *dynamic range*: whether the
+recipe `dynamic-range-int8` quantizes what the op reads as it runs, for `litert` alone; the rest stays float32. *int16
+activations*: the targets
 for which the op computes in 16 bits; an op that computes in 8 has its operands converted. *Targets*: those whose entry
 in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules are in [targets.md](targets.md). They are
 {targets}
@@ -328,8 +337,9 @@ Ops that JAX spells in several primitives, with the primitive of their result (`
 
 Any file may hold these. jaxq itself writes those of the table above, and QUANTIZE and DEQUANTIZE at the file's ends.
 *float32*: what computes a float operator of the file, the same for every family and good to rounding; and, beside the
-integers, the gradient of `jaxq.load(path).real`. Besides these there are the variables of streaming models,
-{variables}.
+integers, the gradient of `jaxq.load(path).real`. Of dynamic range (weights of int8 or int4, activations of float32)
+there are {hybrid}, for `xnnpack` and `reference`. Besides
+these there are the variables of streaming models, {variables}.
 
 {operators}
 """
@@ -340,7 +350,16 @@ def page() -> str:
     readings = {**FAMILIES, "float32": floats.KERNELS}
     kinds = sorted(set().union(*readings.values()))
     families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in readings.values())] for k in kinds]
-    head = ["op", "scales", "training forward", "exact kernels", "int4 weights", "int16 activations", "targets"]
+    head = [
+        "op",
+        "scales",
+        "training forward",
+        "exact kernels",
+        "int4 weights",
+        "dynamic range",
+        "int16 activations",
+        "targets",
+    ]
     return TEXT.format(
         ops=len(OPS),
         kinds=len(kinds),
@@ -351,6 +370,7 @@ def page() -> str:
         primitives=wrapped(", ".join(f"`{name}`" for name in sorted(RAISE)) + "."),
         patterns=wrapped(", ".join(dict.fromkeys(f"{p.kind} (`{p.root}`)" for p in PATTERNS)) + "."),
         operators=table(["operator", *readings], families),
+        hybrid=" and ".join(", ".join(f"`{kind}`" for kind in sorted(hybrid.KERNELS["xnnpack"])).rsplit(", ", 1)),
         variables=", ".join(f"`{kind}`" for kind in variables.KINDS),
     )
 

@@ -62,13 +62,17 @@ def each_operator(program: Program, family: str) -> Callable[[Environment], Envi
     the next: such files are compared operator by operator, each on the runtime's own numbers.
     """
     kernels = kernels_of(program, family)
-    indices = run_time_tensors(program)
+    folded = folded_tensors(program)
+    indices = tuple(index for index in run_time_tensors(program) if index not in folded)
 
     def one(given: Environment) -> Environment:
         found = {index: given[index] for index in program.inputs}
         for op in program.operators:
-            values = [None if i < 0 else given[i] if i in given else jnp.asarray(program.tensors[i].data)
-                      for i in op.inputs]  # fmt: skip
+            held = [given.get(i, found.get(i)) for i in op.inputs]
+            values = [
+                jnp.asarray(program.tensors[i].data) if value is None and i >= 0 else value
+                for i, value in zip(op.inputs, held, strict=True)
+            ]
             found.update(zip(op.outputs, kernels(op)(op, program.tensors, values), strict=True))
         return found
 
@@ -162,6 +166,16 @@ def run_time_tensors(program: Program) -> tuple[int, ...]:
     written = [index for op in program.operators for index in op.outputs if index >= 0]
     numbers = [index for index in written if program.tensors[index].dtype != "resource"]
     return tuple(dict.fromkeys([*program.inputs, *numbers]))
+
+
+def folded_tensors(program: Program) -> frozenset[int]:
+    """What operators make of constants alone. A runtime may compute it once, before it runs, and show no numbers."""
+    found: set[int] = set()
+    for op in program.operators:
+        read = [i for i in op.inputs if i >= 0]
+        if op.kind not in variables.KINDS and all(i in found or program.tensors[i].data is not None for i in read):
+            found.update(op.outputs)
+    return frozenset(found)
 
 
 def checked(program: Program, inputs: Sequence[jax.Array | np.ndarray], real: bool = False) -> list[jax.Array]:

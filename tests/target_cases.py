@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.export.targets import TARGETS, check, edgetpu
+from tests.test_dynamic import CASES as DYNAMIC
 from tests.test_kernels import (
     CASES,
     MASK,
@@ -236,6 +237,10 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "strided slice by 2": (
         strided(None, 1, 2, 2, 1), {"edgetpu": UNSPECIFIED, "litert": "TFLite kernel", "ethos-u55": NPU}),
     "strided slice of channels": (strided(None, 1, 1, 1, 2), {"ethos-u55": CPU, "ethos-u85": CPU}),
+    **{f"{name}, dynamic range": (
+        DYNAMIC[name],
+        {"litert": status, "tflm": "kernel without this type", "ethos-u55": CPU, "ethos-u85": CPU})
+       for name, status in (("dense", XNN), ("conv", XNN), ("depthwise", "TFLite kernel"))},
     "custom": (custom("CUSTOM:TFLite_Detection"),
                {"edgetpu": NO, "litert": "TFLite kernel", "ethos-u55": CPU, "tflm": "no kernel"}),
 }  # fmt: skip

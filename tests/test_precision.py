@@ -14,7 +14,7 @@ import jaxq
 import jaxq.export
 from jaxq.export.kernels.fixedpoint import quantize_multiplier
 from jaxq.export.kernels.wide import round_double
-from jaxq.export.verify import Tally
+from jaxq.export.verify import Tally, compare_families, new_tallies, readers
 from jaxq.fixedpoint import quantized_ratio
 from jaxq.ops.fixed import half_up
 from tests.zoo import ZOO, examples
@@ -169,6 +169,15 @@ def test_weights_of_a_file_of_floats_are_stored_as_the_recipe_says() -> None:
         tensors = artifact.program.tensors
         found = {(tensors[o.inputs[0]].dtype, o.version) for o in artifact.program.operators if o.kind == "DEQUANTIZE"}
         assert found == ({stored} if stored else set())
+
+
+@pytest.mark.parametrize("recipe", FLOATING)
+def test_a_file_of_floats_can_be_loaded(recipe: str) -> None:
+    """Weights of one scale a channel that a DEQUANTIZE widens; LiteRT does it once, before it runs."""
+    case, artifact = zoo_artifact("perceptron", recipe)
+    tallies = new_tallies()
+    compare_families(artifact.data, artifact.program, case.arrays, readers(artifact.program), tallies)
+    assert [(t.total, t.compared, t.floats > 1000) for t in tallies.values()] == [(0, 0, True)] * 2
 
 
 def test_a_difference_beyond_the_tolerance_is_counted() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import fixedpoint, lut, pooling
+from jaxq.export.kernels import fixedpoint, floats, lut, pooling
 from jaxq.export.kernels.fixedpoint import (
     inverse_square_root,
     multiply_by_quantized_multiplier,
@@ -151,11 +151,11 @@ def requantize_by_16(op: Operator, tensors: Tensors, values: Values) -> list[jax
 
 
 def dequantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """DEQUANTIZE: float32 `s * (x - z)`; a float16 input is widened."""
+    """DEQUANTIZE: float32 `s * (x - z)`, per channel where there are scales; a float16 input is widened."""
     x, value = source(op, tensors), present(op, values)
     if x.dtype == "float16":
         return [value.astype(jnp.float32)]
-    return [centred(value, x).astype(jnp.float32) * scale(x)]
+    return [floats.dequantized(value, x)]
 
 
 def gelu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

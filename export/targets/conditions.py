@@ -151,6 +151,14 @@ def constant(*positions: int) -> Check:
     return check
 
 
+def not_hybrid(program: Program, op: Operator) -> str | None:
+    """Its weights are no integers beside float activations, which kernels would quantize as they run."""
+    at = CONTRACTIONS[op.kind]
+    x, weights = read_at(program, op, at.x), read_at(program, op, at.weights)
+    mixed = x is not None and weights is not None and x.dtype == "float32" and weights.dtype in ("int4", "int8")
+    return f"quantizes floats as it runs, for weights of {weights.dtype}" if mixed and weights is not None else None
+
+
 def same_dilation(program: Program, op: Operator) -> str | None:
     """Rows and columns are dilated alike."""
     rows, columns = number(op, "dilation_h_factor", 1), number(op, "dilation_w_factor", 1)

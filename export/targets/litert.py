@@ -16,6 +16,7 @@ from jaxq.export.targets.conditions import (
     constant,
     dtypes,
     feature_maps,
+    not_hybrid,
     number,
     numbers,
     pairs,
@@ -137,7 +138,8 @@ _REDUCTION = (_EIGHTS, _CONSTANTS, _from_code("at least one axis", _reduced, evi
 OPERATORS = table(
     {
         **dict.fromkeys(("ADD", "SUB", "MUL"), _BINARY),
-        **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), (*_WEIGHTS, _EIGHT_BIT_WEIGHTS)),
+        "CONV_2D": (*_WEIGHTS, _EIGHT_BIT_WEIGHTS),
+        "DEPTHWISE_CONV_2D": (*_WEIGHTS, _EIGHT_BIT_WEIGHTS, _from_code("no dynamic range", not_hybrid)),
         "FULLY_CONNECTED": (
             *_WEIGHTS,
             _from_code("an even number of inputs with weights of int4", _even_packed, "Add an input of zeros."),

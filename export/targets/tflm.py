@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from jaxq.export.lint.view import CONTRACTIONS, read_at
 from jaxq.export.program import Operator, Program, Tensor
-from jaxq.export.targets.conditions import constant, dtypes, feature_maps, pairs, reads, writes
+from jaxq.export.targets.conditions import constant, dtypes, feature_maps, not_hybrid, pairs, reads, writes
 from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
 
 _KERNELS = "tensorflow/tflite-micro, tensorflow/lite/micro/kernels"
@@ -93,13 +93,14 @@ _COMPARABLE = tuple(
                reads(k, ("bool", "float32", "int8", "int16", "int32", "int64"))) for k in (0, 1)
 )  # fmt: skip
 _WEIGHTS = _from_code("weights of int8 or int4, dense ones of int4 with one scale", _weights, "Write int8.", MEASURED)
+_ONE_ARITHMETIC = _from_code("no dynamic range", not_hybrid, "Quantize activations, or write float weights.", MEASURED)
 _CONSTANT = _from_code("constant parameters", constant(1))
 
 OPERATORS = table(
     {
         **{kind: (_typed(names),) for kind, names in TYPES.items()},
         **dict.fromkeys(_COMPARED, _COMPARABLE),
-        **{kind: (_typed(TYPES[kind]), _WEIGHTS) for kind in CONTRACTIONS},
+        **{kind: (_typed(TYPES[kind]), _WEIGHTS, _ONE_ARITHMETIC) for kind in CONTRACTIONS},
         **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
                         (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
                          _from_code("an int32 output", writes(("int32",))))),
