@@ -16,6 +16,8 @@ from jaxq.export.evaluate import evaluate as evaluate
 from jaxq.export.freeze import freeze as freeze
 from jaxq.export.load import load as load
 from jaxq.export.lower import lower as lower
+from jaxq.export.metadata import Metadata as Metadata
+from jaxq.export.metadata import TensorMetadata as TensorMetadata
 from jaxq.export.program import Program as Program
 from jaxq.export.verify import Certificate as Certificate
 
@@ -23,7 +25,9 @@ __all__ = [
     "Artifact",
     "Certificate",
     "Comparison",
+    "Metadata",
     "Program",
+    "TensorMetadata",
     "diff",
     "evaluate",
     "freeze",

@@ -20,10 +20,14 @@ from jaxq.errors import ExportError, InputError, MismatchError
 from jaxq.examples import chunks, refuse_non_finite
 from jaxq.export import runtime
 from jaxq.export.evaluate import joined
+from jaxq.export.flatbuffer.attached import attach
+from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.freeze import Frozen, freeze
+from jaxq.export.host import dequantized, described, formula, quantized, snippet
 from jaxq.export.lower import lower
+from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
 from jaxq.export.verify import (
     FAMILIES,
@@ -131,10 +135,16 @@ class Artifact:
         formulas = self.manifest["inputs"]
         if len(inputs) != len(formulas):
             raise InputError(f"The file has {len(formulas)} inputs; {len(inputs)} were given.")
-        integers = [_host_quantized(f, np.asarray(a)) for f, a in zip(formulas, inputs, strict=True)]
+        for entry, array in zip(formulas, inputs, strict=True):
+            refuse_non_finite(entry["name"], np.asarray(array))
+        integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, inputs, strict=True)]
         outputs = runtime.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
-        return [_host_dequantized(f, q) for f, q in zip(self.manifest["outputs"], outputs, strict=True)]
+        return [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
+
+    def python(self) -> str:
+        """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas."""
+        return snippet(self.manifest["inputs"], self.manifest["outputs"])
 
     def recorded(self) -> list[tuple[str, int]]:
         """The sites that the program holds under their own name, and their tensors."""
@@ -155,21 +165,6 @@ class Artifact:
         text = json.dumps(self.manifest, indent=2) + "\n"
         write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
         return target
-
-
-def _host_quantized(formula: Mapping[str, Any], real: np.ndarray) -> np.ndarray:
-    refuse_non_finite(formula["name"], real)
-    if formula["dtype"] == "float32":
-        return real.astype(np.float32)
-    limits = np.iinfo(formula["dtype"])
-    steps = np.rint(real.astype(np.float32) * (np.float32(1) / np.float32(formula["scale"])))
-    return np.clip(steps + formula["zero_point"], limits.min, limits.max).astype(formula["dtype"])
-
-
-def _host_dequantized(formula: Mapping[str, Any], q: np.ndarray) -> np.ndarray:
-    if "scale" not in formula:
-        return q
-    return np.float32(formula["scale"]) * (q.astype(np.float32) - formula["zero_point"])
 
 
 def _refuse_place(file: pathlib.Path, force: bool) -> None:
@@ -210,7 +205,12 @@ def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:
 
 
 def to_tflite(
-    target: Any, *state: Any, verify: Any = None, allow_mismatch: bool = False, progress: bool = True
+    target: Any,
+    *state: Any,
+    verify: Any = None,
+    allow_mismatch: bool = False,
+    metadata: Metadata | None = None,
+    progress: bool = True,
 ) -> Artifact:
     """Export a quantized model as a TFLite file whose integers are those of the training forward.
 
@@ -219,6 +219,7 @@ def to_tflite(
       state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
       verify: examples to prove it on; see `Artifact.verify`. Do not leave it out of a release.
       allow_mismatch: give the artifact also when an integer differs; its certificate says so.
+      metadata: what the file says of itself: labels, normalization. Its host-side formulas go into the manifest.
 
     Raises: RangeError, ExportError, TargetError before anything is written; MismatchError when one integer differs.
     """
@@ -227,11 +228,14 @@ def to_tflite(
     params = jax.tree.leaves(bound.params)
     frozen = freeze(captured.plan, params, bound.ranges)
     program, tensor_of = lower(frozen)
-    data = write(program)
+    metadata = None if metadata is None else completed(metadata, program)
+    data = _bytes(program, metadata)
     runtime.load_check(data)
     artifact = Artifact(data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of)
     proof = None if verify is None else artifact.verify(verify, progress=progress)
-    artifact = dataclasses.replace(artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof))
+    artifact = dataclasses.replace(
+        artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof, metadata)
+    )
     if proof is not None and not proof.ok and not allow_mismatch:
         raise MismatchError(
             f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this "
@@ -240,8 +244,12 @@ def to_tflite(
     return artifact
 
 
-# By the type of a file's end: what is added to the zero point, the least and the greatest integer.
-LIMITS = {"int8": (0, -128, 127), "int16": (0, -32768, 32767), "uint8": (128, 0, 255)}
+def _bytes(program: Program, metadata: Metadata | None) -> bytes:
+    if metadata is None:
+        return write(program)
+    program, files = with_metadata(program, metadata)
+    return attach(write(program), files)
+
 
 Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
 
@@ -300,10 +308,16 @@ def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: st
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype if dtype == "uint8" else own)
 
 
-def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate | None) -> dict[str, Any]:
+def _manifest(
+    frozen: Frozen, program: Program, data: bytes, proof: Certificate | None, metadata: Metadata | None
+) -> dict[str, Any]:
     recipe, graph = frozen.plan.recipe, frozen.plan.graph
-    inputs = zip(program.inputs, graph.inputs, strict=True)
-    outputs = zip(program.outputs, (v for v in graph.outputs if v in graph.activations), strict=True)
+    values = (graph.inputs, [v for v in graph.outputs if v in graph.activations])
+    names = [[graph.site_names[v] for v in end] for end in values]
+    inputs, outputs = ([formula(name, program.tensors[i]) for name, i in zip(*end, strict=True)]
+                       for end in zip(names, (program.inputs, program.outputs), strict=True))  # fmt: skip
+    if metadata is not None:
+        inputs, outputs = described(inputs, metadata.inputs), described(outputs, metadata.outputs)
     return {
         "format": 1,
         "jaxq": __version__,
@@ -311,32 +325,8 @@ def _manifest(frozen: Frozen, program: Program, data: bytes, proof: Certificate 
         "bytes": len(data),
         "recipe": recipe.name,
         "target": recipe.target,
-        "inputs": [_formula(frozen, program, i, v, recipe.input) for i, v in inputs],
-        "outputs": [_formula(frozen, program, i, v, recipe.output) for i, v in outputs],
+        "inputs": inputs,
+        "outputs": outputs,
         "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},
         "certificate": None if proof is None else proof.as_dict(),
-    }
-
-
-def _formula(frozen: Frozen, program: Program, tensor: int, value: int, dtype: str) -> dict[str, Any]:
-    """How to get from real numbers to what the file takes, and back: exactly the arithmetic that was trained with."""
-    group = frozen.plan.group(value)
-    plain = group is None
-    dtype = "int16" if group is not None and dtype == "int8" and group.scheme.bits == 16 else dtype
-    entry: dict[str, Any] = {
-        "name": frozen.plan.graph.site_names[value],
-        "shape": list(program.tensors[tensor].shape),
-        "dtype": program.tensors[tensor].dtype if plain else dtype,
-    }
-    if plain or dtype == "float32":
-        return entry
-    scale, zero_point = frozen.of(value)
-    shift, low, high = LIMITS[dtype]
-    shift += zero_point
-    inverse = float(np.float32(1) / scale)
-    return entry | {
-        "scale": float(scale),
-        "zero_point": shift,
-        "quantize": f"clip(rint(float32(x) * float32({inverse!r})) + {shift}, {low}, {high})",
-        "dequantize": f"float32({float(scale)!r}) * (q - {shift})",
     }

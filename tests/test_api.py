@@ -30,7 +30,7 @@ NAMES = [
     "quantize",
 ]
 EXPORT_NAMES = [
-    *("Artifact", "Certificate", "Comparison", "Program"),
+    *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
     *("diff", "evaluate", "freeze", "load", "lower", "to_tflite"),
 ]
 ANALYZE_NAMES = ["Difference", "Differences", "Error", "diff"]
@@ -42,7 +42,7 @@ SIGNATURES = {
     "load": "(path, *, family='xnnpack')",
     "analyze.diff": "(target, batches, *state, progress=True)",
     "export.diff": "(target, batches, *state, file=None, progress=True)",
-    "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, progress=True)",
+    "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
     "export.Artifact.verify": "(self, batches, *, families=('xnnpack', 'reference'), progress=True)",
     "export.Artifact.run": "(self, *inputs)",

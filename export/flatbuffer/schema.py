@@ -14,11 +14,13 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as generated
 
-from jaxq.export.flatbuffer.table import Field, Fields, fields
+from jaxq.export.flatbuffer.field import Field, Fields, fields
+from jaxq.export.flatbuffer.metadata_table import METADATA_TABLES, METADATA_UNIONS
 from jaxq.export.program import DTYPES
 
 VERSION = 3
 IDENTIFIER = b"TFL3"
+METADATA_IDENTIFIER = b"M001"
 ALIGNMENT = 16  # `force_align` of Buffer.data in the schema
 
 # int4 is held one value per int8 element; a string tensor is held as the bytes of its buffer.
@@ -96,6 +98,14 @@ def union_member(union: str, code: int) -> str | None:
     """The table that a union's code names; None for "NONE" and for codes newer than this schema."""
     name = _MEMBERS[union].get(code)
     return None if name == "NONE" else name
+
+
+def member_fields(union: str, code: int) -> Fields:
+    """The fields of the table that a union's code names, of either schema; none of one that is not known."""
+    if union in METADATA_UNIONS:
+        return METADATA_TABLES.get(METADATA_UNIONS[union].get(code, ""), {})
+    member = union_member(union, code)
+    return options_fields(member) if member else {}
 
 
 @functools.cache

@@ -5,51 +5,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import struct
 from collections.abc import Mapping
 
 import numpy as np
 
+from jaxq.export.flatbuffer.field import Field, Fields, Number, fields
+from jaxq.export.flatbuffer.metadata_table import METADATA_TABLES
+
 _SIGNED, _UNSIGNED, _SHORT = struct.Struct("<i"), struct.Struct("<I"), struct.Struct("<H")
-
-Number = bool | int | float
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One field of a table.
-
-    `kind` is "number", "string", "vector" (of numbers), "table", "tables" (a vector of them) or "union".
-    `type` is the little-endian numpy dtype of a number or of an element; the table's name in TABLES; or the
-    union's name. A union's code is in the slot before its own. `default` is the value of an absent number.
-    """
-
-    name: str
-    slot: int
-    kind: str
-    type: str = ""
-    default: Number = 0
-
-    @functools.cached_property
-    def width(self) -> int:
-        """Bytes that the field takes inside its table: its own size for a number, else an offset's 4."""
-        return self.element_width if self.kind == "number" else 4
-
-    @functools.cached_property
-    def element_width(self) -> int:
-        """Bytes of a number, or of one element of a vector of them."""
-        return np.dtype(self.type).itemsize
-
-
-Fields = Mapping[str, Field]
-
-
-def fields(*listed: Field) -> Fields:
-    """The fields of one table by name."""
-    return {field.name: field for field in listed}
-
 
 # Slots of the TFLite schema, version 3. Fields that jaxq never reads are left out, and so never checked.
 TABLES: Mapping[str, Fields] = {
@@ -121,6 +85,10 @@ TABLES: Mapping[str, Fields] = {
 }
 
 
+# Every table that can be read, of either schema.
+LAYOUTS: Mapping[str, Fields] = {**TABLES, **METADATA_TABLES}
+
+
 class Table:
     """One table of bytes that `verify` has passed. Reading a field that its layout lacks is a KeyError."""
 
@@ -132,9 +100,9 @@ class Table:
         self._layout = layout
 
     @staticmethod
-    def root(data: bytes) -> Table:
-        """The file's Model."""
-        return Table(data, unsigned(data, 0), TABLES["Model"])
+    def root(data: bytes, name: str = "Model") -> Table:
+        """The table that the bytes begin with: a file's Model, or its metadata's ModelMetadata."""
+        return Table(data, unsigned(data, 0), LAYOUTS[name])
 
     def number(self, name: str) -> Number:
         """A scalar field, or its default where the file leaves it out."""
@@ -163,12 +131,12 @@ class Table:
     def table(self, name: str, layout: Fields | None = None) -> Table | None:
         """A table, or None where absent. A union needs the layout of its member."""
         field, at = self._find(name)
-        chosen = TABLES[field.type] if layout is None else layout
+        chosen = LAYOUTS[field.type] if layout is None else layout
         return Table(self._data, at + unsigned(self._data, at), chosen) if at else None
 
     def tables(self, name: str) -> list[Table]:
         """A vector of tables, [] where absent."""
-        offsets, layout = self._vector(name, "<u4"), TABLES[self._layout[name].type]
+        offsets, layout = self._vector(name, "<u4"), LAYOUTS[self._layout[name].type]
         if offsets is None:
             return []
         start = self._start(name)

@@ -2,7 +2,7 @@
 
 A flatbuffer is a graph of offsets. A hostile or torn one points outside the file, or says that a vector has
 2^31 elements, or points ten thousand times at one table. Here every offset, size and alignment of every field
-that jaxq reads (`table.TABLES`) is checked before it is followed, and all that is visited is charged to a
+that jaxq reads (`table.LAYOUTS`) is checked before it is followed, and all that is visited is charged to a
 budget of twice the file's size: a well-formed file visits each of its bytes at most once. Time and memory are
 thus linear in the size.
 """
@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from jaxq.errors import FormatError
 from jaxq.export.flatbuffer import schema
-from jaxq.export.flatbuffer.table import TABLES, Field, Fields, entry, unsigned
+from jaxq.export.flatbuffer.field import Field, Fields
+from jaxq.export.flatbuffer.table import LAYOUTS, entry, unsigned
 
 _SMALLEST = 20  # root offset, identifier, one vtable, one table
 _BUDGET = 2  # bytes visited per byte of the file
@@ -29,16 +30,26 @@ def verify(data: bytes) -> None:
             f"The file has {data[4:8]!r} at byte 4, where a TFLite file has b'TFL3'. "
             "Pass the bytes of a .tflite file, neither compressed nor wrapped."
         )
-    _Walk(data).table(unsigned(data, 0), TABLES["Model"])
+    _Walk(data, "The file", "model").table(unsigned(data, 0), LAYOUTS["Model"])
+
+
+def verify_metadata(data: bytes) -> None:
+    """Raises FormatError unless the buffer TFLITE_METADATA of a file can be read safely."""
+    if len(data) < _SMALLEST or data[4:8] != schema.METADATA_IDENTIFIER:
+        raise FormatError(
+            f"The file's TFLITE_METADATA is {len(data)} bytes and has {data[4:8]!r} at byte 4, where there must be "
+            f"{schema.METADATA_IDENTIFIER!r}. Write the metadata again."
+        )
+    _Walk(data, "The file's TFLITE_METADATA", "metadata").table(unsigned(data, 0), LAYOUTS["ModelMetadata"])
 
 
 class _Walk:
-    """One pass over a file. `path` says where the walk is, for messages."""
+    """One pass over a file, or what is named in its stead. `path` says where the walk is, for messages."""
 
-    def __init__(self, data: bytes):
-        self.data = data
+    def __init__(self, data: bytes, named: str, root: str):
+        self.data, self.named = data, named
         self.budget = _BUDGET * len(data)
-        self.path: list[str] = ["model"]
+        self.path: list[str] = [root]
 
     def table(self, position: int, layout: Fields) -> None:
         """Checks a table, its vtable, every listed field. As deep as the schema, which does not recurse."""
@@ -70,9 +81,9 @@ class _Walk:
             case "vector":
                 self.vector(at, field.element_width)
             case "table":
-                self.table(self.target(at), TABLES[field.type])
+                self.table(self.target(at), LAYOUTS[field.type])
             case "tables":
-                self.tables(at, TABLES[field.type])
+                self.tables(at, LAYOUTS[field.type])
             case "union":
                 self.union(field, table, at)
 
@@ -103,8 +114,8 @@ class _Walk:
     def union(self, field: Field, table: int, at: int) -> None:
         """Checks a union's member by the code in the slot before. No field of an unknown member is read."""
         code_at = entry(self.data, table, field.slot - 1)
-        member = schema.union_member(field.type, self.data[table + code_at]) if code_at else None
-        self.table(self.target(at), schema.options_fields(member) if member else {})
+        code = self.data[table + code_at] if code_at else 0
+        self.table(self.target(at), schema.member_fields(field.type, code))
 
     def target(self, at: int) -> int:
         """Where the offset at `at` points."""
@@ -126,4 +137,6 @@ class _Walk:
     def fail(self, fact: str) -> NoReturn:
         """Raises FormatError with the place and the fact."""
         where = "".join(self.path)
-        raise FormatError(f"The file is {len(self.data):,} bytes, but its {where} {fact}. Copy or convert it again.")
+        raise FormatError(
+            f"{self.named} is {len(self.data):,} bytes, but its {where} {fact}. Copy or convert it again."
+        )
