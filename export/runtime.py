@@ -117,6 +117,16 @@ def _examples(program: Program, inputs: Sequence[np.ndarray]) -> list[list[np.nd
     ]
 
 
+def prepared(data: bytes, example: Sequence[np.ndarray], threads: int) -> Callable[[], None]:
+    """A function that runs one example and nothing else, for timing: XNNPACK, on so many threads.
+
+    Raises ExportError where LiteRT is missing, refuses the file or stops at the example; InputError for an input.
+    """
+    interpreter = _interpreter(data, "xnnpack", threads)
+    _invoke(interpreter, list(example))
+    return interpreter.invoke
+
+
 def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
     for detail, value in zip(interpreter.get_input_details(), example, strict=True):
         try:

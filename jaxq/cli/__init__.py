@@ -1,5 +1,4 @@
-"""The command `jaxq`: plan, train, export, verify, diff, inspect, lint. One file a command; `app.py` holds them
-together.
+"""The command `jaxq`. One file a command; `app.py` holds them together.
 
 Exit codes: 0 done; 1 a gate failed, or jaxq refused and says why; 2 the command line or the recipe is wrong;
 130 interrupted. With `--json` standard output holds exactly one JSON document, also when a command fails:
@@ -11,12 +10,15 @@ from __future__ import annotations
 import sys
 
 
+NEEDED = {"typer": "typer", "ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
+
+
 def main() -> None:
     """Run the command line that the process was given, and exit with its code."""
     try:
         from jaxq.cli.app import app
     except ModuleNotFoundError as e:
-        if e.name != "typer":
+        if e.name not in NEEDED:
             raise
-        sys.exit("error: The command line needs the package typer. Run: pip install 'jaxq[export]'")
+        sys.exit(f"error: The command line needs the package {NEEDED[e.name]}. Run: pip install 'jaxq[export]'")
     app(prog_name="jaxq")

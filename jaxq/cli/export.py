@@ -11,6 +11,7 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.data import read_arrays, refuse_non_finite
 from jaxq.cli.failures import usage
+from jaxq.cli.metadata import MetadataFile, read_metadata_file
 from jaxq.cli.output import Result, Table, warn
 from jaxq.cli.quantized import quantized, with_ranges
 from jaxq.cli.targets import load_target
@@ -33,6 +34,7 @@ def export(
     checkpoint: options.Checkpoint = None,
     calibrate: options.Calibrate = None,
     verify: Verify = None,
+    metadata: MetadataFile = None,
     force: Force = False,
     allow_mismatch: AllowMismatch = False,
     json: options.Json = False,
@@ -43,12 +45,14 @@ def export(
     that every integer of the file is that of the training forward.
     """
     _refuse_early(out, force)
+    said = None if metadata is None else read_metadata_file(metadata)
     q = with_ranges(quantized(load_target(target), recipe), checkpoint, calibrate)
     from jaxq.export import to_tflite
 
     artifact = to_tflite(
-        q.model, *q.state, verify=_proof_data(verify), allow_mismatch=allow_mismatch, progress=sys.stdout.isatty()
-    )
+        q.model, *q.state, verify=_proof_data(verify), allow_mismatch=allow_mismatch, metadata=said,
+        progress=sys.stdout.isatty(),
+    )  # fmt: skip
     artifact.save(out, force=force)
     if artifact.certificate is None:
         warn("the file is not verified. Give --verify data.npy to prove its integers equal to the training forward's.")

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from jaxq.cli import options
+from jaxq.cli.metadata import lines
 from jaxq.cli.output import Result, Table
+from jaxq.export.metadata import Metadata
 from jaxq.export.program import Operator, Program, Tensor, describe
 from jaxq.text import shortened
 
+Python = Annotated[
+    bool,
+    typer.Option("--python", help="Print a Python program that runs the file with numpy and ai-edge-litert alone."),
+]
 
-def inspect(file: options.TFLite, json: options.Json = False) -> Result:
+
+def inspect(file: options.TFLite, python: Python = False, json: options.Json = False) -> Result:
     """Print what is in a .tflite file, anyone's.
 
-    Inputs, outputs, tensors and their quantization, operators and their versions, and the sizes of the weights.
+    Inputs, outputs, tensors and their quantization, operators and their versions, the sizes of the weights, and what
+    its metadata says.
     """
+    from jaxq.export.flatbuffer.metadata import read_metadata
     from jaxq.export.load import load_program
 
     program = load_program(file)
-    data = _as_data(file, program)
-    return Result(data, [_head(data), *_tables(data, program)])
+    metadata = read_metadata(file.read_bytes(), program)
+    if python:
+        return _program(program, metadata or Metadata())
+    data = {**_as_data(file, program), "described": None if metadata is None else dataclasses.asdict(metadata)}
+    said = [] if metadata is None else ["\n".join(lines(metadata))]
+    return Result(data, [_head(data), *said, *_tables(data, program)])
+
+
+def _program(program: Program, metadata: Metadata) -> Result:
+    from jaxq.export.host import described, formula, snippet
+
+    ends = [[formula(program.tensors[i].name, program.tensors[i]) for i in end]
+            for end in (program.inputs, program.outputs)]  # fmt: skip
+    said = metadata.inputs, metadata.outputs
+    entries = [described(end, given) if given else end for end, given in zip(ends, said, strict=True)]
+    text = snippet(*entries)
+    return Result({"python": text}, [text.rstrip("\n")])
 
 
 def _as_data(file: pathlib.Path, program: Program) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""A photo as the input of a file: cut and scaled to the input's size, then by the embedded normalization."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxq.errors import InputError
+from jaxq.export.host import described, formula, prepared
+from jaxq.export.metadata import Metadata
+from jaxq.export.program import Program, describe
+
+MODES = {"RGB": "RGB", "GRAYSCALE": "L"}
+FROM, TO = 8, 7  # the shorter side becomes 8/7 of the input's (256 for 224), then the middle is cut out
+
+
+def file_inputs(text: str, program: Program, metadata: Metadata) -> list[np.ndarray]:
+    """The one input of a file, in its type, from the photo at the path `text`. Raises InputError."""
+    tensor = program.tensors[program.inputs[0]]
+    if len(program.inputs) != 1 or len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        count = len(program.inputs)
+        raise InputError(f"The file has {count} inputs, the first {describe(tensor)}; a photo is [1, h, w, channels].")
+    pixels = photo(pathlib.Path(text), MODES[metadata.inputs[0].color], tensor.shape[1], tensor.shape[2])
+    if tensor.dtype == "uint8" and not metadata.inputs[0].mean:
+        return [pixels]
+    (entry,) = described([formula(tensor.name, tensor)], metadata.inputs)
+    return [prepared(pixels, entry)]
+
+
+def photo(path: pathlib.Path, mode: str, height: int, width: int) -> np.ndarray:
+    """Pixels uint8 [1, height, width, channels] of a photo. Raises InputError for a file that is none."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise InputError("Photos are read by the package pillow. Run: pip install 'jaxq[recipes]'") from None
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(_middle(image.convert(mode), height, width, Image.Resampling.BILINEAR), np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise InputError(f"{path} cannot be read as a photo: {e}") from e
+    return pixels.reshape(1, height, width, -1)
+
+
+def _middle(image: Any, height: int, width: int, filtered: Any) -> Any:
+    """The middle of a PIL image, scaled so that it fills the input with 1/16 more at both ends."""
+    factor = FROM / TO * max(width / image.width, height / image.height)
+    scaled = round(image.width * factor), round(image.height * factor)
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    return image.resize(scaled, filtered).crop((left, top, left + width, top + height))
