@@ -15,9 +15,9 @@ import pathlib
 import tempfile
 from typing import Any
 
-from tensorflow_lite_support.metadata.cc.python import _pywrap_metadata_version
-from tensorflow_lite_support.metadata.python import metadata
-from tensorflow_lite_support.metadata.python.metadata_writers import image_classifier
+from tensorflow_lite_support.metadata.cc.python import _pywrap_metadata_version  # pyright: ignore[reportMissingImports]
+from tensorflow_lite_support.metadata.python import metadata  # pyright: ignore[reportMissingImports]
+from tensorflow_lite_support.metadata.python.metadata_writers import image_classifier  # pyright: ignore[reportMissingImports]
 
 HERE = pathlib.Path(__file__).parent
 NAMES = ("labelled_image", "labelled_text")
