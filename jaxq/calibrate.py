@@ -211,10 +211,10 @@ def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
 def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
     """Trained weight scales start at max|w| / 127."""
     plan, found = captured.plan, {}
-    env = weight_values(plan.graph, jax.tree.leaves(bound.params))
-    for op in plan.graph.ops:
-        if (site := plan.weight_site(op)) is not None:
-            w = jnp.asarray(env[op.inputs[1]], jnp.float32)
-            scale = weight_scale(w, plan.weights[op.name], None, jnp.float32(1.0))
-            found[site] = {"scale": scale, "zero_point": jnp.float32(0.0), "observed": jnp.zeros(2, jnp.float32)}
+    trained = {site: op for op in plan.graph.ops if (site := plan.weight_site(op)) is not None}
+    env = weight_values(plan.graph, jax.tree.leaves(bound.params)) if trained else {}  # seconds where there are many
+    for site, op in trained.items():
+        w = jnp.asarray(env[op.inputs[1]], jnp.float32)
+        scale = weight_scale(w, plan.weights[op.name], None, jnp.float32(1.0))
+        found[site] = {"scale": scale, "zero_point": jnp.float32(0.0), "observed": jnp.zeros(2, jnp.float32)}
     return found
