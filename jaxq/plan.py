@@ -313,11 +313,10 @@ def _copies(op: Op, members: Sequence[int]) -> bool:
 
 def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     rule = rule_for(recipe, [op.name])
-    axis = len(graph.avals[op.inputs[1]].shape) - 1
-    ranges = rule.ranges or recipe.weights.ranges
-    return Scheme(
-        rule.weight_bits or recipe.weights.bits, True, axis if recipe.weights.per_channel else None, True, ranges
-    )
+    per_channel = recipe.weights.per_channel if rule.per_channel is None else rule.per_channel
+    per_channel = per_channel and op.kind not in target_named(recipe.target).one_scale
+    axis = len(graph.avals[op.inputs[1]].shape) - 1 if per_channel else None
+    return Scheme(rule.weight_bits or recipe.weights.bits, True, axis, True, rule.ranges or recipe.weights.ranges)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
     float: run the op in floating point; of dynamic range, without quantizing its input. ranges: "learned" or "frozen".
-    symmetric: zero point 0.
-    weight_bits: 4 or 8. activation_bits: 8 or 16.
+    symmetric: zero point 0. weight_bits: 4 or 8. activation_bits: 8 or 16. per_channel: a scale for each output channel
+    of the weights, or one.
     """
 
     match: str
@@ -73,6 +73,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symmetric: bool | None = None
     weight_bits: Literal[4, 8] | None = None
     activation_bits: Literal[8, 16] | None = None
+    per_channel: bool | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,8 @@ class Target:
 
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
     kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
-    two in a byte; of others they are stored as int8. wide: whether it takes activations of 16 bits with weights of 8.
+    two in a byte; of others they are stored as int8. one_scale: those whose weights have one scale for all channels.
+    wide: whether it takes activations of 16 bits with weights of 8.
     evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that `source` names, or
     "inferred".
     """
@@ -31,6 +32,7 @@ class Target:
     tables: frozenset[str] = frozenset()
     float_islands: bool = True
     packed: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
     wide: bool = False
     source: str = ""
     evidence: str = "vendor"
@@ -78,6 +80,7 @@ TARGETS: dict[str, Target] = {
             | {"COMPARE", "LOGICAL_AND", "SELECT", "TABLE"}
         ),
         float_islands=False,
+        one_scale=frozenset({"FULLY_CONNECTED"}),
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",
     ),
 }

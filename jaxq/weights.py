@@ -88,7 +88,13 @@ def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any, largest: float
     magnitude = xp.max(xp.abs(w), axis=tuple(range(w.ndim - 1)))
     if scheme.axis is None:
         magnitude = xp.full_like(magnitude, xp.max(magnitude))
-    return floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale, largest)
+    scale = floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale, largest)
+    return _shared(scale, scheme)
+
+
+def _shared(scale: Any, scheme: Scheme) -> Any:
+    """The scales of channels; where one stands for all, the greatest, for a large bias may have raised its own."""
+    return namespace(scale).full_like(scale, namespace(scale).max(scale)) if scheme.axis is None else scale
 
 
 def floored(scale: Any, bias: Any, x_scale: Any, largest: float = LARGEST_BIAS) -> Any:
@@ -118,7 +124,7 @@ def quantized_weight(
         scale = unfused(_constant(weight_scale(w, scheme, bias, x_scale, largest)))
         return Carrier(round_ste(w * _reciprocal(scale)), scale, jnp.float32(0.0))
     own = positive(trained["scale"] if scheme.ranges == "learned" else _constant(trained["scale"]))
-    scale = floored(own, bias, x_scale, largest)
+    scale = _shared(floored(own, bias, x_scale, largest), scheme)
     return quantized_constant(w, unfused(scale), scheme.qmax)
 
 

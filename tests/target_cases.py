@@ -48,6 +48,16 @@ def retyped(built: Program, dtype: str, *indices: int) -> Program:
     return dataclasses.replace(built, tensors=tuple(tensors))
 
 
+def one_scale(built: Program, *indices: int) -> Program:
+    """The program with one scale for all numbers of some tensors: the weights and the bias of a dense layer."""
+    tensors = list(built.tensors)
+    for i in indices:
+        q = tensors[i].quantization
+        assert q is not None
+        tensors[i] = dataclasses.replace(tensors[i], quantization=Quantization.of(q.scale.max(), 0, 0))
+    return dataclasses.replace(built, tensors=tuple(tensors))
+
+
 def versioned(built: Program, version: int) -> Program:
     return dataclasses.replace(built, operators=(dataclasses.replace(built.operators[0], version=version),))
 
@@ -150,8 +160,9 @@ STATUS: dict[str, tuple[Program, dict[str, str]]] = {
     "depthwise": (depthwise((8, 8, 8), 8, (3, 3)), {"edgetpu": TPU, "ethos-u85": NPU}),
     "depthwise, stride 4": (
         depthwise((16, 16, 8), 8, (5, 5), stride=(4, 4), padding="VALID"), {"ethos-u55": CPU, "ethos-u85": NPU}),
-    "dense, one row": (dense(1, 64, 10), {"edgetpu": TPU, "ethos-u55": NPU}),
-    "dense, rows": (dense(30, 64, 10), {"edgetpu": UNSPECIFIED, "ethos-u55": NPU}),
+    "dense, one row": (one_scale(dense(1, 64, 10), 1, 2), {"edgetpu": TPU, "ethos-u55": NPU}),
+    "dense, rows": (one_scale(dense(30, 64, 10), 1, 2), {"edgetpu": UNSPECIFIED, "ethos-u55": NPU}),
+    "dense, a scale each": (dense(1, 64, 10), {"edgetpu": UNSPECIFIED, "ethos-u55": NPU}),
     "dense, weights of int4": (
         retyped(dense(1, 64, 10, largest=7), "int4", 1),
         {"ethos-u55": CPU, "ethos-u85": CPU, "tflm": "kernel without this type"}),

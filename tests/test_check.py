@@ -14,7 +14,7 @@ from jaxq.cli.app import app
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Operator, Program
 from jaxq.export.targets import edgetpu
-from tests.target_cases import looked_up
+from tests.target_cases import looked_up, one_scale
 from tests.test_kernels import (
     X,
     chain,
@@ -40,7 +40,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 def mixed() -> Program:
     """chain() with a HARD_SWISH in the middle."""
-    built = chain()
+    built = one_scale(chain(), 6, 7)
     tensors = (*built.tensors, value("swish", (1, 12, 12, 8), X))
     first, mean, *rest = built.operators
     swish = Operator("HARD_SWISH", first.outputs, (len(built.tensors),), {}, 1)
@@ -48,8 +48,12 @@ def mixed() -> Program:
     return dataclasses.replace(built, tensors=tensors, operators=(first, swish, mean, *rest))
 
 
-@pytest.mark.parametrize(("built", "target", "code"), [(chain(), "edgetpu", 0), (mixed(), "edgetpu", 1),
-                                                       (mixed(), "litert", 0), (mixed(), "tflm", 0)])  # fmt: skip
+EXITS = [
+    (one_scale(chain(), 6, 7), "edgetpu", 0), (mixed(), "edgetpu", 1), (mixed(), "litert", 0), (mixed(), "tflm", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("built", "target", "code"), EXITS)
 def test_exit_codes(built: Program, target: str, code: int, saved: Callable[[Program], str]) -> None:
     assert run(saved(built), "--target", target)[0] == code
 

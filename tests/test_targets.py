@@ -21,7 +21,7 @@ from jaxq.export.targets import TARGETS, check, device_named, edgetpu, macs, mem
 from jaxq.export.targets.device import INFERRED, MEASURED, VENDOR
 from jaxq.export.targets.memory import lives, planned
 from jaxq.target import TARGETS as PLANNED
-from tests.target_cases import NO, ONE_OPERATOR, STATUS, TPU, placed
+from tests.target_cases import NO, ONE_OPERATOR, STATUS, TPU, one_scale, placed
 from tests.test_kernels import (
     X,
     Y,
@@ -104,7 +104,7 @@ def test_a_quantize_of_the_input_may_stay_in_front() -> None:
 
 
 def test_gains_are_shares_of_macs() -> None:
-    built = chain()
+    built = one_scale(chain(), 6, 7)
     report = check(built, TARGETS["edgetpu"])
     assert report.ok and not report.gains
     worse = dataclasses.replace(

@@ -12,16 +12,19 @@ from jaxq.export.writer import INT32, Writer
 from jaxq.graph import Op
 from jaxq.ops.hybrid import WAYS
 from jaxq.precision import pointwise
+from jaxq.target import target_named
 
 
 def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     kernel = w.frozen.kernels[op.name]
     if w.frozen.plan.recipe.floats:
         return _float_weights(w, op, data, axis)
-    bias_scale = w.frozen.of(op.inputs[0])[0] * kernel.scale
+    one = op.kind in target_named(w.frozen.plan.recipe.target).one_scale
+    scale = kernel.scale[:1] if one else kernel.scale  # else a vector even of equal ones: `jaxq.weights.weight_scale`
+    bias_scale = w.frozen.of(op.inputs[0])[0] * scale
     name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
     return [
-        w.constant(name, data, Quantization.of(kernel.scale, 0, axis), w.frozen.plan.storage[op.name]),
+        w.constant(name, data, Quantization.of(scale, 0, axis), w.frozen.plan.storage[op.name]),
         w.constant(f"{op.name}:bias", kernel.bias.astype(_bias_dtype(w, op)), Quantization.of(bias_scale)),
     ]
 

@@ -73,6 +73,12 @@ def _row(program: Program, op: Operator) -> str | None:
     return None if y is None or math.prod(y.shape[:-1]) <= 1 else f"writes {math.prod(y.shape[:-1]):,} rows"
 
 
+def _scales(program: Program, op: Operator) -> str | None:
+    w = read_at(program, op, 1)
+    many = w is not None and w.quantization is not None and w.quantization.per_channel
+    return f"has weights with {w.quantization.scale.size} scales" if many else None  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def _classes(program: Program, op: Operator) -> str | None:
     x = read_at(program, op)
     return None if x is None or math.prod(x.shape) <= MOST_CLASSES else f"has {math.prod(x.shape):,} elements"
@@ -109,6 +115,8 @@ _PLAIN = _known("no fused activation", no_activation, "Write the activation as a
 _UNDILATED = _known("equal dilation of rows and columns", same_dilation)
 _WEIGHTS = _known("constant weights and bias", constant(1, 2), status=NOT_CONSTANT)
 _PARAMETERS = _known("constant parameters", constant(1), status=NOT_CONSTANT)
+_SPEC = "tensorflow/tensorflow v2.5, tensorflow/lite/g3doc/performance/quantization_spec.md: FULLY_CONNECTED per-tensor"
+_ONE_SCALE = 'Export with the target "edgetpu"; with TFLiteConverter switch scales per channel off for dense layers.'
 _FLAT = "Export with a batch of 1."
 
 OPERATORS = table(
@@ -120,6 +128,7 @@ OPERATORS = table(
             _WEIGHTS,
             _known("weights in the default format", option_is("weights_format", 0, 0)),
             _known("one row of output", _row, _FLAT),
+            Limit("one scale for all weights", _scales, INFERRED, _SPEC, fix=_ONE_SCALE),
         ),
         "TRANSPOSE_CONV": (Limit("constant weights and bias", constant(1, 3), VENDOR, _CHANGES, NOT_CONSTANT),),
         "MEAN": (

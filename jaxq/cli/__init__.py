@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 
-
 NEEDED = {"typer": "typer", "ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
 
 

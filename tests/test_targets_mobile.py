@@ -1,0 +1,116 @@
+"""The image networks on the accelerators that they ship to: the Edge TPU's rules, and Arm's compiler Vela."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import jaxq
+import jaxq.export
+from jaxq.errors import TargetError
+from jaxq.export.targets import TARGETS, check, edgetpu, vela
+from tests.test_mobile import SHALLOW, WHOLE, drawn, images
+
+MAPPED = ["MobileNetV1", "MobileNetV2", "MobileNetV2, padding as in torchvision", "EfficientNet-Lite"]
+V3 = "MobileNetV3"
+
+
+@functools.cache
+def exported(name: str, target: str, whole: bool = False) -> jaxq.export.Artifact:
+    """A network with random weights, exported for a target and verified in both kernel families."""
+    x = images(2, 96 if whole else 64)
+    recipe = jaxq.Recipe(target=target)
+    qmodel = jaxq.quantize(drawn((WHOLE if whole else SHALLOW)[name]), recipe, x[:1])
+    jaxq.calibrate(qmodel, [x], progress=False)
+    artifact = jaxq.export.to_tflite(qmodel, verify=x, progress=False)
+    assert artifact.certificate is not None
+    assert artifact.certificate.differing_integers == {"xnnpack": 0, "reference": 0}
+    return artifact
+
+
+def left(artifact: jaxq.export.Artifact, target: str) -> set[str]:
+    """The kinds of operators that a target's table does not map."""
+    return {p.kind for p in check(artifact.program, TARGETS[target]).placements if not p.mapped}
+
+
+@pytest.mark.parametrize("name", MAPPED[1:3])
+def test_the_edge_tpu_takes_the_whole_network(name: str) -> None:
+    """Its dense layer has one scale, which the plan chose; int8 ends; nothing is left to the CPU."""
+    artifact = exported(name, "edgetpu")
+    (dense,) = (op for op in artifact.program.operators if op.kind == "FULLY_CONNECTED")
+    grids = [artifact.program.tensors[i].quantization for i in dense.inputs[1:]]
+    assert [q is not None and q.scale.size for q in grids] == [1, 1]
+    report = check(artifact.program, TARGETS["edgetpu"])
+    assert report.ok and report.mapped_macs == report.macs > 0
+    assert {p.status for p in report.placements} == {edgetpu.MAPPED}
+
+
+def test_with_a_scale_for_each_class_the_dense_layer_stays_on_the_cpu() -> None:
+    assert left(exported("MobileNetV2", "litert"), "edgetpu") == {"FULLY_CONNECTED"}
+
+
+def test_the_edge_tpu_refuses_hard_swish_before_training_and_after() -> None:
+    model, x = drawn(SHALLOW[V3]), images(1, 64)
+    qmodel = jaxq.quantize(model, jaxq.Recipe(target="edgetpu"), x)
+    assert str(qmodel.plan).endswith("verdict: Coral Edge TPU does not take HARD_SWISH")
+    jaxq.calibrate(qmodel, [x], progress=False)
+    with pytest.raises(TargetError, match="HARD_SWISH"):
+        jaxq.export.to_tflite(qmodel, progress=False)
+    report = check(exported(V3, "litert").program, TARGETS["edgetpu"])
+    first = next(p for p in report.placements if not p.mapped)
+    assert (first.kind, first.status) == ("HARD_SWISH", edgetpu.NOT_SUPPORTED)
+    assert all(not p.mapped for p in report.placements[first.index :])  # one subgraph
+
+
+@pytest.mark.parametrize("target", ["ethos-u55", "ethos-u85"])
+@pytest.mark.parametrize("name", ["MobileNetV2", V3])
+def test_vela_leaves_nothing_to_the_cpu(name: str, target: str) -> None:
+    artifact = exported(name, "litert")
+    result = vela.compiled(artifact.data, TARGETS[target].compilers[0])
+    assert result.cpu == () and left(artifact, target) == set()
+    assert result.cycles > 0 and result.sram + result.dram > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in WHOLE if not name.startswith(V3)])
+def test_the_edge_tpu_takes_whole_networks(name: str) -> None:
+    assert left(exported(name, "edgetpu", whole=True), "edgetpu") == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ethos-u55", "ethos-u65", "ethos-u85"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_vela_leaves_nothing_of_whole_networks_to_the_cpu(name: str, target: str) -> None:
+    artifact = exported(name, "litert", whole=True)
+    result = vela.compiled(artifact.data, TARGETS[target].compilers[0])
+    assert result.cpu == () and left(artifact, target) == set()
+
+
+# --- one scale for all weights --------------------------------------------------------------------------------------
+
+
+def test_a_rule_says_how_many_scales_a_kernel_has() -> None:
+    model, x = drawn(SHALLOW["MobileNetV2"]), images(1, 64)
+    rule = jaxq.Rule("classifier/*", per_channel=False)
+    plan = jaxq.quantize(model, jaxq.Recipe(rules=(rule,)), x).plan
+    axes = {name: scheme.axis for name, scheme in plan.weights.items()}
+    assert axes.pop("classifier/kernel") is None and None not in axes.values()
+
+
+def test_one_scale_stays_one_where_a_bias_is_large() -> None:
+    """A bias of 10^6 raises the scale of its channel: for want of another, that of all."""
+
+    def dense(params: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+        return x @ params["w"] + params["b"]
+
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(8, 4)).astype(np.float32), "b": np.array([0, 1e6, 0, 1], np.float32)}
+    x = rng.normal(size=(16, 8)).astype(np.float32)
+    q = jaxq.quantize(dense, jaxq.Recipe(target="edgetpu"), params, x[:1])
+    ranges = jaxq.calibrate(q, [x], params, q.init(params, x), progress=False)
+    artifact = jaxq.export.to_tflite(q, params, ranges, verify=x, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    grids = [t.quantization for t in artifact.program.tensors if t.data is not None]
+    assert [g is not None and g.scale.size for g in grids] == [1, 1]
