@@ -103,7 +103,7 @@ def kept(name: str) -> dict[str, Any]:
     proof = artifact.certificate
     assert proof is not None and proof.simulation is not None
     (integers,) = artifact.run(x)
-    forward = f"{proof.simulation_differing:,} of {proof.simulation.compared:,}"
+    forward = f"{proof.simulation_differing:,} of {proof.simulation.compared:,}{_after_tables(artifact.manifest)}"
     differing = [f"{tally.total:,} of {tally.compared:,}" for tally in proof.families.values()]
     rows = [["", "int8 file", top(integers, labels, 1), top(integers, labels, 5), *differing, forward]]
     if labels is not None:
@@ -111,6 +111,13 @@ def kept(name: str) -> dict[str, Any]:
     rows[0][0] = TITLES[name]
     manifest = {**artifact.manifest, "inputs": [_without_table(entry) for entry in artifact.manifest["inputs"]]}
     return {"photos": len(x), "jax": jax.__version__, "rows": rows, **manifest}
+
+
+def _after_tables(manifest: dict[str, Any]) -> str:
+    """What may differ: the integers at and after table ops, which training computes in floats."""
+    found = manifest["certificate"]["training_forward"]
+    count = sum(found["after_table_ops"].values())
+    return f"; after table ops {count:,}, by at most {found['largest_step']}" if count else ""
 
 
 def _without_table(entry: dict[str, Any]) -> dict[str, Any]:
