@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pathlib
 import re
 import subprocess
@@ -184,3 +185,19 @@ def test_wrong_metadata_files(folder: pathlib.Path, tmp_path: pathlib.Path, toml
 
 def test_programs_of_files_without_metadata() -> None:
     assert "INPUTS = [" in call("inspect", FLOAT, "--python").out
+
+
+# --- manifests that are kept ----------------------------------------------------------------------------------------
+
+KEPT = sorted((pathlib.Path(__file__).parent.parent / "docs" / "manifests").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_a_kept_manifest_certifies_every_photo(path: pathlib.Path) -> None:
+    """Of `benchmarks/imagenet.py --write`: 224x224, both kernel families, no integer that differs."""
+    kept = json.loads(path.read_text())
+    proof = kept["certificate"]
+    assert proof["ok"] and proof["differing_integers"] == {"xnnpack": 0, "reference": 0}
+    assert proof["examples"] == kept["photos"] == 20 and proof["compared_integers"] > 10**8
+    assert proof["training_forward"]["differing"] == 0
+    assert kept["inputs"][0]["shape"] == [1, 224, 224, 3] and re.fullmatch("[0-9a-f]{64}", kept["sha256"])
