@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
+
+from jaxq.errors import ExportError
 
 
 def manager(folder: pathlib.Path, *, every: int, keep: int = 2) -> ocp.CheckpointManager:
@@ -18,7 +22,9 @@ def manager(folder: pathlib.Path, *, every: int, keep: int = 2) -> ocp.Checkpoin
 
 def save(checkpoints: ocp.CheckpointManager, step: int, *modules: Any, last: bool = False) -> None:
     """Save the state of some NNX modules (model, optimizer) if this step is one to save at, or the last."""
-    checkpoints.save(step, args=ocp.args.StandardSave(_state(modules)), force=last)
+    if last or checkpoints.should_save(step):
+        # A copy, for it is written while training goes on, and a step may give the memory of the state away.
+        checkpoints.save(step, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, _state(modules))), force=last)
 
 
 def restore(checkpoints: ocp.CheckpointManager, *modules: Any) -> int:
@@ -30,6 +36,16 @@ def restore(checkpoints: ocp.CheckpointManager, *modules: Any) -> int:
     for index, module in enumerate(modules):
         nnx.update(module, state[str(index)])
     return step + 1
+
+
+def make_room(out: pathlib.Path, resume: bool, force: bool) -> None:
+    """Refuse a folder that holds an earlier run, unless told to go on with it or to start again. Raises ExportError."""
+    earlier = [path for path in (out / "model.tflite", out / "checkpoints") if path.exists()]
+    if resume or not earlier:
+        return
+    if not force:
+        raise ExportError(f"{earlier[0]} exists. Go on with --resume, start again with --force, or give another --out.")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def _state(modules: tuple[Any, ...]) -> dict[str, Any]:

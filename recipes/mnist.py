@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -23,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxq
-from jaxq.errors import ExportError
 from jaxq.export.artifact import Artifact, write_whole
 from jaxq.recipes import checkpoint, loop
 from jaxq.recipes.data import Split, batches, mnist
@@ -99,7 +97,7 @@ def run(
 ) -> dict[str, Any]:
     """Train, quantize, fine-tune, export and verify; leaves model.tflite, model.json and summary.json in `out`."""
     config, console = SMOKE if smoke else Config(), Console()
-    _make_room(out, resume, force)
+    checkpoint.make_room(out, resume, force)
     out.mkdir(parents=True, exist_ok=True)
     data = _data(config, seed)
     model = train_float(config, data, seed, out / "checkpoints" / "float", resume)
@@ -116,16 +114,6 @@ def run(
     write_whole({out / "summary.json": (json.dumps(summary, indent=2) + "\n").encode()})
     _report(console, summary, artifact, out)
     return summary
-
-
-def _make_room(out: pathlib.Path, resume: bool, force: bool) -> None:
-    """Refuse a folder that holds an earlier run, unless told to go on with it or to start again."""
-    earlier = [path for path in (out / "model.tflite", out / "checkpoints") if path.exists()]
-    if resume or not earlier:
-        return
-    if not force:
-        raise ExportError(f"{earlier[0]} exists. Go on with --resume, start again with --force, or give another --out.")
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def _data(config: Config, seed: int) -> Split:

@@ -33,7 +33,7 @@ EXPORT_NAMES = [
     *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
     *("diff", "evaluate", "freeze", "load", "lower", "to_tflite"),
 ]
-ANALYZE_NAMES = ["Difference", "Differences", "Error", "diff"]
+ANALYZE_NAMES = ["Difference", "Differences", "Error", "Health", "SiteHealth", "diff", "health"]
 
 # What a call of each looks like: a change here is a change for every user.
 SIGNATURES = {
@@ -41,6 +41,7 @@ SIGNATURES = {
     "calibrate": "(target, batches, *state, overwrite=False, progress=True)",
     "load": "(path, *, family='xnnpack')",
     "analyze.diff": "(target, batches, *state, progress=True)",
+    "analyze.health": "(target, batches, *state)",
     "export.diff": "(target, batches, *state, file=None, progress=True)",
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",

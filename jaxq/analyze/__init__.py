@@ -1,7 +1,8 @@
 """Where accuracy goes: the training forward against the float reading, tensor by tensor.
 
 `diff(qmodel, images)` says of every tensor how far it is from the float model, and whose doing that is: its own
-rounding, clipping and weights, or what it inherits.
+rounding, clipping and weights, or what it inherits. `health(qmodel, images)` says what ranges clip and which channels
+are dead, cheaply enough to ask while training.
 """
 
 from __future__ import annotations
@@ -10,5 +11,8 @@ from jaxq.analyze.diff import diff as diff
 from jaxq.analyze.difference import Difference as Difference
 from jaxq.analyze.difference import Differences as Differences
 from jaxq.analyze.difference import Error as Error
+from jaxq.analyze.health import Health as Health
+from jaxq.analyze.health import SiteHealth as SiteHealth
+from jaxq.analyze.health import health as health
 
-__all__ = ["Difference", "Differences", "Error", "diff"]
+__all__ = ["Difference", "Differences", "Error", "Health", "SiteHealth", "diff", "health"]

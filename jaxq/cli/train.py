@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pathlib
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,10 @@ Out = Annotated[
     pathlib.Path | None,
     typer.Option("--out", metavar="DIR", show_default=False, help="Where everything goes; build/RECIPE if not given."),
 ]
+Data = Annotated[
+    pathlib.Path | None,
+    typer.Option("--data", metavar="DIR", show_default=False, help="A folder of images: train/CLASS/, test/CLASS/."),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps only, to see that everything runs.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of the order of the data.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
@@ -29,6 +35,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 def train(
     recipe: Name,
     out: Out = None,
+    data: Data = None,
     smoke: Smoke = False,
     seed: Seed = 0,
     force: Force = False,
@@ -42,12 +49,17 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
     run = recipe_module(recipe, "run").run
+    given = {} if data is None else {"data": data}
+    if given and "data" not in inspect.signature(run).parameters:
+        raise usage(f"--data: the recipe {recipe} brings its own data.")
     try:
-        summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force)
+        summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
     except BaseException as error:
         if not _by_interrupt(error):
             raise
-        again = f"jaxq train {recipe} --out {folder} --resume"
+        chosen = [*(["--data", str(data)] if data else []), *(["--seed", str(seed)] if seed else [])]
+        words = ["--out", str(folder), *chosen, *(["--smoke"] if smoke else []), "--resume"]
+        again = f"jaxq train {recipe} {shlex.join(words)}"
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
 

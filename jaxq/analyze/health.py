@@ -1,0 +1,144 @@
+"""The health of ranges while a model trains: what they clip, and which channels have died."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.analyze.diff import refuse_floats
+from jaxq.errors import InputError
+from jaxq.examples import chunks
+from jaxq.faces import bind
+from jaxq.numerics import carrier_bounds, true_divide
+from jaxq.ops.steps import Carrier
+from jaxq.quantize import Captured, check_ranges
+from jaxq.simulate import Ranges, reals, simulate
+from jaxq.text import aligned
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteHealth:
+    """One integer tensor.
+
+    clipped: the share of its `elements` numbers that lie more than half a step outside its range, in the float reading.
+    dead: how many of its channels (the last axis) are zero for every example in the training forward. channels: how
+    many there are in the output of an op with weights; 0 elsewhere, where nothing is counted.
+    """
+
+    site: str
+    elements: int
+    clipped: float
+    dead: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """Every integer tensor, in the order of computation."""
+
+    examples: int
+    sites: tuple[SiteHealth, ...]
+
+    @property
+    def clipped(self) -> float:
+        """The share of all numbers of all tensors that is clipped."""
+        return sum(s.clipped * s.elements for s in self.sites) / sum(s.elements for s in self.sites)
+
+    @property
+    def dead(self) -> int:
+        """How many channels are dead, over all ops with weights."""
+        return sum(s.dead for s in self.sites)
+
+    @property
+    def channels(self) -> int:
+        """How many channels ops with weights have."""
+        return sum(s.channels for s in self.sites)
+
+    @property
+    def worst(self) -> SiteHealth:
+        """The tensor that clips the greatest share."""
+        return max(self.sites, key=lambda s: s.clipped)
+
+    def __str__(self) -> str:
+        """A table, and the sum over all tensors."""
+        rows = [(s.site, f"{100 * s.clipped:.3f} %", _dead(s)) for s in self.sites]
+        end = f"{100 * self.clipped:.3f} % clipped, {self.dead} of {self.channels} channels dead"
+        return f"{aligned(('tensor', '>clipped', '>dead channels'), rows)}\n{end}; {self.examples} examples"
+
+
+def health(target: Any, batches: Any, *state: Any) -> Health:
+    """Say of every integer tensor what share its range clips and how many channels are dead.
+
+    Args:
+      target: what `jaxq.quantize` gave, calibrated.
+      batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
+      state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+
+    It costs a float and an integer forward, compiled once for each size of a batch. Raises InputError for empty data,
+    NaN, or a recipe of floats; RangeError for a model without ranges.
+    """
+    bound, examples = bind(target, *state), 0
+    refuse_floats(bound)
+    sums: dict[str, tuple[Any, ...]] = {}
+    ranges = {n: dict(r) for n, r in bound.ranges.items()}
+    for arrays in chunks(bound, batches, "look at"):
+        args, kwargs = bound.core.with_arrays(arrays)
+        captured = bound.captured(*args, **kwargs)
+        check_ranges(captured.plan, bound.ranges)
+        found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays))
+        sums = {name: _merged(sums.get(name), now) for name, now in found.items()}
+        examples += len(arrays[0])
+    if not examples:
+        raise InputError("There is no example to look at: the iterable is empty.")
+    return Health(examples, tuple(_site(name, found) for name, found in sums.items()))
+
+
+@functools.lru_cache(maxsize=4)  # a training run asks again and again, of the same shapes
+def _compiled(captured: Captured) -> Any:
+    return jax.jit(functools.partial(_looked_at, captured))
+
+
+def _looked_at(
+    captured: Captured, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]
+) -> dict[str, tuple[Any, ...]]:
+    """By site: how many numbers there are and how many are clipped, and which channels are zero throughout."""
+    plan, found = captured.plan, {}
+    carried: dict[int, Carrier] = {}
+    simulate(plan, params, ranges, arrays, carried.__setitem__)
+    weighted = {v for op in plan.graph.ops if op.name in plan.weights for v in op.outputs}
+    for value, real in reals(plan, params, arrays).items():
+        if (group := plan.group(value)) is None:
+            continue
+        q, outside = carried[value].q, _outside(real, carried[value], group.scheme.bits)
+        zero = jnp.all(q == 0, tuple(range(q.ndim - 1))) if value in weighted else jnp.zeros(0, bool)
+        found[plan.graph.site_names[value]] = (jnp.int32(real.size), jnp.sum(outside), zero)
+    return found
+
+
+def _outside(real: jax.Array, carrier: Carrier, bits: int) -> jax.Array:
+    """Whether each number lies more than half a step outside its tensor's range."""
+    low, high = carrier_bounds(carrier.zero_point, bits)
+    steps = true_divide(real.astype(jnp.float32), carrier.scale)
+    return (steps < low - 0.5) | (steps > high + 0.5)
+
+
+def _merged(before: tuple[Any, ...] | None, now: tuple[Any, ...]) -> tuple[Any, ...]:
+    elements, clipped, zero = (np.asarray(a) for a in now)
+    if before is None:
+        return int(elements), int(clipped), zero
+    return before[0] + int(elements), before[1] + int(clipped), before[2] & zero
+
+
+def _site(name: str, found: tuple[Any, ...]) -> SiteHealth:
+    elements, clipped, zero = found
+    return SiteHealth(name, elements, clipped / elements, int(np.sum(zero)), len(zero))
+
+
+def _dead(site: SiteHealth) -> str:
+    return f"{site.dead} of {site.channels}" if site.channels else ""

