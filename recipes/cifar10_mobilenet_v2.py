@@ -27,16 +27,16 @@ NAME = "mobilenet_v2"
 CONFIG = Finetune(
     network=lambda classes, rngs: pretrained(NAME, classes, rngs),
     preprocess=CHECKPOINTS[NAME].preprocess,
-    first=Training(epochs=2, rate=5e-4),
-    extra=Training(epochs=1, rate=1e-4),
+    first=Training(epochs=2.0, rate=5e-4),
+    extra=Training(epochs=1.0, rate=1e-4),
     train=2000,
     test=2000,
     four_bits=True,
 )
-_SHORT = Training(epochs=1, batch=8, resolution=32, save=1)
+_SHORT = Training(epochs=1.0, batch=8, resolution=32, save=1, look=0)
 SMOKE = dataclasses.replace(
     CONFIG,
-    network=lambda classes, rngs: MobileNetV2(0.25, classes, stages=((1, 16, 1, 1), (6, 24, 2, 2)), rngs=rngs),
+    network=lambda classes, rngs: MobileNetV2(0.25, classes, stages=((6, 16, 1, 2),), rngs=rngs),
     first=_SHORT,
     extra=_SHORT,
     train=24,

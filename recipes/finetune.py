@@ -173,7 +173,7 @@ def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:
 
 
 def _train(run: Run, name: str, model: Any, training: Training) -> None:
-    """One phase, gone on with from its checkpoint if there is one. A quantized model's ranges stand still for its last fifth."""
+    """One phase, from its newest checkpoint if there is one. Ranges, if any, stand still for the last fifth."""
     steps, start = training.steps(len(run.train.labels)), time.perf_counter()
     rate = train.schedule(training, steps)
     tx = jaxq.optim.partition(optax.adamw(rate, weight_decay=training.decay), freeze=math.ceil(0.8 * steps))

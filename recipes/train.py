@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Training:
     epochs: passes over the images. batch: images a step, over all devices together. rate: the peak of the learning
     rate, reached after the share `warmup` of the steps and left by half a cosine down to a hundredth. decay: of weights
     (Loshchilov and Hutter 2019). resolution: side of what is cropped from an image. save, log, look: every so many
-    steps a checkpoint, the loss, and the health of the ranges.
+    steps a checkpoint, the loss, and the health of the ranges (0: never).
     """
 
     epochs: float = 1.0
@@ -219,6 +219,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 # --- what is shown and written ------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Where numbers go: anything with this method. TensorBoard's is `TensorBoard(SummaryWriter(folder))`."""
 
@@ -261,11 +262,12 @@ class Report:
         """Take note of one finished step; its metrics are waited for only where they are shown."""
         self.images += len(inputs)
         if step % self.config.log == 0 or last:
-            seconds, loss, right = time.perf_counter() - self.since, float(metrics.loss), float(metrics.accuracy)
+            loss, right = float(metrics.loss), float(metrics.accuracy)  # this waits for the steps so far
+            seconds = time.perf_counter() - self.since
             self._write(step, {"loss": loss, "accuracy": right, "images_per_second": self.images / seconds})
             self.text = f"{self.title}: loss {loss:.3f}, {100 * right:.0f} %, {self.images / seconds:.0f} images/s"
             self.since, self.images = time.perf_counter(), 0
-        if hasattr(model, "pure_ranges") and (step % self.config.look == 0 or last):
+        if hasattr(model, "ranges") and self.config.look and (step % self.config.look == 0 or last):
             found = jaxq.analyze.health(model, inputs)
             self._write(step, {"clipped": found.clipped, "dead_channels": found.dead})
             self.health = f", {100 * found.clipped:.2f} % clipped, {found.dead} dead"

@@ -1,0 +1,280 @@
+"""The training script: batches, devices, exact resume, interruption, what it writes; image folders; range health."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+import jaxq
+from jaxq.errors import InputError
+from jaxq.recipe import Activations
+from jaxq.recipes import checkpoint, images, train
+from jaxq.recipes.train import Training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = Training(epochs=2.0, batch=8, rate=1e-2, resolution=8, save=2, log=1, look=3)
+DATA = images.synthetic(3, 24, 10, seed=0)
+
+
+class Small(nnx.Module):
+    """Convolution, BatchNorm, ReLU, dropout, head."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.conv = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.bn = nnx.BatchNorm(4, momentum=0.9, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.dropout(jax.nn.relu(self.bn(self.conv(x))).mean((1, 2))))
+
+
+def preprocess(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.float32) / 255
+
+
+TX = jaxq.optim.partition(optax.adamw(train.schedule(CONFIG, 6)), observe=2, freeze=5)
+
+
+@functools.cache
+def float_start() -> Any:
+    """A float model and its optimizer, as structure and state."""
+    model = Small(nnx.Rngs(0))
+    model.train()
+    return nnx.split((model, nnx.Optimizer(model, TX, wrt=nnx.Param)))
+
+
+@functools.cache
+def int8_start() -> Any:
+    """A calibrated int8 model and its optimizer, as structure and state."""
+    model = Small(nnx.Rngs(0))
+    model.eval()
+    recipe = jaxq.Recipe(name="int8", activations=Activations(observe=True))
+    qmodel = jaxq.quantize(model, recipe, np.zeros((1, 8, 8, 3), np.float32))
+    jaxq.calibrate(qmodel, [preprocess(DATA.images[:8, :8, :8])], progress=False)
+    qmodel.train()
+    return nnx.split((qmodel, nnx.Optimizer(qmodel, TX, wrt=nnx.Param)))
+
+
+@dataclasses.dataclass
+class Kept:
+    """A writer to a list, which may press Ctrl-C at some step."""
+
+    numbers: list[tuple[str, float, int]] = dataclasses.field(default_factory=list)
+    interrupt_at: int | None = None
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self.numbers.append((name, value, step))
+        if step == self.interrupt_at and name.endswith("loss"):
+            signal.raise_signal(signal.SIGINT)
+
+
+def fitted(start: Any, folder: pathlib.Path, config: Training = CONFIG, **options: Any) -> list[np.ndarray]:
+    """The state of a model and its optimizer after training from `start`."""
+    model, optimizer = nnx.merge(start[0], jax.tree.map(jnp.copy, start[1]))
+    with checkpoint.manager(folder, every=config.save) as checkpoints:
+        train.fit(
+            model, optimizer, DATA, config, preprocess=preprocess, checkpoints=checkpoints, title="small", **options
+        )
+    return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(nnx.state((model, optimizer)))]
+
+
+def plain(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    one, again, other = (train.batch_at(DATA, CONFIG, 4, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one[0], again[0])
+    np.testing.assert_array_equal(one[1], again[1])
+    assert not np.array_equal(one[0], other[0])
+    assert one[0].shape == (8, 8, 8, 3) and one[0].dtype == np.uint8
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    data = images.Images(
+        np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1).repeat(3, -1), np.zeros(10, np.int32), ("a",)
+    )
+    config = Training(epochs=2.0, batch=4, resolution=1)
+    seen = np.concatenate([train.batch_at(data, config, step, 0)[0].ravel()[::3] for step in range(config.steps(10))])
+    assert config.steps(10) == 5
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(seen[10:])
+
+
+def test_augmentation_crops_and_mirrors() -> None:
+    picture = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    found = train.augmented(picture.repeat(200, 0), 3, np.random.default_rng(0))
+    crops = [picture[0, y : y + 3, x : x + 3] for y in (0, 1) for x in (0, 1)]
+    wanted = {crop.tobytes() for c in crops for crop in (c, c[:, ::-1])}
+    assert {crop.tobytes() for crop in found} == wanted
+    np.testing.assert_array_equal(train.middle(picture, 2)[0, ..., 0], [[5, 6], [9, 10]])
+
+
+def test_the_schedule_warms_up_and_falls_by_a_cosine() -> None:
+    rate = train.schedule(Training(rate=1.0, warmup=0.1), 100)
+    assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100)] == [0.0, 0.5, 1.0, 0.505, 0.01]
+
+
+# --- resume and interruption --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [float_start, int8_start])
+def test_a_run_cut_off_and_resumed_is_the_whole_run_bit_for_bit(start: Any, tmp_path: pathlib.Path) -> None:
+    begin, config = start(), dataclasses.replace(CONFIG, look=0)
+    whole = fitted(begin, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt, match="small was stopped after step 2; its checkpoint is saved"):
+        fitted(begin, tmp_path / "cut", config, writer=Kept(interrupt_at=2))
+    assert max(int(p.name) for p in (tmp_path / "cut").iterdir() if p.name.isdigit()) == 2
+    rest = Kept()
+    resumed = fitted(begin, tmp_path / "cut", config, writer=rest)
+    assert [step for name, _, step in rest.numbers if name == "small/loss"] == [3, 4, 5]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with train._interruptible() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_thread_leaves_signals_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with train._interruptible() as stopped:
+            seen.append((signal.getsignal(signal.SIGINT) is before, stopped()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False)]
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_writer_gets(tmp_path: pathlib.Path) -> None:
+    kept = Kept()
+    fitted(int8_start(), tmp_path, dataclasses.replace(CONFIG, epochs=1.0, look=2), writer=kept)
+    steps = {name: [step for n, _, step in kept.numbers if n == name] for name, _, _ in kept.numbers}
+    every = ["small/loss", "small/accuracy", "small/images_per_second"]
+    assert steps == {
+        **dict.fromkeys(every, [0, 1, 2]),
+        **dict.fromkeys(["small/clipped", "small/dead_channels"], [0, 2]),
+    }
+    assert all(np.isfinite(value) for _, value, _ in kept.numbers)
+
+
+def test_writers(tmp_path: pathlib.Path) -> None:
+    class Summary:
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            seen.append((name, value, step))
+
+    seen: list[Any] = []
+    train.TensorBoard(Summary()).scalar("a/loss", 0.5, 3)
+    assert seen == [("a/loss", 0.5, 3)]
+    lines = train.JsonLines(tmp_path / "log.jsonl")
+    lines.scalar("a/loss", 0.5, 3)
+    lines.scalar("a/loss", 0.25, 4)
+    read = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert read == [{"step": 3, "name": "a/loss", "value": 0.5}, {"step": 4, "name": "a/loss", "value": 0.25}]
+
+
+# --- devices ------------------------------------------------------------------------------------------------------
+
+
+def test_eight_devices_train_as_one_does() -> None:
+    """Bitwise: calibrated ranges, logits, and the ranges after a step that observes: integers and extremes are exact.
+
+    To 1e-5: losses, weights and ranges after three steps, for the sums over a batch are taken in another order.
+    """
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(ROOT / "tests" / "devices.py")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == [1, 8]
+    assert found["differing"] == {"logits": 0, "calibrated": 0, "observed": 0}
+    assert found["largest"]["loss"] < 1e-5 and found["largest"]["state"] < 1e-5
+    assert found["refused"] == "A batch of 12 cannot be divided by 8 devices: take a multiple of 8."
+
+
+# --- image folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    for split, count in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = np.full((20, 30, 3), 100 * label + 10 * i, np.uint8)
+                Image.fromarray(picture).save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_of_images(folder: pathlib.Path) -> None:
+    training, test = images.read_splits(folder, 16, None, 2, seed=0)
+    assert training.images.shape == (6, 16, 16, 3) and training.images.dtype == np.uint8
+    assert training.classes == ("cat", "dog") and training.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert training.images[:, 8, 8, 0].tolist() == [0, 10, 20, 100, 110, 120]
+    assert test.labels.tolist() == [0, 1]
+
+
+def test_fewer_images_are_drawn_by_seed_from_every_class(folder: pathlib.Path) -> None:
+    drawn = {tuple(images.read_folder(folder, "train", 4, limit=2, seed=s).images[:, 0, 0, 0]) for s in range(8)}
+    assert len(drawn) > 1 and all(first < 100 <= second for first, second in drawn)
+
+
+def test_the_middle_square_of_a_picture(tmp_path: pathlib.Path) -> None:
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = 200
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.fromarray(wide).save(tmp_path / "train" / "a" / "wide.png")
+    assert (images.read_folder(tmp_path, "train", 8).images == 200).all()
+
+
+def test_what_is_wrong_with_a_folder(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def said(root: pathlib.Path) -> str:
+        with pytest.raises(InputError) as error:
+            images.read_splits(root, 8, None, None, 0)
+        return str(error.value)
+
+    assert said(tmp_path / "none").startswith(f"There is no folder {tmp_path}/none/train. The images belong in ")
+    (folder / "test").rename(folder / "tests")
+    assert f"There is no folder {folder}/test. {folder} holds tests, train. Did you mean 'tests'?" in said(folder)
+    (folder / "tests").rename(folder / "test")
+    (folder / "train" / "cat" / "0.png").write_bytes(b"no picture")
+    assert said(folder).startswith(f"{folder}/train/cat/0.png is no image that can be read (")
+    for file in (folder / "train" / "cat").iterdir():
+        file.unlink()
+    assert said(folder).startswith(f"{folder}/train/cat holds no image (.bmp, .jpeg, .jpg, .png, .webp).")
+    (folder / "train" / "cat").rmdir()
+    assert said(folder) == f"{folder}: the class cat is in one of train/ and test/ only; both must have every class."
+    for split in ("train", "test"):
+        (folder / split).rename(folder / f"old {split}")
+        (folder / split).mkdir()
+    assert said(folder).startswith(f"{folder}/train holds no folder: the images belong in {folder}/train/CLASS/, by")
