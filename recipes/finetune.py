@@ -115,10 +115,14 @@ def ladder(
     training, test = _images(config, data, smoke, seed)
     model = config.network(len(training.classes), nnx.Rngs(seed))
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(config, out, seed, training, test, train.mesh_of(), train.JsonLines(out / "log.jsonl"), {})
+    run = Run(
+        config, out, seed, training, test, train.mesh_of(), train.JsonLines(out / "log.jsonl"), _earlier(out, resume)
+    )
     run.note(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
-    _float(run, model)
-    _after_training(run, model)
+    model.train()
+    _train(run, "float", model, config.first)
+    run.note(float=_accuracy(run, model)[0])
+    run.note(int8_per_tensor_ptq=_accuracy(run, _calibrated(run, model, PER_TENSOR))[0])
     longer = _copy(model)
     _train(run, "float_longer", longer, config.extra)
     run.note(float_longer=_accuracy(run, longer)[0])
@@ -126,6 +130,12 @@ def ladder(
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
     return run.summary
+
+
+def _earlier(out: pathlib.Path, resume: bool) -> dict[str, Any]:
+    """What the run found before it was cut off."""
+    file = out / "summary.json"
+    return json.loads(file.read_text()) if resume and file.is_file() else {}
 
 
 def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int) -> tuple[Images, Images]:
@@ -138,22 +148,10 @@ def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int)
     return images.read_splits(data, side, config.train, config.test, seed)
 
 
-def _float(run: Run, model: Any) -> None:
-    model.train()
-    _train(run, "float", model, run.config.first)
-    run.note(float=_accuracy(run, model)[0])
-
-
-def _after_training(run: Run, model: Any) -> None:
-    for name, recipe in (("per_tensor", PER_TENSOR), ("per_channel", PER_CHANNEL)):
-        run.note(**{f"ptq_{name}": _accuracy(run, _calibrated(run, model, recipe))[0]})
-
-
 def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) -> None:
     """Calibrate, train and export one kind of integers, from the float model after its first training."""
     qmodel = _calibrated(run, _copy(model), recipe)
-    if name != "int8":
-        run.note(**{f"{name}_ptq": _accuracy(run, qmodel)[0]})
+    run.note(**{f"{name}_ptq": _accuracy(run, qmodel)[0]})
     _train(run, f"{name}_qat", qmodel, run.config.extra)
     accuracy, logits = _accuracy(run, qmodel)
     run.note(**{f"{name}_qat": accuracy})
@@ -181,11 +179,12 @@ def _train(run: Run, name: str, model: Any, training: Training) -> None:
     model.set_attributes(deterministic=False, raise_if_not_found=False)  # dropout; BatchNorm stays as it is
     folder = run.out / "checkpoints" / name
     with checkpoint.manager(folder, every=training.save) as checkpoints:
-        train.fit(
+        found = train.fit(
             model, optimizer, run.train, training, preprocess=run.config.preprocess, checkpoints=checkpoints,
             title=name.replace("_", " "), seed=run.seed, mesh=run.mesh, writer=run.writer,
         )  # fmt: skip
-    run.note(**{f"{name}_steps": steps, f"{name}_seconds": round(time.perf_counter() - start, 1)})
+    seconds = run.summary.get(f"{name}_seconds", 0.0) + (time.perf_counter() - start if found else 0.0)
+    run.note(**{f"{name}_steps": steps, f"{name}_seconds": round(seconds, 1)})
 
 
 def _accuracy(run: Run, model: Any) -> tuple[float, np.ndarray]:

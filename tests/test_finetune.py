@@ -1,0 +1,82 @@
+"""The fine-tuning recipes: a smoke run of each, what it leaves, what is said where images or weights lack."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+from typer.testing import CliRunner
+
+import jaxq
+from jaxq.cli.app import app
+from jaxq.errors import ExportError, InputError, WeightsError
+from jaxq.export.load import load_program
+from jaxq.recipes import cifar10_efficientnet_lite0, cifar10_mobilenet_v2, finetune
+
+RECIPES = [
+    cifar10_mobilenet_v2,
+    pytest.param(cifar10_efficientnet_lite0, marks=pytest.mark.slow),
+]
+STAGES = {"float", "int8_per_tensor_ptq", "float_longer", "int8_ptq", "int8_qat", "int8_artifact"}
+
+
+@pytest.fixture
+def finished(recipe: Any, tmp_path: pathlib.Path) -> pathlib.Path:
+    recipe.smoke(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.NAME)
+def test_a_smoke_run(recipe: Any, finished: pathlib.Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    kinds = ["int8", "int4"] if recipe.CONFIG.four_bits else ["int8"]
+    assert all(0 <= summary[stage] <= 1 for stage in STAGES)
+    for kind in kinds:
+        assert summary[f"{kind}_logits_differing"] == 0 and summary[f"{kind}_logits_compared"] == 20 * 4
+        assert summary[f"{kind}_artifact"] == summary[f"{kind}_qat"]
+        assert summary[f"{kind}_differing_integers"] == {"xnnpack": 0, "reference": 0}
+    files = ["model.tflite", "model_int4.tflite"][: len(kinds)]
+    sizes = [(finished / file).stat().st_size for file in files]
+    assert sizes == [summary[f"{kind}_bytes"] for kind in kinds] and sizes == sorted(sizes, reverse=True)
+    assert load_program(finished / "model.tflite").operators[-1].kind == "FULLY_CONNECTED"
+    phases = ["float", "float_longer", *(f"{kind}_qat" for kind in kinds)]
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == sorted(phases)
+    names = {json.loads(line)["name"].partition("/")[0] for line in (finished / "log.jsonl").read_text().splitlines()}
+    assert names == {phase.replace("_", " ") for phase in phases}
+    with pytest.raises(ExportError, match="model.tflite exists. Go on with --resume"):
+        recipe.smoke(finished)
+
+
+def test_images_that_are_not_here(tmp_path: pathlib.Path) -> None:
+    found = CliRunner().invoke(app, ["train", "recipes/cifar10_mobilenet_v2", "--out", str(tmp_path / "run")])
+    assert found.exit_code == 1 and "Give it with --data FOLDER." in found.stderr and "git clone https" in found.stderr
+    with pytest.raises(InputError, match="There is no folder .*/none/train"):
+        cifar10_mobilenet_v2.run(tmp_path / "run", data=tmp_path / "none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXQ_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="To fetch them once: jaxq weights efficientnet_lite0"):
+        cifar10_efficientnet_lite0.CONFIG.network(10, nnx.Rngs(0))
+
+
+def test_a_recipe_with_data_of_its_own_takes_none(tmp_path: pathlib.Path) -> None:
+    found = CliRunner().invoke(app, ["train", "mnist", "--data", str(tmp_path)])
+    assert found.exit_code == 2 and "--data: the recipe mnist brings its own data." in found.stderr
+
+
+@pytest.mark.parametrize("recipe", [cifar10_mobilenet_v2, cifar10_efficientnet_lite0])
+def test_what_four_bits_are_for(recipe: Any) -> None:
+    """Pointwise convolutions have 4 bits; stem, depthwise and head keep 8, in both families of networks."""
+    model = recipe.SMOKE.network(4, nnx.Rngs(0))
+    model.eval()
+    plan = jaxq.quantize(model, finetune.FOUR_BITS, np.zeros((1, 32, 32, 3), np.float32)).plan
+    bits = {name: scheme.bits for name, scheme in plan.weights.items()}
+    eight = {"stem/conv/kernel", "blocks/0/depthwise/conv/kernel", "classifier/kernel"}
+    four = {"blocks/0/expand/conv/kernel", "blocks/0/project/conv/kernel", "head/conv/kernel"}
+    assert bits == {**dict.fromkeys(eight, 8), **dict.fromkeys(four, 4)}
