@@ -86,6 +86,7 @@ def health(target: Any, batches: Any, *state: Any) -> Health:
     bound, examples = bind(target, *state), 0
     refuse_floats(bound)
     sums: dict[str, tuple[Any, ...]] = {}
+    order: list[str] = []
     ranges = {n: dict(r) for n, r in bound.ranges.items()}
     for arrays in chunks(bound, batches, "look at"):
         args, kwargs = bound.core.with_arrays(arrays)
@@ -94,9 +95,11 @@ def health(target: Any, batches: Any, *state: Any) -> Health:
         found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays))
         sums = {name: _merged(sums.get(name), now) for name, now in found.items()}
         examples += len(arrays[0])
+        graph = captured.plan.graph
+        order = [graph.site_names[v] for v in (*graph.inputs, *(v for op in graph.ops for v in op.outputs))]
     if not examples:
         raise InputError("There is no example to look at: the iterable is empty.")
-    return Health(examples, tuple(_site(name, found) for name, found in sums.items()))
+    return Health(examples, tuple(_site(name, sums[name]) for name in order if name in sums))
 
 
 @functools.lru_cache(maxsize=4)  # a training run asks again and again, of the same shapes
