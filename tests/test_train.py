@@ -131,7 +131,7 @@ def test_augmentation_crops_and_mirrors() -> None:
 
 def test_the_schedule_warms_up_and_falls_by_a_cosine() -> None:
     rate = train.schedule(Training(rate=1.0, warmup=0.1), 100)
-    assert [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100)] == [0.0, 0.5, 1.0, 0.505, 0.01]
+    assert [round(np.asarray(rate(step)).item(), 3) for step in (0, 5, 10, 55, 100)] == [0.0, 0.5, 1.0, 0.505, 0.01]
 
 
 # --- resume and interruption --------------------------------------------------------------------------------------
