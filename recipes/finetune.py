@@ -1,7 +1,7 @@
 """From published weights to a proven int8 file: the steps that every fine-tuning recipe shares, for any image folder.
 
     float      fine-tuning with batch statistics, a new head for the folder's classes
-    PTQ        that model quantized after calibration alone, weights with one scale a tensor and one a channel
+    PTQ        that model after calibration alone, weights with one scale a tensor and one a channel, on LiteRT
     longer     the float model for the extra epochs that quantization-aware training gets, on the same batches
     QAT        the calibrated int8 model for these epochs (Jacob et al. 2018; ranges learned, Esser et al. 2020)
     artifact   the exported file on LiteRT: its logits are compared with the training forward's, number by number
@@ -64,7 +64,7 @@ class Finetune:
     train: int | None = None
     test: int | None = None
     calibrate: int = 256
-    verify: int = 32
+    verify: int = 16
     four_bits: bool = False
 
 
@@ -99,13 +99,25 @@ class Run:
         self.summary.update(found)
         write_whole({self.out / "summary.json": (json.dumps(self.summary, indent=2) + "\n").encode()})
 
+    def once(self, name: str, measure: Callable[[], float]) -> None:
+        """Note a measurement, unless it was made before the run was cut off."""
+        if name not in self.summary:
+            self.note(**{name: measure()})
+
     def inputs(self, count: int | None = None) -> np.ndarray:
         """Test images as they enter the network."""
         return self.config.preprocess(train.middle(self.test.images[:count], self.config.extra.resolution))
 
 
 def ladder(
-    config: Finetune, out: pathlib.Path, *, data: pathlib.Path | None, smoke: bool, seed: int, resume: bool, force: bool
+    config: Finetune,
+    out: pathlib.Path,
+    *,
+    data: pathlib.Path | None,
+    smoke: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Climb it; leaves model.tflite, its manifest, log.jsonl and summary.json in `out`. Returns the summary.
 
@@ -121,11 +133,11 @@ def ladder(
     run.note(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
     model.train()
     _train(run, "float", model, config.first)
-    run.note(float=_accuracy(run, model)[0])
-    run.note(int8_per_tensor_ptq=_accuracy(run, _calibrated(run, model, PER_TENSOR))[0])
+    run.once("float", lambda: _accuracy(run, model)[0])
+    run.once("int8_per_tensor_ptq", lambda: _right(run, _on_device(run, _calibrated(run, _copy(model), PER_TENSOR))))
     longer = _copy(model)
     _train(run, "float_longer", longer, config.extra)
-    run.note(float_longer=_accuracy(run, longer)[0])
+    run.once("float_longer", lambda: _accuracy(run, longer)[0])
     _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
@@ -151,7 +163,7 @@ def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int)
 def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) -> None:
     """Calibrate, train and export one kind of integers, from the float model after its first training."""
     qmodel = _calibrated(run, _copy(model), recipe)
-    run.note(**{f"{name}_ptq": _accuracy(run, qmodel)[0]})
+    run.once(f"{name}_ptq", lambda: _right(run, _on_device(run, qmodel)))
     _train(run, f"{name}_qat", qmodel, run.config.extra)
     accuracy, logits = _accuracy(run, qmodel)
     run.note(**{f"{name}_qat": accuracy})
@@ -192,17 +204,31 @@ def _accuracy(run: Run, model: Any) -> tuple[float, np.ndarray]:
     model.eval()
     pictures = train.middle(run.test.images, run.config.extra.resolution)
     logits = train.logits_of(model, pictures, run.config.preprocess, mesh=run.mesh)
-    return float(np.mean(np.argmax(logits, -1) == run.test.labels)), logits
+    return _right(run, logits), logits
+
+
+def _on_device(run: Run, qmodel: Any) -> np.ndarray:
+    """The logits of all test images from the model's file on LiteRT: the training forward's integers, but sooner."""
+    qmodel.eval()
+    return _file_logits(run, jaxq.export.to_tflite(qmodel))
+
+
+def _file_logits(run: Run, artifact: Artifact) -> np.ndarray:
+    inputs = run.inputs()
+    return np.concatenate([artifact.run(inputs[i : i + 500])[0] for i in range(0, len(inputs), 500)])
+
+
+def _right(run: Run, logits: np.ndarray) -> float:
+    return float(np.mean(np.argmax(logits, -1) == run.test.labels))
 
 
 def _compare(run: Run, name: str, artifact: Artifact, logits: np.ndarray) -> None:
     """The file on LiteRT, all test images, against the training forward's logits: accuracy and numbers that differ."""
     assert artifact.certificate is not None
-    ours = run.inputs()
-    found = np.concatenate([artifact.run(ours[i : i + 500])[0] for i in range(0, len(ours), 500)])
+    found = _file_logits(run, artifact)
     run.note(
         **{
-            f"{name}_artifact": float(np.mean(np.argmax(found, -1) == run.test.labels)),
+            f"{name}_artifact": _right(run, found),
             f"{name}_logits_differing": int(np.count_nonzero(found != logits)),
             f"{name}_logits_compared": int(logits.size),
             f"{name}_differing_integers": artifact.certificate.differing_integers,
