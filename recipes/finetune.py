@@ -16,7 +16,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,19 @@ FOUR_BITS = jaxq.Recipe(
     weights=Weights(bits=4),
     rules=tuple(jaxq.Rule(glob, weight_bits=8) for glob in ("stem/*", "*/depthwise/*", "classifier/*")),
 )
+
+# What a summary holds, in the order of the ladder.
+STAGES = {
+    "float": "float",
+    "int8_per_tensor_ptq": "int8 PTQ, one weight scale a tensor",
+    "int8_ptq": "int8 PTQ, one weight scale a channel",
+    "float_longer": "float, the extra epochs",
+    "int8_qat": "int8 QAT, the extra epochs",
+    "int8_artifact": "its file on LiteRT",
+    "int4_ptq": "4-bit weights, PTQ",
+    "int4_qat": "4-bit weights, QAT, the extra epochs",
+    "int4_artifact": "its file on LiteRT",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +154,7 @@ def ladder(
     _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
+    print(table(run.summary))
     return run.summary
 
 
@@ -242,3 +256,14 @@ def _copy(model: Any) -> Any:
     """A model with arrays of its own: a training step gives the memory of the old ones away."""
     graph, state = nnx.split(model)
     return nnx.merge(graph, jax.tree.map(jnp.copy, state))
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The accuracies found so far, in Markdown, with the steps and seconds of the trainings behind them."""
+    rows = ["| stage | test accuracy | steps | seconds |", "| --- | --- | --- | --- |"]
+    for stage, words in STAGES.items():
+        if stage in summary:
+            steps, seconds = summary.get(f"{stage}_steps", ""), summary.get(f"{stage}_seconds")
+            cells = (words, f"{100 * summary[stage]:.2f} %", steps, "" if seconds is None else f"{seconds:.0f}")
+            rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)

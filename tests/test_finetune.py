@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import jaxq
 from jaxq.cli.app import app
+from jaxq.cli.train import going_on
 from jaxq.errors import ExportError, InputError, WeightsError
 from jaxq.export.load import load_program
 from jaxq.recipes import cifar10_efficientnet_lite0, cifar10_mobilenet_v2, finetune
@@ -63,6 +64,24 @@ def test_weights_that_are_not_here(tmp_path: pathlib.Path, monkeypatch: pytest.M
     monkeypatch.setenv("JAXQ_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="To fetch them once: jaxq weights efficientnet_lite0"):
         cifar10_efficientnet_lite0.CONFIG.network(10, nnx.Rngs(0))
+
+
+def test_how_to_go_on_after_ctrl_c() -> None:
+    out, data = pathlib.Path("build/a b"), pathlib.Path("photos")
+    assert going_on("recipes/mnist", out, None, False, 0) == "jaxq train recipes/mnist --out 'build/a b' --resume"
+    whole = "jaxq train x --out 'build/a b' --data photos --seed 3 --smoke --resume"
+    assert going_on("x", out, data, True, 3) == whole
+
+
+def test_the_table_holds_what_was_found() -> None:
+    summary = {"train_images": 20, "test_images": 100, "seed": 0, "float_steps": 4, "float_seconds": 3.0, "float": 0.5}
+    found = finetune.table({**summary, "int8_qat": 0.75, "int8_qat_steps": 2, "int8_qat_seconds": 7.5})
+    assert found.splitlines() == [
+        "| stage | test accuracy | steps | seconds |",
+        "| --- | --- | --- | --- |",
+        "| float | 50.00 % | 4 | 3 |",
+        "| int8 QAT, the extra epochs | 75.00 % | 2 | 8 |",
+    ]
 
 
 def test_a_recipe_with_data_of_its_own_takes_none(tmp_path: pathlib.Path) -> None:

@@ -57,11 +57,16 @@ def train(
     except BaseException as error:
         if not _by_interrupt(error):
             raise
-        chosen = [*(["--data", str(data)] if data else []), *(["--seed", str(seed)] if seed else [])]
-        words = ["--out", str(folder), *chosen, *(["--smoke"] if smoke else []), "--resume"]
-        again = f"jaxq train {recipe} {shlex.join(words)}"
+        again = going_on(recipe, folder, data, smoke, seed)
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
+
+
+def going_on(recipe: str, out: pathlib.Path, data: pathlib.Path | None, smoke: bool, seed: int) -> str:
+    """The command that goes on with an interrupted run."""
+    chosen = {"--out": out, "--data": data, "--seed": seed or None}
+    words = [str(word) for option, value in chosen.items() if value is not None for word in (option, value)]
+    return shlex.join(["jaxq", "train", recipe, *words, *(["--smoke"] if smoke else []), "--resume"])
 
 
 def _by_interrupt(error: BaseException | None) -> bool:
