@@ -164,6 +164,8 @@ TABLE = [
     Row("tanh", lambda p, x: jnp.tanh(x), NOTHING, (IMAGE,), "TANH"),
     Row("softmax", lambda p, x: jax.nn.softmax(x), NOTHING, (ROWS,), "SOFTMAX"),
     Row("silu", lambda p, x: jax.nn.silu(x), NOTHING, (IMAGE,), "LOGISTIC MUL"),
+    Row("gelu by tanh", lambda p, x: jax.nn.gelu(x), NOTHING, (IMAGE,), "GELU"),
+    Row("gelu by erf", lambda p, x: jax.nn.gelu(x, approximate=False), NOTHING, (IMAGE,), "GELU"),
     Row("hard_swish", lambda p, x: jax.nn.hard_swish(x), NOTHING, (IMAGE,), "HARD_SWISH"),
     Row("hard_swish, relu6", lambda p, x: x * jax.nn.relu6(x + 3) / 6, NOTHING, (IMAGE,), "HARD_SWISH"),
     Row("hard_swish, clip", lambda p, x: x * jnp.clip(x + 3, 0, 6) / 6, NOTHING, (IMAGE,), "HARD_SWISH"),

@@ -265,6 +265,7 @@ PATTERNS = (
     Pattern("HARD_SWISH", "mul", _elementwise(jax.nn.hard_swish, _hard_swish_times)),
     Pattern("HARD_SWISH", "div", _elementwise(_hard_swish_relu6, _hard_swish_clip)),
     Pattern("GELU", "mul", _gelu),
+    Pattern("GELU", "copy", _gelu),  # by erf, in the spelling of jax.nn.gelu(approximate=False)
     Pattern("LEAKY_RELU", "select_n", _leaky_relu),
     Pattern("EMBEDDING", "gather", _embedding),
     Pattern("MEAN", "div", _mean),
