@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxq.call import is_key
 from jaxq.errors import CalibrationError
 from jaxq.faces import bind
-from jaxq.graph import MASK
+from jaxq.graph import MASK, Op
 from jaxq.plan import Group, Plan
 from jaxq.progress import bar
 from jaxq.quantize import Bound, Captured
@@ -130,11 +131,12 @@ def group_values(
 ) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]]]:
     """Each group's [min, max] over its members, in the float reading; with `keep` also the numbers themselves."""
     members: dict[str, list[jax.Array]] = {}
-    masked = {g.name for op in plan.graph.ops if op.attrs.get("masked") and (g := plan.group(op.outputs[0]))}
+    masks = {g.name: m for op in plan.graph.ops if (m := _mask(op)) and (g := plan.group(op.outputs[0]))}
     for value, array in [*reals(plan, params, arrays).items(), *_tables_of_rows(plan, params)]:
         group = plan.group(value)
         if group is not None and group.fixed is None and group.derived is None:
-            members.setdefault(group.name, []).append(unmasked(array) if group.name in masked else array)
+            found = [array] if group.name not in masks else unmasked(array, masks[group.name])
+            members.setdefault(group.name, []).extend(found)
     extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
     return extremes, (members if keep else {})
 
@@ -152,15 +154,20 @@ def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Ar
 MASK_DEPTH = 12.0
 
 
-def unmasked(array: jax.Array) -> jax.Array:
-    """Numbers of which some are masks, such as -1e9: the masks become the least number, less 12.
+def _mask(op: Op) -> float:
+    """The constant that an op selects for "not this one", 0 for another op."""
+    return op.attrs.get("masked", 0.0)
 
-    A softmax gives them nothing all the same, and the rest keeps its resolution.
+
+def unmasked(array: jax.Array, mask: float) -> list[jax.Array]:
+    """Numbers of which some may be a mask, such as -1e9: it becomes the least number, less 12, which is in the range
+    whether or not the data has a masked number.
+
+    A softmax gives it nothing all the same, and the rest keeps its resolution.
     """
-    kept = jnp.abs(array) < MASK
-    least = jnp.min(jnp.where(kept, array, jnp.inf)) - MASK_DEPTH
-    greatest = jnp.max(jnp.where(kept, array, -jnp.inf)) + MASK_DEPTH
-    return jnp.where(kept, array, jnp.where(array < 0, least, greatest))
+    kept, least = jnp.abs(array) < MASK, jnp.min if mask < 0 else jnp.max
+    extreme = least(jnp.where(kept, array, math.copysign(jnp.inf, -mask))) + math.copysign(MASK_DEPTH, mask)
+    return [jnp.where(kept, array, extreme), extreme]
 
 
 def _over(reduce: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:

@@ -77,8 +77,9 @@ def _choose(builder: Builder, eq: Equation, choice: Choice) -> None:
     builder.choices[made] = choice
 
 
-def _masked(*numbers: float) -> dict[str, bool]:
-    return {"masked": True} if any(abs(number) >= MASK for number in numbers) else {}
+def _masked(*numbers: float) -> dict[str, float]:
+    """The number that stands for "not this one"."""
+    return {"masked": number for number in numbers if abs(number) >= MASK}
 
 
 def _chosen(builder: Builder, value: int, source: str) -> Choice | None:
@@ -139,7 +140,7 @@ def _mask_out(builder: Builder, eq: Equation, kind: str) -> bool:
         signed = [c if kind == "ADD" else -c for c in choice[1:]]
         if sorted(map(bool, signed)) == [False, True] and max(map(abs, signed)) >= MASK:
             cases = [builder.full(number, ()) if number else scores for number in signed]
-            builder.op("SELECT", (choice.mask, *cases), {"masked": True}, eq.source, outputs=eq.outputs)
+            builder.op("SELECT", (choice.mask, *cases), _masked(*signed), eq.source, outputs=eq.outputs)
             return True
     return False
 
