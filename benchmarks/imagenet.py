@@ -15,6 +15,7 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +114,7 @@ def kept(name: str) -> dict[str, Any]:
     return {"photos": len(x), "jax": jax.__version__, "rows": rows, **manifest}
 
 
-def _after_tables(manifest: dict[str, Any]) -> str:
+def _after_tables(manifest: Mapping[str, Any]) -> str:
     """What may differ: the integers at and after table ops, which training computes in floats."""
     found = manifest["certificate"]["training_forward"]
     count = sum(found["after_table_ops"].values())

