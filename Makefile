@@ -20,10 +20,10 @@ demo: .venv/stamp ## train, quantize, export and verify a small model
 	.venv/bin/$(DEMO)
 
 test: .venv/stamp ## every test that takes seconds
-	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not slow"
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: .venv/stamp ## the slow ones too
-	.venv/bin/python -m pytest -q -n $(WORKERS)
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: .venv/stamp ## ruff and pyright
 	.venv/bin/ruff check $(SOURCES)
@@ -77,4 +77,4 @@ test-newest: ## the exactness tests on the newest Python (and so the newest JAX)
 		rm -rf .venv-newest; \
 	fi; \
 	$(MAKE) --no-print-directory .venv-newest/stamp BASE="$$python" GOAL=test-newest && \
-	.venv-newest/bin/python -m pytest -q -n $(WORKERS) $(NEWEST_TESTS)
+	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(NEWEST_TESTS)

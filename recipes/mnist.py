@@ -180,7 +180,7 @@ def _measured(config: Config, artifact: Artifact, qmodel: Any, data: Split) -> d
         "compared_integers": artifact.certificate.compared_integers,
         "tflite_bytes": len(artifact.data),
         "float_bytes": checkpoint.bytes_of(qmodel.model),
-        "step_ratio": _step_ratio(config, data),
+        "step_ratio": None if config == SMOKE else _step_ratio(config, data),
     }
 
 
@@ -205,5 +205,7 @@ def _report(console: Console, summary: dict[str, Any], artifact: Artifact, out: 
     console.print(table)
     console.print(str(artifact.certificate), highlight=False)
     sizes = f"{summary['tflite_bytes']:,} bytes of int8 TFLite, {summary['float_bytes']:,} bytes of float parameters"
-    console.print(f"{sizes}; a QAT step takes {summary['step_ratio']:.2f} of a float step", highlight=False)
+    ratio = summary["step_ratio"]
+    speed = "" if ratio is None else f"; a QAT step takes {ratio:.2f} of a float step"
+    console.print(sizes + speed, highlight=False)
     console.print(f"wrote {out / 'model.tflite'}, model.json, summary.json", highlight=False)

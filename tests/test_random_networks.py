@@ -17,10 +17,12 @@ from tests.random_moves import MOVES
 from tests.random_networks import Outcome, Program, Step, drawn, network, outcome, parameters, shrunk
 
 SEEDS = range(10)
+LONG = {2, 3, 6, 8}  # they compile for longer than the others together
 RIGHT = {"exact", "refused"}
 
-# No move makes these: they are in no exported graph, need a module, or take or give integers (tests/sixty_three.py).
-NOT_DRAWN = {"ARG_MAX", "DROPOUT", "EMBEDDING", "FAKE_QUANT", "REQUANTIZE"}
+# No move makes these: they are in no exported graph, need a module, or take or give integers (tests/sixty_three.py,
+# tests/test_masks.py).
+NOT_DRAWN = {"ARG_MAX", "COMPARE", "DROPOUT", "EMBEDDING", "FAKE_QUANT", "REQUANTIZE"}
 
 # The smallest parts of programs that once went wrong, and what comes of them now.
 FOUND = {
@@ -44,11 +46,12 @@ def right(program: Program, found: Outcome) -> None:
     assert found.reason or found.kind == "exact"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=[pytest.mark.slow] * (s in LONG)) for s in SEEDS])
 def test_a_random_network_is_exact_or_refused(seed: int) -> None:
     right(drawn(seed, most=12), of_seed(seed))
 
 
+@pytest.mark.slow
 def test_most_random_networks_come_out() -> None:
     kinds = Counter(of_seed(seed).kind for seed in SEEDS)
     assert kinds["exact"] >= 0.7 * len(SEEDS), [of_seed(seed).reason for seed in SEEDS]
@@ -74,6 +77,8 @@ def test_every_kind_of_op_can_be_drawn() -> None:
         it, dense = Step(move, seed=seed), Step("dense", seed=seed)
         kinds |= kinds_of(Step("transpose", seed=seed), it)  # nothing that a clip could fuse into
         kinds |= kinds_of(dense, dense._replace(first=1), it) if seed == 0 else set()  # two of one shape
+        if kinds >= OPS.keys() - NOT_DRAWN:
+            break
     assert OPS.keys() - NOT_DRAWN - kinds == set()
 
 

@@ -67,7 +67,7 @@ def test_the_summary(finished: pathlib.Path) -> None:
     assert summary["artifact_accuracy"] == summary["qat_accuracy"]
     assert all(0 <= summary[f"{stage}_accuracy"] <= 1 for stage in ("float", "ptq", "qat", "artifact"))
     assert summary["tflite_bytes"] == (finished / "model.tflite").stat().st_size
-    assert summary["step_ratio"] > 0
+    assert summary["step_ratio"] is None  # a smoke run measures no speed
 
 
 def test_the_file_and_its_manifest_belong_together(finished: pathlib.Path) -> None:

@@ -224,6 +224,7 @@ def test_every_tensor_of_a_network_is_equal(name: str) -> None:
     assert written <= set(certificate.families["tflm"].differing)
 
 
+@pytest.mark.slow
 def test_the_digits_of_the_tour_are_equal_in_all_three_families() -> None:
     certificate = artifact().verify(digits().test_images[:64], families=tuple(FAMILIES), progress=False)
     assert certificate.differing_integers == {"xnnpack": 0, "reference": 0, "tflm": 0}
