@@ -15,8 +15,12 @@ from PIL import Image
 
 from jaxq.cli.photo import photo
 from jaxq.errors import InputError
+from jaxq.export import Metadata, TensorMetadata
 from jaxq.export.bench import Contestant, Latency, measure
-from tests.labelled import GOLDEN
+from jaxq.export.flatbuffer.attached import attach
+from jaxq.export.flatbuffer.metadata import with_metadata
+from jaxq.export.flatbuffer.write import write
+from tests.labelled import CASES, GOLDEN
 from tests.test_cli import MODELS, call, refused
 from tests.test_metadata import LABELS, MEAN, STD, artifact
 
@@ -201,3 +205,23 @@ def test_a_kept_manifest_certifies_every_photo(path: pathlib.Path) -> None:
     assert proof["examples"] == kept["photos"] == 20 and proof["compared_integers"] > 10**8
     assert proof["training_forward"]["differing"] == 0
     assert kept["inputs"][0]["shape"] == [1, 224, 224, 3] and re.fullmatch("[0-9a-f]{64}", kept["sha256"])
+
+
+def test_broken_metadata_hides_nothing_else(tmp_path: pathlib.Path) -> None:
+    data = (GOLDEN / "labelled_image.tflite").read_bytes()
+    (tmp_path / "cut.tflite").write_bytes(data[: data.index(b"PK\x03\x04")])
+    found = call("inspect", tmp_path / "cut.tflite")
+    assert found.code == 0 and "metadata: The file's metadata names 'labels.txt', which is not among" in found.out
+    assert "AVERAGE_POOL_2D" in found.out
+    described = call("inspect", tmp_path / "cut.tflite", "--json").json["described"]
+    assert described["error"].startswith("The file's metadata names 'labels.txt'")
+
+
+def test_metadata_of_another_file_is_no_photos(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Someone's metadata with two means for three channels: refused, not computed with."""
+    program, _ = CASES["labelled_image"]
+    wrong = Metadata(inputs=(TensorMetadata("image", mean=(1.0, 2.0), std=(1.0, 2.0), color="RGB"),))
+    changed, files = with_metadata(program, wrong)
+    (tmp_path / "wrong.tflite").write_bytes(attach(write(changed), files))
+    message = refused(1, "infer", tmp_path / "wrong.tflite", folder / "photo.png")
+    assert "has 2 means and 2 standard deviations" in message

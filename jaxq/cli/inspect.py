@@ -13,6 +13,7 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.metadata import lines
 from jaxq.cli.output import Result, Table
+from jaxq.errors import FormatError
 from jaxq.export.metadata import Metadata
 from jaxq.export.program import Operator, Program, Tensor, describe
 from jaxq.text import shortened
@@ -33,22 +34,35 @@ def inspect(file: options.TFLite, python: Python = False, json: options.Json = F
     from jaxq.export.load import load_program
 
     program = load_program(file)
-    metadata = read_metadata(file.read_bytes(), program)
     if python:
-        return _program(program, metadata or Metadata())
-    data = {**_as_data(file, program), "described": None if metadata is None else dataclasses.asdict(metadata)}
-    said = [] if metadata is None else ["\n".join(lines(metadata))]
-    return Result(data, [_head(data), *said, *_tables(data, program)])
+        return _program(program, read_metadata(file.read_bytes(), program))
+    data = {**_as_data(file, program), **_described(file, program)}
+    return Result(data, [_head(data), *data.pop("said"), *_tables(data, program)])
 
 
-def _program(program: Program, metadata: Metadata) -> Result:
+def _described(file: pathlib.Path, program: Program) -> dict[str, Any]:
+    """What the metadata says, as data and for people. Broken metadata hides nothing else."""
+    from jaxq.export.flatbuffer.metadata import read_metadata
+
+    try:
+        metadata = read_metadata(file.read_bytes(), program)
+    except FormatError as e:
+        return {"described": {"error": str(e)}, "said": [f"metadata: {e}"]}
+    if metadata is None:
+        return {"described": None, "said": []}
+    return {"described": dataclasses.asdict(metadata), "said": ["\n".join(lines(metadata))]}
+
+
+def _program(program: Program, metadata: Metadata | None) -> Result:
     from jaxq.export.host import described, formula, snippet
+    from jaxq.export.metadata import completed
 
     ends = [[formula(program.tensors[i].name, program.tensors[i]) for i in end]
             for end in (program.inputs, program.outputs)]  # fmt: skip
-    said = metadata.inputs, metadata.outputs
-    entries = [described(end, given) if given else end for end, given in zip(ends, said, strict=True)]
-    text = snippet(*entries)
+    if metadata is not None:
+        metadata = completed(metadata, program)
+        ends = [described(ends[0], metadata.inputs), described(ends[1], metadata.outputs)]
+    text = snippet(*ends)
     return Result({"python": text}, [text.rstrip("\n")])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from jaxq.errors import InputError
 from jaxq.export.host import described, formula, prepared
-from jaxq.export.metadata import Metadata
+from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program, describe
 
 MODES = {"RGB": "RGB", "GRAYSCALE": "L"}
@@ -17,15 +18,18 @@ FROM, TO = 8, 7  # the shorter side becomes 8/7 of the input's (256 for 224), th
 
 
 def file_inputs(text: str, program: Program, metadata: Metadata) -> list[np.ndarray]:
-    """The one input of a file, in its type, from the photo at the path `text`. Raises InputError."""
+    """The one input of a file, in its type, from the photo at the path `text`. A uint8 input without a normalization
+    takes the pixels as they are. Raises InputError, and ExportError for metadata that is not the file's.
+    """
     tensor = program.tensors[program.inputs[0]]
     if len(program.inputs) != 1 or len(tensor.shape) != 4 or tensor.shape[0] != 1:
         count = len(program.inputs)
         raise InputError(f"The file has {count} inputs, the first {describe(tensor)}; a photo is [1, h, w, channels].")
-    pixels = photo(pathlib.Path(text), MODES[metadata.inputs[0].color], tensor.shape[1], tensor.shape[2])
-    if tensor.dtype == "uint8" and not metadata.inputs[0].mean:
+    (said,) = completed(dataclasses.replace(metadata, outputs=()), program).inputs
+    pixels = photo(pathlib.Path(text), MODES[said.color], tensor.shape[1], tensor.shape[2])
+    if tensor.dtype == "uint8" and not said.mean:
         return [pixels]
-    (entry,) = described([formula(tensor.name, tensor)], metadata.inputs)
+    (entry,) = described([formula(tensor.name, tensor)], [said])
     return [prepared(pixels, entry)]
 
 
