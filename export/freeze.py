@@ -70,17 +70,20 @@ def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, 
 def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
     env = host_weights(plan.graph, params)
     if plan.recipe.floats:
-        return _floating(plan, env, jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()}))
+        host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
+        return _floating(plan, env, host_ranges, plan.graph.ops)
     scales = {name: _parameters(group, *qparams(group, ranges, env, plan)) for name, group in plan.groups.items()}
     host_ranges = jax.tree.map(np.asarray, {n: dict(r) for n, r in ranges.items()})
     kernels = _kernels(plan, env, host_ranges, scales)
     tables = target_named(plan.recipe.target).tables | {"TABLE"}
     live = [op for op in plan.graph.ops if op.name not in plan.islands]
+    floating = _floating(plan, env, host_ranges, [op for op in plan.graph.ops if op.name in plan.islands])
+    operands = {(op.name, i): constant for op in live for i, constant in operands_of(plan, op, env, scales)}
     frozen = Frozen(
         plan,
         scales,
-        {name: _kernel(name, *parts) for name, parts in kernels.items()},
-        {(op.name, i): constant for op in live for i, constant in operands_of(plan, op, env, scales)},
+        {name: _kernel(name, *parts) for name, parts in kernels.items()} | dict(floating.kernels),
+        operands | dict(floating.operands),
         {op.name: table_of(plan, op, env, scales) for op in live if op.kind in tables},
     )
     for op in plan.graph.ops:
@@ -89,12 +92,12 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
     return frozen
 
 
-def _floating(plan: Plan, env: Mapping[int, Any], ranges: Any) -> Frozen:
-    """A plan whose activations are floats: weights as they are stored, constants in float32."""
-    weighted = [op for op in plan.graph.ops if op.kind in OPS and OPS[op.kind].weights]
+def _floating(plan: Plan, env: Mapping[int, Any], ranges: Any, ops: Sequence[Op]) -> Frozen:
+    """Ops whose activations are floats: weights as they are stored, constants in float32."""
+    weighted = [op for op in ops if op.kind in OPS and OPS[op.kind].weights]
     operands = {
         (op.name, i): Operand(_float32(np.asarray(env[v])))
-        for op in plan.graph.ops
+        for op in ops
         for i, v in enumerate(op.inputs)
         if v not in plan.graph.activations and op not in weighted
     }

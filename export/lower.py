@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from jaxq.errors import ExportError, TargetError
 from jaxq.export.freeze import Frozen
 from jaxq.export.program import Program
-from jaxq.export.rules import clips, contractions, elementwise, movement, reductions, windows
+from jaxq.export.rules import clips, contractions, elementwise, islands, movement, reductions, spelled, windows
 from jaxq.export.writer import Rule, Writer
 from jaxq.graph import Op
 from jaxq.plan import Plan
@@ -25,7 +25,7 @@ REFUSED = {
 # Kinds that are written on integers alone.
 NO_FLOATS = {
     "FAKE_QUANT": "It quantizes, and a file of floats does not: remove the FakeQuant, or quantize.",
-    "TABLE": "It is exported as a table of integers only. Write it in ops of docs/ops.md, or quantize.",
+    "TABLE": "Not every step of it is an operator on floats. Write it in ops of docs/ops.md, or quantize it.",
 }
 
 
@@ -35,8 +35,14 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
     _refuse(frozen)
     writer = Writer(frozen)
     inputs = [writer.input(v, i) for i, v in enumerate(plan.graph.inputs)]
+    island = writer if plan.recipe.floats else islands.Island(writer)
     for op in plan.graph.ops:
-        (elementwise.table if op.name in frozen.tables else RULES[op.kind])(writer, op)
+        if op.name not in plan.islands:
+            (elementwise.table if op.name in frozen.tables else RULES[op.kind])(writer, op)
+        elif isinstance(island, Writer):
+            _float_rule(op)(island, op)
+        else:
+            island.write(op, _float_rule(op))
     values = [v for v in plan.graph.outputs if v in plan.graph.activations]
     outputs = [writer.output(v) for v in values]
     names = tuple(plan.graph.site_names[v] for v in values)
@@ -45,6 +51,14 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
         tuple(writer.tensors), tuple(writer.operators), tuple(inputs), tuple(outputs), in_names, names, "jaxq"
     )
     return program, dict(writer.tensor_of)
+
+
+def _float_rule(op: Op) -> Rule:
+    return spelled.spelled if op.kind == "TABLE" else RULES[op.kind]
+
+
+def _on_floats(op: Op) -> bool:
+    return spelled.is_written(op) if op.kind == "TABLE" else op.kind in FLOATS
 
 
 def _refuse(frozen: Frozen) -> None:
@@ -65,15 +79,15 @@ def _refuse(frozen: Frozen) -> None:
                 f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use "
                 "another op, or another target."
             )
-        if op.name in frozen.plan.islands and not (frozen.plan.recipe.floats and op.kind in FLOATS):
+        if op.name in frozen.plan.islands and not (target.float_islands and _on_floats(op)):
             raise ExportError(
                 f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {_advice(op, frozen.plan)}"
             )
 
 
 def _advice(op: Op, plan: Plan) -> str:
-    if "rule" in plan.islands[op.name]:
-        return "Remove the rule that makes it float: jaxq writes integer graphs only."
+    if "rule" in plan.islands[op.name] and not target_named(plan.recipe.target).float_islands:
+        return f"Remove the rule that makes it float: {target_named(plan.recipe.target).title} computes integers only."
     return (REFUSED | NO_FLOATS).get(op.kind, "Move it before or after the model.")
 
 

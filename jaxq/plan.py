@@ -373,7 +373,9 @@ def _verdict(plan: Plan) -> str:
         as_it_runs = "; what meets them is quantized as it runs" if plan.recipe.activations.dynamic else ""
         return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits{as_it_runs}"
     if plan.islands:
-        return f"verdict: {len(plan.islands)} ops run in floating point; they train, and export will refuse them"
+        unknown = sum(op.kind == "FLOAT" for op in plan.graph.ops)
+        text = f"verdict: {len(plan.islands)} ops run in floating point, between DEQUANTIZE and QUANTIZE"
+        return text + (f"; export will refuse {unknown} of them, which TFLite does not have" if unknown else "")
     return f"verdict: every tensor is an integer; {target.title} takes every op"
 
 

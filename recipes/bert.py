@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+PADDING = 0  # the id of what fills a sentence up to its length
 MASKED = -1e4  # a score that says "not this one": exp(-1e4) is nothing
 
 
@@ -167,8 +168,9 @@ class SentenceEncoder(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         self.encoder = Bert(config, rngs=rngs)
 
-    def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        """Token ids int32 and mask bool, [n, length], to [n, width]."""
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Token ids int32 and mask bool, [n, length], to [n, width]. Without a mask, id 0 is padding."""
+        mask = ids != PADDING if mask is None else mask
         return mean_over(self.encoder(ids, mask), mask)
 
 
@@ -184,8 +186,9 @@ class SentenceModel(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.head = nnx.Linear(config.width, outputs, rngs=rngs)
 
-    def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        """Token ids int32 and mask bool, [n, length], to [n, outputs]."""
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Token ids int32 and mask bool, [n, length], to [n, outputs]. Without a mask, id 0 is padding."""
+        mask = ids != PADDING if mask is None else mask
         pool = mean_over if self.pooler is None else self.pooler
         return self.head(self.dropout(pool(self.encoder(ids, mask), mask)))
 

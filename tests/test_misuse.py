@@ -244,8 +244,10 @@ EXPORTS: list[Case] = [
      f"float runs in floating point: `cumsum` at {RUNNING} is no op of TFLite's that jaxq knows."),
     ("island for Coral", lambda: function(lambda p, x: running(x), X, recipe={"target": "edgetpu"}), TargetError,
      f"float (FLOAT, {RUNNING}): Coral Edge TPU does not take it"),
-    ("island by rule", lambda: export(ready({"rules": [{"match": "head/kernel", "float": True}]})), ExportError,
-     "head/kernel runs in floating point: a rule of the recipe says float. Remove the rule"),
+    ("island by rule for Coral", lambda: export(ready(
+        {"target": "edgetpu", "rules": [{"match": "head/kernel", "float": True}]})), ExportError,
+     "head/kernel runs in floating point: a rule of the recipe says float. Remove the rule that makes it float: Coral "
+     "Edge TPU computes integers only."),
     ("training mode", lambda: export(in_training_mode()), ExportError,
      "drops at random: the model is in training mode"),
     ("float model", lambda: export(Net(nnx.Rngs(0))), InputError, "Net is not quantized"),

@@ -17,7 +17,7 @@ from jaxq.target import target_named
 
 def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     kernel = w.frozen.kernels[op.name]
-    if w.frozen.plan.recipe.floats:
+    if w.frozen.plan.group(op.outputs[0]) is None:
         return _float_weights(w, op, data, axis)
     one = op.kind in target_named(w.frozen.plan.recipe.target).one_scale
     scale = kernel.scale[:1] if one else kernel.scale  # else a vector even of equal ones: `jaxq.weights.weight_scale`

@@ -21,6 +21,7 @@ from jaxq.graph.ir import clip_name as clip_name
 from jaxq.graph.ir import weight_origins as weight_origins
 from jaxq.graph.ir import with_ones as with_ones
 from jaxq.graph.raising import raise_equations
+from jaxq.graph.tables import Steps as Steps
 
 
 def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str], inputs: Sequence[Any]) -> Graph:

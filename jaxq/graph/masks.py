@@ -80,7 +80,7 @@ def _choose(builder: Builder, eq: Equation, choice: Choice) -> None:
 def _masked(*numbers: float) -> dict[str, float]:
     """The number that stands for "not this one"."""
     found = [number for number in numbers if abs(number) >= MASK]
-    return {"masked": found[-1]} if found else {}
+    return {"masked": found[0]} if found else {}
 
 
 def _chosen(builder: Builder, value: int, source: str) -> Choice | None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Equation, Trace
-from jaxq.graph.patterns import View
+from jaxq.graph.patterns import VIEWS, View
 
 # Elementwise primitives that have ops of their own: no reason for a table, but taken in where one stands beside them.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg", "integer_pow", "square"})
@@ -109,12 +109,15 @@ class Regions:
         return a if a == b else None
 
     def _behind_arithmetic(self, source: int) -> int:
-        """The value before scalar arithmetic: `rsqrt(x + eps)` is a table of x."""
+        """The value before scalar arithmetic: `rsqrt(x + eps)` is a table of x. A mean stays whole: it has an op."""
         eq, above = self.view.producer.get(source), self.parent.get(source)
-        while eq is not None and above is not None and eq.primitive in ARITHMETIC:
+        while eq is not None and above is not None and eq.primitive in ARITHMETIC and not self._averages(eq):
             source = above
             eq, above = self.view.producer.get(source), self.parent.get(source)
         return source
+
+    def _averages(self, eq: Equation) -> bool:
+        return eq.primitive == "div" and self.view.upstream(eq.inputs[0], "reduce_sum", VIEWS) is not None
 
     def of(self, value: int) -> Region | None:
         """The region that computes `value`, if it needs a table."""
@@ -135,7 +138,7 @@ class Regions:
         )
         inputs = (source, *weights)
         names = tuple(dict.fromkeys(_name(eq) for eq in equations if eq.primitive not in CONSTANT_SHAPES))
-        return Region(inputs, names, _interpreted(self.view.trace, equations, inputs, value))
+        return Region(inputs, names, Steps(self.view.trace, equations, inputs, value))
 
     def _equations(self, source: int, value: int) -> list[Equation]:
         wanted, found, seen = [value], [], set()
@@ -159,17 +162,23 @@ def _name(eq: Equation) -> str:
     return str(eq.params.get("name", eq.primitive))
 
 
-def _interpreted(
-    recorded: Trace, equations: Sequence[Equation], inputs: Sequence[int], value: int
-) -> Callable[..., Sequence[jax.Array]]:
-    def call(*arguments: jax.Array) -> Sequence[jax.Array]:
-        env: dict[int, Any] = {v: a.astype(recorded.avals[v].dtype) for v, a in zip(inputs, arguments, strict=True)}
-        for eq in equations:
-            operands = [env[v] if v in env else recorded.constants[v] for v in eq.inputs]
-            env.update(zip(eq.outputs, eq.call(*operands), strict=True))
-        return [env[value]]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """The equations of a region, as a function of its inputs. An export on floats writes them one by one."""
 
-    return call
+    recorded: Trace
+    equations: Sequence[Equation]
+    inputs: Sequence[int]
+    value: int
+
+    def __call__(self, *arguments: jax.Array) -> Sequence[jax.Array]:
+        """[the result] of the source and the weights."""
+        avals, env = self.recorded.avals, {}
+        env |= {v: a.astype(avals[v].dtype) for v, a in zip(self.inputs, arguments, strict=True)}
+        for eq in self.equations:
+            operands = [env[v] if v in env else self.recorded.constants[v] for v in eq.inputs]
+            env.update(zip(eq.outputs, eq.call(*operands), strict=True))
+        return [env[self.value]]
 
 
 def _elementwise_call(eq: Equation) -> bool:

@@ -1,0 +1,71 @@
+"""Float islands: ops on floats between integers, in the file as in training; functions spelled out on floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxq
+import jaxq.export
+from jaxq.errors import ExportError
+
+X = np.random.default_rng(0).normal(size=(8, 4, 16)).astype(np.float32)
+PARAMS = {
+    "w": np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32) / 4,
+    "scale": np.linspace(0.5, 2.0, 16).astype(np.float32),
+    "bias": np.linspace(-1.0, 1.0, 16).astype(np.float32),
+}
+
+
+def norm(p: Any, x: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+    return y * p["scale"] + p["bias"]
+
+
+def block(p: Any, x: Any) -> Any:
+    return norm(p, x + x @ p["w"]) @ p["w"]
+
+
+def exported(fn: Any, recipe: Any) -> tuple[Any, Any]:
+    q = jaxq.quantize(fn, recipe, PARAMS, X[:1])
+    ranges = q.init(PARAMS, X[:1])
+    ranges = ranges if q.plan.recipe.floats else jaxq.calibrate(q, [X], PARAMS, ranges, progress=False)
+    return jaxq.export.to_tflite(q, PARAMS, ranges), q.apply(PARAMS, ranges, X)
+
+
+ISLAND = {"rules": [{"match": m, "float": True} for m in ("add*", "mean*", "sub*", "mul*", "table*")]}
+
+
+def test_an_island_is_in_the_file() -> None:
+    artifact, forward = exported(block, ISLAND)
+    kinds = [op.kind for op in artifact.program.operators]
+    floats = {t.name for t in artifact.program.tensors if t.dtype == "float32" and t.data is None}
+    assert (kinds.count("DEQUANTIZE"), kinds.count("QUANTIZE"), kinds.count("RSQRT")) == (2, 1, 1)
+    assert {"add", "mean", "sub", "mul", "mean_1", "table"} <= floats
+    (found,) = artifact.run(X)
+    step = artifact.manifest["outputs"][0]["scale"]
+    assert np.max(np.abs(found - forward)) < 1.5 * step
+    assert np.mean(np.abs(found - forward) > 0.5 * step) < 0.01
+
+
+def test_a_function_without_an_operator_is_spelled_out_on_floats() -> None:
+    artifact, _ = exported(block, "float32")
+    assert not {"QUANTIZE", "DEQUANTIZE", "GATHER"} & {op.kind for op in artifact.program.operators}
+    (found,) = artifact.run(X)
+    np.testing.assert_allclose(found, block(PARAMS, X), atol=1e-5)
+
+
+def test_one_that_cannot_be_spelled_out_is_refused() -> None:
+    with pytest.raises(ExportError, match="Not every step of it is an operator on floats. Write it in ops of"):
+        exported(lambda p, x: jax.scipy.special.erf(x @ p["w"]), "float32")
+
+
+def test_a_mean_in_a_function_keeps_its_op() -> None:
+    q = jaxq.quantize(norm, "int8", PARAMS, X[:1])
+    assert [op.kind for op in q.plan.graph.ops] == ["MEAN", "SUB", "MUL", "MEAN", "TABLE", "MUL", "AFFINE"]
