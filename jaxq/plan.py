@@ -20,6 +20,7 @@ from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, stora
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
+from jaxq.ties import Ties
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
 def _solved(graph: Graph, recipe: Recipe) -> Plan:
     islands = _islands(graph, recipe)
     sites = _sites(graph, islands)
-    solver = _Ties(graph, islands, sites)
+    solver = Ties(graph, islands, sites)
     made = {v: op for op in graph.ops for v in op.outputs}
     groups = {g.name: g for g in (_group(graph, recipe, members, solver, made) for members in solver.groups())}
     weighted = [op for op in graph.ops if has_weights(op) and (op.name not in islands or _weight_only(op, recipe))]
@@ -171,67 +172,7 @@ def _is_real(graph: Graph, value: int) -> bool:
     return jnp.issubdtype(graph.avals[value].dtype, jnp.floating)
 
 
-class _Ties:
-    """Union-find over the activations that share a scale."""
-
-    def __init__(self, graph: Graph, islands: Mapping[str, str], sites: Sequence[int]) -> None:
-        self.graph = graph
-        self.parent = {v: v for v in sites}
-        self.order = {v: i for i, v in enumerate(sites)}
-        self.fixed: dict[int, tuple[float, int]] = {}
-        self.reasons: dict[int, list[str]] = {}
-        self.requantized: set[tuple[str, int]] = set()
-        self.symmetric: set[int] = set()
-        live = [op for op in graph.ops if op.name not in islands]
-        for op in live:
-            scales = OPS[op.kind].scales
-            if isinstance(scales, tuple):
-                self.fixed[op.outputs[0]] = scales
-        for op in live:
-            if OPS[op.kind].scales == "same":
-                self._tie(op)
-        for op in live:
-            self.symmetric.update(self.find(op.inputs[i]) for i in OPS[op.kind].symmetric)
-
-    def find(self, value: int) -> int:
-        while self.parent[value] != value:
-            self.parent[value] = self.parent[self.parent[value]]
-            value = self.parent[value]
-        return value
-
-    def _tie(self, op: Op) -> None:
-        if op.outputs[0] not in self.parent:
-            return  # moves indices or a mask
-        activations = [v for v in op.inputs if v in self.parent]
-        for operand, value in enumerate(op.inputs):
-            if value in activations and not self._union(op.outputs[0], value, op.name, len(activations)):
-                self.requantized.add((op.name, operand))
-        for value in op.outputs[1:]:
-            self._union(op.outputs[0], value, op.name, 1)
-
-    def _union(self, a: int, b: int, reason: str, operands: int) -> bool:
-        """Join two activations, unless that would force a prescribed scale on a tensor that has another use."""
-        a, b = self.find(a), self.find(b)
-        if a == b:
-            return True
-        fixed_a, fixed_b = self.fixed.get(a), self.fixed.get(b)
-        if fixed_a != fixed_b and (operands > 1 or (fixed_a is not None and fixed_b is not None)):
-            return False
-        first, second = sorted((a, b), key=self.order.__getitem__)
-        self.parent[second] = first
-        if (fixed := fixed_a or fixed_b) is not None:
-            self.fixed[first] = fixed
-        self.reasons.setdefault(first, []).extend([reason, *self.reasons.pop(second, [])])
-        return True
-
-    def groups(self) -> list[list[int]]:
-        members: dict[int, list[int]] = {}
-        for value in self.parent:
-            members.setdefault(self.find(value), []).append(value)
-        return list(members.values())
-
-
-def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, made: Mapping[int, Op]) -> Group:
+def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, made: Mapping[int, Op]) -> Group:
     names = tuple(graph.site_names[v] for v in members)
     root = solver.find(members[0])
     rule = rule_for(recipe, names)
@@ -268,7 +209,7 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, 
 
 
 def _bits(
-    graph: Graph, recipe: Recipe, members: Sequence[int], solver: _Ties, made: Mapping[int, Op]
+    graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, made: Mapping[int, Op]
 ) -> tuple[int, str | None]:
     """The width of a group, and where it is another group's in another width, that group's first site."""
     ops = [made[v] for v in members if v in made]
