@@ -26,7 +26,8 @@ from jaxq.recipes.weights import CHECKPOINTS
 NAME = "mobilenet_v2"
 CONFIG = Finetune(
     network=lambda classes, rngs: pretrained(NAME, classes, rngs),
-    preprocess=CHECKPOINTS[NAME].preprocess,
+    mean=CHECKPOINTS[NAME].mean,
+    std=CHECKPOINTS[NAME].std,
     first=Training(epochs=2.0, rate=5e-4),
     extra=Training(epochs=1.0, rate=1e-4),
     train=2000,

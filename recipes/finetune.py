@@ -65,13 +65,14 @@ STAGES = {
 class Finetune:
     """What a recipe chooses.
 
-    network(classes, rngs): the float network to begin with. preprocess: images uint8 to its inputs. first: the float
+    network(classes, rngs): the float network to begin with; its input is (pixel - mean) / std. first: the float
     training. extra: the further epochs, in floats and in integers alike. train, test: how many images, None for all.
     calibrate, verify: how many of them calibrate, and prove the file tensor by tensor. four_bits: also 4-bit weights.
     """
 
     network: Callable[[int, nnx.Rngs], Any]
-    preprocess: train.Preprocess
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     first: Training
     extra: Training
     train: int | None = None
@@ -79,6 +80,10 @@ class Finetune:
     calibrate: int = 256
     verify: int = 16
     four_bits: bool = False
+
+    def preprocess(self, pixels: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, h, w, 3], RGB, to the network's float32 inputs."""
+        return (pixels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
 
 def pretrained(name: str, classes: int, rngs: nnx.Rngs) -> Any:
@@ -181,7 +186,8 @@ def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) 
     _train(run, f"{name}_qat", qmodel, run.config.extra)
     accuracy, logits = _accuracy(run, qmodel)
     run.note(**{f"{name}_qat": accuracy})
-    artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify))
+    said = jaxq.export.Metadata.image_classifier(run.test.classes, run.config.mean, run.config.std)
+    artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify), metadata=said)
     artifact.save(run.out / file, force=True)
     _compare(run, name, artifact, logits)
 
