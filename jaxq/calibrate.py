@@ -194,10 +194,35 @@ def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str,
 
 def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, float]]) -> Ranges:
     ranges: Ranges = {}
+    found = widened(captured.plan, found)
     for name, group in captured.plan.groups.items():
         if name in bound.ranges:
             ranges[name] = range_of(group, *found[name])
     return {**ranges, **_weight_ranges(bound, captured, ranges)}
+
+
+# The least share of a sum's scale that an operand's has: below a 2^10th TFLite's kernels abort.
+LEAST_OPERAND = 2.0**-9
+
+
+def widened(plan: Plan, found: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The extremes, with those of an operand of ADD or SUB that is next to nothing beside the sum (a mean that is
+    almost zero) spread out until the kernels take it: a 512th of the sum's step is nothing all the same.
+    """
+    found = dict(found)
+    for op in reversed(plan.graph.ops):
+        if op.kind not in {"ADD", "SUB"} or op.name in plan.islands:
+            continue
+        result, *operands = (g.name for v in (*op.outputs, *op.inputs) if (g := plan.group(v)))
+        for name in operands:
+            if name != result and {name, result} <= found.keys() and (width := _width(found[name])):
+                factor = max(1.0, LEAST_OPERAND * _width(found[result]) / width)
+                found[name] = (found[name][0] * factor, found[name][1] * factor)
+    return found
+
+
+def _width(pair: tuple[float, float]) -> float:
+    return max(pair[1], 0.0) - min(pair[0], 0.0)
 
 
 def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:

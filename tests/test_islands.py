@@ -69,3 +69,9 @@ def test_one_that_cannot_be_spelled_out_is_refused() -> None:
 def test_a_mean_in_a_function_keeps_its_op() -> None:
     q = jaxq.quantize(norm, "int8", PARAMS, X[:1])
     assert [op.kind for op in q.plan.graph.ops] == ["MEAN", "SUB", "MUL", "MEAN", "TABLE", "MUL", "AFFINE"]
+
+
+def test_an_operand_next_to_nothing_is_exported() -> None:
+    artifact, forward = exported(lambda p, x: x - (x @ p["w"]) * 1e-6, "int8")
+    (found,) = artifact.run(X)
+    np.testing.assert_allclose(found, forward, atol=1e-6)
