@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 
 from jaxq.errors import PlanError
+from jaxq.forms import composed, meaning
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
 from jaxq.ops.hybrid import WAYS
@@ -87,6 +88,7 @@ class Plan:
 
 def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     """Solve the recipe for a graph. Raises UnmatchedRuleError, PlanError."""
+    graph = composed(graph, target_named(recipe.target).composed)
     check_rules(recipe, _rule_names(graph))
     plan = _solved(graph, recipe)
     mixed = inserted(plan.graph, {v: g.scheme.bits for v in graph.site_names if (g := plan.group(v))}, plan.islands)
@@ -274,6 +276,11 @@ def _lines(plan: Plan) -> list[str]:
         *(f"  {_group_text(g)}" for g in plan.groups.values()),
         f"float islands ({len(plan.islands)})",
         *(f"  {name}: {reason}" for name, reason in plan.islands.items()),
+    ]
+    lines += [
+        f"  {op.name}: {op.attrs['form']} as {meaning(op.attrs['form'])}, which the target has kernels for"
+        for op in plan.graph.ops
+        if "form" in op.attrs
     ]
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
     return [*lines, _verdict(plan)]

@@ -21,6 +21,7 @@ class Target:
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
     kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
     two in a byte; of others they are stored as int8. one_scale: those whose weights have one scale for all channels.
+    composed: those of them that other ops stand for (`jaxq.forms`).
     wide: whether it takes activations of 16 bits with weights of 8.
     evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that `source` names, or
     "inferred".
@@ -33,6 +34,7 @@ class Target:
     float_islands: bool = True
     packed: frozenset[str] = frozenset()
     one_scale: frozenset[str] = frozenset()
+    composed: frozenset[str] = frozenset()
     wide: bool = False
     source: str = ""
     evidence: str = "vendor"
@@ -81,6 +83,7 @@ TARGETS: dict[str, Target] = {
         ),
         float_islands=False,
         one_scale=frozenset({"FULLY_CONNECTED"}),
+        composed=frozenset({"HARD_SWISH", "LEAKY_RELU"}),
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",
     ),
 }

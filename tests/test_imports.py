@@ -20,7 +20,7 @@ LAYERS = [
     ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
     ["jaxq.graph", "jaxq.dynamic"],
     ["jaxq.ops"],
-    ["jaxq.recipe", "jaxq.precision", "jaxq.ties", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
+    ["jaxq.recipe", "jaxq.precision", "jaxq.forms", "jaxq.ties", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],
     ["jaxq.simulate"],
     ["jaxq.quantize", "jaxq.nnx", "jaxq.linen", "jaxq.faces"],
     ["jaxq.calibrate", "jaxq.optim", "jaxq.examples", "jaxq.analyze"],

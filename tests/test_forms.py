@@ -1,0 +1,44 @@
+"""Ops that a target lacks, in other ops: the same numbers, exact, and said in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxq
+import jaxq.export
+from jaxq.export.targets import TARGETS, check
+
+X = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32) * 3
+FUNCTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "hard_swish": (jax.nn.hard_swish, "hard_swish: HARD_SWISH as x * clip(x / 6 + 1/2, 0, 1), which the target has"),
+    "leaky_relu": (jax.nn.leaky_relu, "leaky_relu: LEAKY_RELU as max(x, alpha x), for alpha up to 1, which the target"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_form_for_the_edge_tpu_is_exact_and_maps(name: str) -> None:
+    fn, said = FUNCTIONS[name]
+    q = jaxq.quantize(lambda params, x: fn(x), {"target": "edgetpu"}, {}, X[:1])
+    assert said in str(q.plan)
+    ranges = jaxq.calibrate(q, [X], {}, q.init({}, X[:1]), progress=False)
+    artifact = jaxq.export.to_tflite(q, {}, ranges, verify=X, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    assert artifact.certificate.simulation_differing == 0
+    assert check(artifact.program, TARGETS["edgetpu"]).ok
+    np.testing.assert_allclose(np.asarray(q.apply({}, ranges, X)), np.asarray(fn(X)), atol=0.1)
+
+
+def test_a_target_that_has_the_kernel_keeps_the_op() -> None:
+    q = jaxq.quantize(lambda params, x: jax.nn.hard_swish(x), "int8", {}, X[:1])
+    assert [op.kind for op in q.plan.graph.ops] == ["HARD_SWISH"]
+
+
+def test_a_steep_slope_has_no_form() -> None:
+    q = jaxq.quantize(lambda params, x: jax.nn.leaky_relu(x, 1.5), {"target": "edgetpu"}, {}, X[:1])
+    with pytest.raises(jaxq.errors.TargetError, match=r"leaky_relu \(LEAKY_RELU, .*Coral Edge TPU does not take it"):
+        jaxq.export.to_tflite(q, {}, jaxq.calibrate(q, [X], {}, q.init({}, X[:1]), progress=False), progress=False)
