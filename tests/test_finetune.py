@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,41 +17,70 @@ import jaxq
 from jaxq.cli.app import app
 from jaxq.cli.train import going_on
 from jaxq.errors import ExportError, InputError, WeightsError
-from jaxq.export.load import load_program
 from jaxq.recipes import cifar10_efficientnet_lite0, cifar10_mobilenet_v2, finetune
+from jaxq.recipes.finetune import Finetune
+from jaxq.recipes.train import Training
 
-RECIPES = [
-    cifar10_mobilenet_v2,
-    pytest.param(cifar10_efficientnet_lite0, marks=pytest.mark.slow),
-]
 STAGES = {"float", "int8_per_tensor_ptq", "float_longer", "int8_ptq", "int8_qat", "int8_artifact"}
+SHORT = Training(epochs=1.0, batch=8, resolution=8, save=1, look=0)
 
 
-@pytest.fixture
-def finished(recipe: Any, tmp_path: pathlib.Path) -> pathlib.Path:
-    recipe.smoke(tmp_path / "run")
-    return tmp_path / "run"
+class Tiny(nnx.Module):
+    """The least network that the ladder takes."""
+
+    def __init__(self, classes: int, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        self.bn = nnx.BatchNorm(4, momentum=0.9, rngs=rngs)
+        self.classifier = nnx.Linear(4, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.classifier(jax.nn.relu(self.bn(self.stem(x))).mean((1, 2)))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.NAME)
-def test_a_smoke_run(recipe: Any, finished: pathlib.Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
-    kinds = ["int8", "int4"] if recipe.CONFIG.four_bits else ["int8"]
+TINY = Finetune(
+    network=Tiny, mean=(127.0,) * 3, std=(128.0,) * 3, first=SHORT, extra=SHORT, train=24, test=20, calibrate=16,
+    verify=2,
+)  # fmt: skip
+
+
+def checked(out: pathlib.Path, four_bits: bool) -> None:
+    """What a finished run leaves."""
+    summary = json.loads((out / "summary.json").read_text())
+    kinds = ["int8", "int4"] if four_bits else ["int8"]
     assert all(0 <= summary[stage] <= 1 for stage in STAGES)
     for kind in kinds:
         assert summary[f"{kind}_logits_differing"] == 0 and summary[f"{kind}_logits_compared"] == 20 * 4
         assert summary[f"{kind}_artifact"] == summary[f"{kind}_qat"]
         assert summary[f"{kind}_differing_integers"] == {"xnnpack": 0, "reference": 0}
     files = ["model.tflite", "model_int4.tflite"][: len(kinds)]
-    sizes = [(finished / file).stat().st_size for file in files]
+    sizes = [(out / file).stat().st_size for file in files]
     assert sizes == [summary[f"{kind}_bytes"] for kind in kinds] and sizes == sorted(sizes, reverse=True)
-    assert load_program(finished / "model.tflite").operators[-1].kind == "FULLY_CONNECTED"
     phases = ["float", "float_longer", *(f"{kind}_qat" for kind in kinds)]
-    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == sorted(phases)
-    names = {json.loads(line)["name"].partition("/")[0] for line in (finished / "log.jsonl").read_text().splitlines()}
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == sorted(phases)
+    names = {json.loads(line)["name"].partition("/")[0] for line in (out / "log.jsonl").read_text().splitlines()}
     assert names == {phase.replace("_", " ") for phase in phases}
+
+
+def test_a_run_and_its_resumption(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "run"
+    finetune.ladder(TINY, out, data=None, smoke=True)
+    checked(out, four_bits=False)
+    before, summary = (out / "model.tflite").read_bytes(), json.loads((out / "summary.json").read_text())
+    assert b"class 3" in before  # the names of the classes
     with pytest.raises(ExportError, match="model.tflite exists. Go on with --resume"):
-        recipe.smoke(finished)
+        finetune.ladder(TINY, out, data=None, smoke=True)
+    shutil.rmtree(out / "checkpoints" / "int8_qat" / "2")
+    finetune.ladder(TINY, out, data=None, smoke=True, resume=True)
+    assert (out / "model.tflite").read_bytes() == before
+    again = json.loads((out / "summary.json").read_text())
+    assert again.pop("int8_qat_seconds") > summary.pop("int8_qat_seconds") and again == summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [cifar10_mobilenet_v2, cifar10_efficientnet_lite0], ids=lambda recipe: recipe.NAME)
+def test_a_smoke_run(recipe: Any, tmp_path: pathlib.Path) -> None:
+    recipe.smoke(tmp_path)
+    checked(tmp_path, recipe.CONFIG.four_bits)
 
 
 def test_images_that_are_not_here(tmp_path: pathlib.Path) -> None:
