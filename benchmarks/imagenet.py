@@ -36,8 +36,8 @@ HEAD = ("network", "reading", "top-1", "top-5", "xnnpack differs", "reference di
 TITLES = {
     "mobilenet_v2": "MobileNetV2-1.0",
     "efficientnet_lite0": "EfficientNet-Lite0",
-    "mobilenet_v3_small": "MobileNetV3 small, random",
-    "mobilenet_v3_large": "MobileNetV3 large, random",
+    "mobilenet_v3_small": "V3 small, random",
+    "mobilenet_v3_large": "V3 large, random",
 }
 CHUNK = 4  # photos at a time
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
 import jaxq
 import jaxq.export
+import jaxq.recipe
 from jaxq.errors import TargetError
 from jaxq.export.targets import TARGETS, check, edgetpu, vela
 from tests.test_mobile import SHALLOW, WHOLE, drawn, images
@@ -114,3 +116,25 @@ def test_one_scale_stays_one_where_a_bias_is_large() -> None:
     assert artifact.certificate is not None and artifact.certificate.ok
     grids = [t.quantization for t in artifact.program.tensors if t.data is not None]
     assert [g is not None and g.scale.size for g in grids] == [1, 1]
+
+
+def test_of_attention_the_edge_tpu_says_what_it_lacks() -> None:
+    """Dense layers on rows, and products of two activations; the plan knows the second before training."""
+
+    def attention(params: dict[str, np.ndarray], x: jax.Array) -> jax.Array:
+        q, k, v = (x @ params[name] for name in "qkv")
+        return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v
+
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=(8, 8)).astype(np.float32) for name in "qkv"}
+    x = rng.normal(size=(4, 6, 8)).astype(np.float32)
+    planned = jaxq.quantize(attention, jaxq.Recipe(target="edgetpu"), params, x[:1])
+    assert str(planned.plan).endswith("verdict: Coral Edge TPU does not take BATCH_MATMUL")
+    q = jaxq.quantize(attention, jaxq.Recipe(weights=jaxq.recipe.Weights(per_channel=False)), params, x[:1])
+    ranges = jaxq.calibrate(q, [x], params, q.init(params, x), progress=False)
+    report = check(jaxq.export.to_tflite(q, params, ranges, progress=False).program, TARGETS["edgetpu"])
+    words = {p.kind: (p.status, p.reason) for p in report.placements}
+    assert words["FULLY_CONNECTED"][0] == edgetpu.UNSPECIFIED
+    assert words["BATCH_MATMUL"][0] == edgetpu.NOT_SUPPORTED
+    assert words["SOFTMAX"] == (edgetpu.UNSPECIFIED, "writes 6 rows; it takes one row")
+    assert not report.ok and report.mapped_macs == 0 and report.gains
