@@ -147,7 +147,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "RELU": (("", plain(jax.nn.relu), (IMAGE,)),),
     "RELU6": (("", plain(jax.nn.relu6), (IMAGE,)),),
     "RELU_N1_TO_1": (("", plain(lambda x: jnp.clip(x, -1.0, 1.0)), (IMAGE,)),),
-    "REQUANTIZE": (("between 16 and 8 bits", plain(jnp.tanh), (IMAGE,)),),
+    "REQUANTIZE": (("between 16 and 8 bits", plain(jax.nn.gelu), (IMAGE,)),),
     "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
     "SELECT": (
         ("a constant mask", plain(lambda x: jnp.where(np.arange(4) < 2, x, 0.5)), (IMAGE,)),
@@ -306,7 +306,8 @@ the families that compute every operator that the op is written as. *int4 weight
 bits take half a byte; for others, and in grouped convolutions, they are int8 tensors. *dynamic range*: whether the
 recipe `dynamic-range-int8` quantizes what the op reads as it runs, for `litert` alone; the rest stays float32. *int16
 activations*: the targets
-for which the op computes in 16 bits; an op that computes in 8 has its operands converted. *Targets*: those whose entry
+for which the op computes in 16 bits, there always exactly; an op that computes in 8 has its operands converted.
+*Targets*: those whose entry
 in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules are in [targets.md](targets.md). They are
 {targets}
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.export.constants import Operand, Scales, operands_of, table_of
+from jaxq.export.kernels.wide import POWERS, powers_of_two
 from jaxq.graph import Equation, Graph, Op, with_ones
 from jaxq.numerics import SMALLEST_SCALE
 from jaxq.ops import OPS
@@ -262,12 +263,26 @@ def _check_wide(frozen: Frozen, op: Op) -> None:
         ratio = a * b / float(frozen.of(op.outputs[0])[0])
         reach = math.prod(_reach(frozen, v) for v in op.inputs)
         _within(op, "product of the input scales / scale of the output", ratio, 2.0**-28, max(1.0, 2.0**30 / reach))
+    elif op.kind in {"LOGISTIC", "TANH", "SOFTMAX"}:
+        scale = frozen.of(op.inputs[0])[0]
+        _within(op, "scale of the input", float(scale), 2.0**-24, 1.0)
+        _refuse_power_of_two(op, scale)
     elif op.name in frozen.kernels:
         kernel, (x, _), (y, _) = frozen.kernels[op.name], frozen.of(op.inputs[0]), frozen.of(op.outputs[0])
         ratios = np.asarray(x * kernel.scale / y, np.float64)
         _within(op, "greatest scale of a product / scale of the output", float(np.max(ratios)), 2.0**-30, 2.0**7)
         products = np.sum(np.abs(kernel.q.astype(np.float64)), tuple(range(kernel.q.ndim - 1)))
         _refuse_overflow(op, _reach(frozen, op.inputs[0]) * products + np.abs(kernel.bias), ratios)
+
+
+def _refuse_power_of_two(op: Op, scale: np.float32) -> None:
+    """LiteRT computes a LOGISTIC and a TANH of some scales by other kernels."""
+    if op.kind in POWERS and powers_of_two(scale) in POWERS[op.kind]:
+        raise ExportError(
+            f"{op.name} ({op.kind}, {op.source}): the scale of its input, {scale:.7g}, lies within 0.07 per cent of "
+            f"2^{powers_of_two(scale)}, where LiteRT has a kernel of its own that is off by up to ten steps. Widen the "
+            f"range by a per cent, or give the site 8 bits: Rule({op.name!r}, activation_bits=8)."
+        )
 
 
 def _reach(frozen: Frozen, value: int) -> float:

@@ -20,6 +20,7 @@ INT16 = {
     "DEPTHWISE_CONV_2D": 3,
     "DEQUANTIZE": 3,
     "FULLY_CONNECTED": 11,
+    "LOGISTIC": 3,
     "MAXIMUM": 4,
     "MAX_POOL_2D": 3,
     "MEAN": 3,
@@ -32,9 +33,11 @@ INT16 = {
     "RELU6": 3,
     "RESHAPE": 1,
     "SLICE": 4,
+    "SOFTMAX": 3,
     "SPLIT": 4,
     "STRIDED_SLICE": 4,
     "SUB": 5,
+    "TANH": 3,
     "TRANSPOSE": 5,
 }
 

@@ -23,6 +23,9 @@ from jaxq.scheme import Scheme
 from jaxq.target import target_named
 from jaxq.ties import Ties
 
+# The scale and zero point of every op that has prescribed ones, in 16 bits.
+FIXED_WIDE = (1 / 32768, 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -190,6 +193,7 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, m
             f"({solver.fixed[root][0]:.6g}). Remove the FakeQuant."
         )
     bits, derived = _bits(graph, recipe, members, solver, made)
+    fixed = solver.fixed.get(root)
     scheme = Scheme(
         bits=bits,
         symmetric=bits == 16
@@ -202,7 +206,7 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, m
         names[0],
         scheme,
         names,
-        solver.fixed.get(root),
+        FIXED_WIDE if fixed is not None and bits == 16 else fixed,
         not scheme.symmetric and _nonnegative(made, members),
         quantizers[0].name if quantizers else None,
         derived,

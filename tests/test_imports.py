@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports from its own row and from the rows above it in this list. A name covers its submodules.
 LAYERS = [
     ["jaxq.errors", "jaxq.text", "jaxq.progress", "jaxq.call"],
-    ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
+    ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.lookup16", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
     ["jaxq.graph", "jaxq.dynamic"],
     ["jaxq.ops"],
     ["jaxq.recipe", "jaxq.precision", "jaxq.forms", "jaxq.ties", "jaxq.plan", "jaxq.ranges", "jaxq.weights"],

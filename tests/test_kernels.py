@@ -143,6 +143,12 @@ def _widened(tensor: Tensor, bias: str) -> Tensor:
     return tensor if tensor.data is not None else dataclasses.replace(tensor, dtype="int16", quantization=finer)
 
 
+def squashed(kind: str, scale: float, shape: tuple[int, ...] = (1, 256, 256), beta: float = 1.0) -> Program:
+    """LOGISTIC, TANH or SOFTMAX of int16."""
+    inputs, outputs = [value("x", shape, (scale, 0), "int16")], [value("y", shape, (2.0**-15, 0), "int16")]
+    return program(kind, inputs, outputs, {"beta": beta} if kind == "SOFTMAX" else {}, 3)
+
+
 def transpose_conv(size: tuple[int, int, int], out: int, window: int, stride: int, padding: str) -> Program:
     w, b = weights((out, window, window, size[2]), 0, (0.0006, 0.025), 5, X)
     rows, columns = (n * stride if padding == "SAME" else (n - 1) * stride + window for n in size[:2])
@@ -542,6 +548,15 @@ SIXTEEN: dict[str, tuple[Program, int]] = {
     "maximum of windows": (wide(pool("MAX_POOL_2D", (28, 28, 32), (3, 3), (2, 2))), 4),
     "relu": (wide(unary("RELU", X, X)), 4),
     "relu6": (wide(unary("RELU6", X, X)), 4),
+    "logistic": (squashed("LOGISTIC", 3e-4), 1),
+    "logistic, coarse": (squashed("LOGISTIC", 0.0117), 1),
+    "logistic, a power of two": (squashed("LOGISTIC", 2.0**-13), 1),
+    "tanh": (squashed("TANH", 3.1e-4), 1),
+    "tanh, fine": (squashed("TANH", 2.1e-6), 1),
+    "softmax": (squashed("SOFTMAX", 2.7e-4, (1, 640, 10)), 1),
+    "softmax, one class": (squashed("SOFTMAX", 2.7e-4, (1, 64, 1)), 1),
+    "softmax, flat": (squashed("SOFTMAX", 1.3e-6, (1, 20, 700)), 1),
+    "softmax, steep": (squashed("SOFTMAX", 0.02, (1, 640, 10), 0.5), 1),
     "maximum": (wide(binary("MAXIMUM", X, X, X)), 2),
     "minimum": (wide(binary("MINIMUM", X, X, X, shapes=LEFT_TO)), 2),
     "to int8": (convert("int16", (0.0473 / 200, 0), "int8", (0.0301, -20)), 8),
@@ -586,6 +601,17 @@ def test_a_million_integers_equal_litert(name: str, family: str) -> None:
     while sum(total for _, total in found) < 10**6:
         found.append(differing(built, family, 1, seed=len(found)))
     assert sum(different for different, _ in found) == 0
+
+
+@pytest.mark.parametrize("kind, power", [("LOGISTIC", -12), ("TANH", -12), ("TANH", -11)])
+def test_scales_that_litert_takes_for_powers_of_two(kind: str, power: int) -> None:
+    """The reference kernel shifts; LiteRT's other one has arithmetic of its own, off by up to ten steps."""
+    for scale in (2.0**power, 2.0**power * 1.0006, 2.0**power * 0.9994):
+        built = squashed(kind, scale)
+        assert differing(built, "reference", 1)[0] == 0
+        with pytest.raises(ExportError, match=rf"{kind} of int16 with scale .*, near 2\^{power}: LiteRT's kernel"):
+            evaluate(built, "xnnpack")(*(jnp.zeros(built.tensors[i].shape, jnp.int16) for i in built.inputs))
+    assert differing(squashed(kind, 2.0**power * 1.0008), "xnnpack", 1)[0] == 0
 
 
 def rows_with_every_sum(count: int) -> np.ndarray:

@@ -266,23 +266,40 @@ def test_rules_mix_widths_and_the_file_converts_between_them() -> None:
     assert scales["mean:int16"] == (scales["mean"][0], 0)
 
 
-def test_table_ops_compute_in_8_bits_of_a_16_bit_model() -> None:
+def test_functions_keep_their_16_bits_or_compute_in_8() -> None:
+    """TANH, LOGISTIC and SOFTMAX have kernels of 16 bits, exact in training too; HARD_SWISH has none."""
     case = ZOO["heads"]()
     qmodel = jaxq.quantize(case.model, "int16x8", *case.first(1)[0])
     jaxq.calibrate(qmodel, case.batches, progress=False)
     artifact = jaxq.export.to_tflite(qmodel, verify=case.arrays, progress=False)
     assert artifact.certificate is not None and artifact.certificate.ok
-    assert widths(artifact)["tanh"] == "int8" and widths(artifact)["tanh/kernel:out"] == "int16"
+    found, simulated = widths(artifact), artifact.certificate.simulation
+    assert found["hard_swish"] == "int8" and found["swish/kernel:out"] == "int16" and simulated is not None
+    assert {(found[n], simulated.differing[n]) for n in ("tanh", "logistic", "softmax")} == {("int16", 0)}
+    assert all(artifact.frozen.parameters[n] == (2.0**-15, 0) for n in ("tanh", "logistic", "softmax"))
+    assert "tanh: int16 fixed scale 3.05176e-05, zero point 0" in str(qmodel.plan)
 
 
 def test_what_16_bits_cannot_do_is_said() -> None:
     case = ZOO["heads"]()
-    with pytest.raises(jaxq.errors.PlanError, match=r"A rule gives tanh 16 bits, and tanh \(TANH, .*computes in 8"):
-        jaxq.quantize(case.model, {"rules": [{"match": "tanh", "activation_bits": 16}]}, *case.first(1)[0])
+    message = r"A rule gives hard_swish 16 bits, and hard_swish \(HARD_SWISH, .*computes in 8"
+    with pytest.raises(jaxq.errors.PlanError, match=message):
+        jaxq.quantize(case.model, {"rules": [{"match": "hard_swish", "activation_bits": 16}]}, *case.first(1)[0])
     with pytest.raises(jaxq.errors.PlanError, match="Coral Edge TPU takes no activations of 16 bits"):
         jaxq.quantize(case.model, {"target": "edgetpu", "activations": {"bits": 16}}, *case.first(1)[0])
     with pytest.raises(jaxq.errors.ExportError, match="has 16 bits, and the recipe's end of the file is uint8"):
         exported({"input": "uint8", "activations": {"bits": 16}})
+
+
+def test_a_scale_that_litert_takes_for_a_power_of_two_is_refused() -> None:
+    """The inputs reach 8.0 exactly, so that a step is 2^-12 (32768 / 32767)."""
+    x = np.linspace(-8, 8, 16, dtype=np.float32).reshape(2, 8)
+    q = jaxq.quantize(lambda params, x: jnp.tanh(x), "int16x8", {}, x[:1])
+    ranges = jaxq.calibrate(q, [x], {}, q.init({}), progress=False)
+    with pytest.raises(
+        jaxq.errors.ExportError, match=r"within 0\.07 per cent of 2\^-12, where LiteRT has a kernel of its"
+    ):
+        jaxq.export.to_tflite(q, {}, ranges, progress=False)
 
 
 def test_rounding_of_float64_by_integers() -> None:

@@ -318,9 +318,9 @@ KERNELS: dict[str, Kernel] = {
     "MAX_POOL_2D": max_pool,
     "MEAN": mean,
     "SUM": sum_axes,
-    "LOGISTIC": logistic,
-    "TANH": tanh,
-    "SOFTMAX": softmax_last_axis,
+    "LOGISTIC": wide.by_width(logistic, wide.KERNELS["reference"]["LOGISTIC"]),
+    "TANH": wide.by_width(tanh, wide.KERNELS["reference"]["TANH"]),
+    "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
     "QUANTIZE": quantize,
     "LEAKY_RELU": builtin.leaky_relu,
 }

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, gemmlowp, lut, movement, reference
+from jaxq.export.kernels import builtin, gemmlowp, lut, movement, reference, wide
 from jaxq.export.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -50,6 +50,11 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
             f"TFLite Micro has no FULLY_CONNECTED with int4 weights of several scales. Let {w.name!r} be int8."
         )
     return [reference.requantized(op, tensors, reference.dense(op, tensors, values))]
+
+
+def softmax16(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """SOFTMAX of int16: TFLite Micro's tables are not LiteRT's."""
+    raise ExportError("SOFTMAX of int16 in TFLite Micro is not modelled. Evaluate with another family, or use int8.")
 
 
 def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -144,8 +149,9 @@ KERNELS: dict[str, Kernel] = {
     "SUB": functools.partial(reference.sub, aborts=True),
     "SUM": sum_axes,
     "RELU6": relu6,
-    "LOGISTIC": logistic,
-    "TANH": tanh,
+    "LOGISTIC": wide.by_width(logistic, wide.KERNELS["reference"]["LOGISTIC"]),
+    "TANH": wide.by_width(tanh, wide.KERNELS["reference"]["TANH"]),
+    "SOFTMAX": wide.by_width(reference.softmax_last_axis, softmax16),
     "ELU": elu,
     "QUANTIZE": quantize,
     "CAST": cast,

@@ -1,4 +1,4 @@
-"""int16 activations: exact int32 sums by bytes, and float64's rounding in 32-bit integers."""
+"""int16 activations: exact int32 sums by bytes, float64's rounding in 32-bit integers, functions by tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq import lookup16
+from jaxq.errors import ExportError
+from jaxq.export.kernels.operands import Kernel, option_float, present, scale, source, target, zero_point
+from jaxq.export.program import Operator, Tensor
 from jaxq.fixedpoint import high_and_low
 
 Limbs = tuple[jax.Array, jax.Array, jax.Array]  # uint32, the lowest first: 96 bits
@@ -81,3 +85,66 @@ def _shifted(value: jax.Array, places: jax.Array) -> jax.Array:
     up = jnp.where(places < 32, bits << jnp.clip(places, 0, 31).astype(jnp.uint32), 0)
     down = jnp.where(places > -32, bits >> jnp.clip(-places, 0, 31).astype(jnp.uint32), 0)
     return jnp.where(places >= 0, up, down)
+
+
+# --- LOGISTIC, TANH, SOFTMAX ----------------------------------------------------------------------------------------
+
+# Exponents of two near which a scale of the input counts as that power, and a kernel may shift instead of multiply.
+POWERS = {"LOGISTIC": (-12,), "TANH": (-12, -11)}
+OUTPUT_SCALE = 2.0**-15
+
+
+def powers_of_two(scale: np.float32) -> int | None:
+    """The exponent of the power of two that a scale counts as (CheckedLog2: within 1e-3 of it in the logarithm)."""
+    exponent = np.log(np.float32(scale)) * (np.float32(1) / np.log(np.float32(2)))
+    nearest = np.floor(exponent + np.float32(0.5))
+    return int(nearest) if np.abs(exponent - nearest) < np.float32(1e-3) else None
+
+
+def _integers(op: Operator, tensors: tuple[Tensor, ...], values: list[jax.Array | None]) -> tuple[jax.Array, Tensor]:
+    x, y = source(op, tensors), target(op, tensors)
+    if (float(scale(y)), zero_point(x), zero_point(y)) != (OUTPUT_SCALE, 0, 0):
+        raise ExportError(f"{op.kind} of int16 has zero points 0 and the scale 1/32768 behind it. Write these.")
+    return present(op, values).astype(jnp.int32), x
+
+
+def squashed(function: Callable[..., jax.Array], shifts: bool) -> Kernel:
+    """LOGISTIC or TANH of int16. shifts: whether the kernel takes an input scale near a power of two for that power;
+    the other one has different arithmetic there.
+    """
+
+    def kernel(op: Operator, tensors: tuple[Tensor, ...], values: list[jax.Array | None]) -> list[jax.Array]:
+        value, x = _integers(op, tensors, values)
+        own, power = scale(x), powers_of_two(scale(x))
+        if power is not None and power in POWERS[op.kind]:
+            if not shifts:
+                raise ExportError(
+                    f"{op.kind} of int16 with scale {own:.7g}, near 2^{power}: LiteRT's kernel for powers of two is "
+                    "not modelled. Move the scale by a thousandth."
+                )
+            own = np.ldexp(np.float32(1), power)
+        return [function(value, *lookup16.multiplier(jnp.float32(own))).astype(jnp.int16)]
+
+    return kernel
+
+
+def softmax(op: Operator, tensors: tuple[Tensor, ...], values: list[jax.Array | None]) -> list[jax.Array]:
+    """SOFTMAX of int16 over the last axis."""
+    value, x = _integers(op, tensors, values)
+    steps = scale(x) * option_float(op, "beta", 0.0)
+    return [lookup16.softmax(value, *lookup16.softmax_multiplier(jnp.float32(steps))).astype(jnp.int16)]
+
+
+def by_width(narrow: Kernel, wide: Kernel) -> Kernel:
+    """The kernel of 8 bits, or that of 16 where the input has so many."""
+
+    def kernel(op: Operator, tensors: tuple[Tensor, ...], values: list[jax.Array | None]) -> list[jax.Array]:
+        return (wide if source(op, tensors).dtype == "int16" else narrow)(op, tensors, values)
+
+    return kernel
+
+
+KERNELS: dict[str, dict[str, Kernel]] = {
+    family: {"LOGISTIC": squashed(lookup16.logistic, shifts), "TANH": squashed(lookup16.tanh, shifts)}
+    for family, shifts in (("reference", True), ("xnnpack", False))
+}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax
+from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax, wide
 from jaxq.export.kernels.fixedpoint import (
     corrected,
     monotone_thresholds,
@@ -334,10 +334,10 @@ KERNELS: dict[str, Kernel] = {
     "MAX_POOL_2D": max_pool,
     "MEAN": mean,
     "SUM": sum_axes,
-    "LOGISTIC": logistic,
-    "TANH": tanh,
+    "LOGISTIC": wide.by_width(logistic, wide.KERNELS["xnnpack"]["LOGISTIC"]),
+    "TANH": wide.by_width(tanh, wide.KERNELS["xnnpack"]["TANH"]),
     "ELU": elu,
-    "SOFTMAX": softmax_last_axis,
+    "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
     "LEAKY_RELU": leaky_relu,
     "QUANTIZE": quantize,
 }

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from jaxq import lookup16
 from jaxq.fixedpoint import (
     folded_mean,
     quantized_ratio,
@@ -178,10 +179,25 @@ def rescaled(x: Any, scale: Array) -> Array:
     return straight(x.real / scale, rescale_half_away(integers, q, shift))
 
 
+def looked_up(
+    real: Callable[..., Array], integers: Callable[..., Array], multiplier: Callable[..., Any]
+) -> Callable[..., Array]:
+    """Rule of an op that TFLite computes by tables: its integers (`jaxq.lookup16`), the float function's gradient."""
+
+    def rule(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
+        q, s = lax.stop_gradient(x.q).astype(jnp.int32), lax.stop_gradient(x.scale)
+        return straight(real(op, x.real) / scale, integers(q, *multiplier(s)))
+
+    return rule
+
+
 STEPS: dict[str, Callable[..., Array]] = {
     "ADD": add,
     "AVERAGE_POOL_2D": average_pool_2d,
+    "LOGISTIC": looked_up(compute.logistic, lookup16.logistic, lookup16.multiplier),
     "MEAN": mean,
     "MUL": mul,
+    "SOFTMAX": looked_up(compute.softmax, lookup16.softmax, lookup16.softmax_multiplier),
     "SUB": sub,
+    "TANH": looked_up(compute.tanh, lookup16.tanh, lookup16.multiplier),
 }
