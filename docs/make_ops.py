@@ -28,6 +28,7 @@ from jaxq.export.evaluate import FAMILIES, evaluate
 from jaxq.export.freeze import Frozen, freeze
 from jaxq.export.kernels import floats, hybrid
 from jaxq.export.lower import RULES, Writer, lower
+from jaxq.export.rules.functions import WRITE
 from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
 from jaxq.ops import OPS
@@ -317,7 +318,7 @@ in `jaxq.target.TARGETS` does not refuse the kind of op; finer rules are in [tar
 
 The operators that the op's rule adds, with their versions, found by lowering one example a row. A clip to bounds other
 than those of RELU, RELU6 and RELU_N1_TO_1 is a MAXIMUM and a MINIMUM with constants, each left out where it changes
-nothing.
+nothing. In a file of floats a TABLE is a composition of float operators ({primitives_written} JAX primitives).
 
 {written}
 
@@ -368,6 +369,7 @@ def page() -> str:
         meanings=table(["op", "meaning"], [[f"`{kind}`", meaning(kind)] for kind in OPS]),
         rules=table(head, [rules_row(kind) for kind in OPS]),
         written=table(["op", "when", "operators"], [cells for kind in OPS for cells in written_rows(kind)]),
+        primitives_written=len(WRITE),
         primitives=wrapped(", ".join(f"`{name}`" for name in sorted(RAISE)) + "."),
         patterns=wrapped(", ".join(dict.fromkeys(f"{p.kind} (`{p.root}`)" for p in PATTERNS)) + "."),
         operators=table(["operator", *readings], families),

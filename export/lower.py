@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from jaxq.errors import ExportError, TargetError
 from jaxq.export.freeze import Frozen
 from jaxq.export.program import Program
-from jaxq.export.rules import clips, contractions, elementwise, islands, movement, reductions, spelled, windows
+from jaxq.export.rules import clips, contractions, elementwise, functions, islands, movement, reductions, windows
 from jaxq.export.writer import Rule, Writer
 from jaxq.graph import Op
 from jaxq.plan import Plan
@@ -25,7 +25,6 @@ REFUSED = {
 # Kinds that are written on integers alone.
 NO_FLOATS = {
     "FAKE_QUANT": "It quantizes, and a file of floats does not: remove the FakeQuant, or quantize.",
-    "TABLE": "Not every step of it is an operator on floats. Write it in ops of docs/ops.md, or quantize it.",
 }
 
 
@@ -54,11 +53,7 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
 
 
 def _float_rule(op: Op) -> Rule:
-    return spelled.spelled if op.kind == "TABLE" else RULES[op.kind]
-
-
-def _on_floats(op: Op) -> bool:
-    return spelled.is_written(op) if op.kind == "TABLE" else op.kind in FLOATS
+    return functions.composition if op.kind == "TABLE" else RULES[op.kind]
 
 
 def _refuse(frozen: Frozen) -> None:
@@ -79,7 +74,7 @@ def _refuse(frozen: Frozen) -> None:
                 f"{op.name} ({op.kind}, {op.source}): {target.title} does not take it ({target.source}). Use "
                 "another op, or another target."
             )
-        if op.name in frozen.plan.islands and not (target.float_islands and _on_floats(op)):
+        if op.name in frozen.plan.islands and not (target.float_islands and op.kind in FLOATS):
             raise ExportError(
                 f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {_advice(op, frozen.plan)}"
             )

@@ -117,9 +117,9 @@ def select(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [jnp.where(*(present(op, values, i) for i in range(3)))]
 
 
-def logical_and(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """LOGICAL_AND, broadcasting."""
-    return [jnp.logical_and(present(op, values), present(op, values, 1))]
+def logical(f: Callable[..., jax.Array]) -> Kernel:
+    """LOGICAL_AND, LOGICAL_OR, broadcasting, and LOGICAL_NOT."""
+    return lambda op, tensors, values: [f(*(present(op, values, i) for i in range(len(op.inputs))))]
 
 
 def comparison(relation: Callable[..., jax.Array]) -> Kernel:
@@ -216,7 +216,9 @@ KERNELS: dict[str, Kernel] = {
     "STRIDED_SLICE": strided_slice,
     "BROADCAST_TO": broadcast_to,
     "SELECT_V2": select,
-    "LOGICAL_AND": logical_and,
+    "LOGICAL_AND": logical(jnp.logical_and),
+    "LOGICAL_NOT": logical(jnp.logical_not),
+    "LOGICAL_OR": logical(jnp.logical_or),
     "EQUAL": comparison(jnp.equal),
     "NOT_EQUAL": comparison(jnp.not_equal),
     "GREATER": comparison(jnp.greater),
