@@ -161,8 +161,8 @@ def _erfc(f: Function, params: Any, x: Value) -> Value:
     return f.emit("SUB", np.float32(1), _erf(f, params, x))
 
 
-# By JAX primitive. What is missing TFLite cannot say: inverse functions of circles, erf_inv, cbrt, rem, bits; and round,
-# for which its reference kernels have no operator.
+# By JAX primitive. TFLite cannot say inverse functions of circles, erf_inv, cbrt, rem and bits; for round its reference
+# kernels have no operator.
 WRITE: dict[str, Write] = {
     "abs": _each("ABS"),
     "add": _both("ADD"),
