@@ -99,7 +99,7 @@ def peak() -> int:
 def main() -> None:
     length = int(sys.argv[1]) if len(sys.argv) > 1 else 64
     planned, written, share = scale()
-    print(f"BERT-base: planned in {planned:.1f} s, written in {written:.1f} s, at its peak {share:.1f} times its weights\n")
+    print(f"BERT-base: planned in {planned:.1f} s, written in {written:.1f} s; peak {share:.1f} times its weights\n")
     made, inputs = files(length)
     taken = latencies(made, inputs)
     print(f"| file, {length} tokens | bytes | of float | ms | of float |\n| --- | --- | --- | --- | --- |")

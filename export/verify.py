@@ -22,6 +22,7 @@ from jaxq.export.program import Operator, Program
 from jaxq.export.runtime import run, runtime_version
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
+from jaxq.plan import Plan
 
 FAMILIES = ("xnnpack", "reference")
 HYBRID_TOLERANCE = 1e-6  # of dynamic-range operators, whose sums are integers: three roundings, where chips fuse two
@@ -163,18 +164,27 @@ Reader = Callable[..., dict[int, jax.Array]]
 
 def readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
     """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index. Of a program
-    with dynamic-range operators, which are compared one by one: the runtime's tensors -> ours.
+    whose operators are compared one by one: the runtime's tensors -> ours.
 
     Raises ExportError for a family that does not exist, or that lacks an operator of the program.
     """
-    if is_dynamic(program):
+    if one_by_one(program):
         return {family: jax.jit(each_operator(program, family)) for family in families}
+    return whole_readers(program, families)
+
+
+def whole_readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
+    """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
     return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in families}
 
 
-def is_dynamic(program: Program) -> bool:
-    """Whether some operator quantizes float activations as it runs."""
-    return any(hybrid.is_hybrid(op, program.tensors) for op in program.operators)
+def one_by_one(program: Program) -> bool:
+    """Whether the operators are compared one by one: some quantize, as they run or in a QUANTIZE of its own, floats
+    that others compute, so that a last bit may become a step.
+    """
+    computed = {i for op in program.operators if floats.is_float(op, program.tensors) for i in op.outputs}
+    quantized = any(op.kind == "QUANTIZE" and op.inputs[0] in computed for op in program.operators)
+    return quantized or any(hybrid.is_hybrid(op, program.tensors) for op in program.operators)
 
 
 def compare_families(
@@ -191,7 +201,7 @@ def compare_families(
     dynamic-range operators to HYBRID_TOLERANCE, each operator on the runtime's own numbers.
     """
     for family, tally in tallies.items():
-        found = None if is_dynamic(program) else ours[family](*inputs)
+        found = None if one_by_one(program) else ours[family](*inputs)
         if found is not None:
             refuse_aborting(program, found)
         theirs = run(data, inputs, family, every_tensor=True)
@@ -233,6 +243,15 @@ def table_sites(graph: Graph) -> frozenset[str]:
     exact, names = exact_sites(graph), graph.site_names
     tables = [op for op in graph.ops if _is_table(op) and all(names.get(v) in exact for v in op.inputs)]
     return frozenset(names[v] for op in tables for v in op.outputs)
+
+
+def loose_sites(plan: Plan) -> frozenset[str]:
+    """What training may miss by one step though its operands are the runtime's: results of table ops, and of float
+    islands, which are rounded to integers.
+    """
+    islands = () if plan.recipe.floats else plan.islands
+    loose = [op for op in plan.graph.ops if _is_table(op) or op.name in islands]
+    return frozenset(plan.graph.site_names[v] for op in loose for v in op.outputs)
 
 
 def _is_table(op: Op) -> bool:

@@ -251,9 +251,11 @@ class _Run:
         self._keep(value, Carrier(quantize(real, scale, low, high), scale, zero_point))
 
     def _keep(self, value: int, carrier: Carrier) -> None:
-        self.env[value] = carrier
         if self.record is not None:
             self.record(value, carrier)
+        if value in self.given:
+            carrier = carrier._replace(q=jnp.asarray(self.given[value], jnp.float32) - carrier.zero_point)
+        self.env[value] = carrier
 
     def _group(self, value: int) -> Group:
         group = self.plan.group(value)
