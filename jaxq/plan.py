@@ -17,7 +17,7 @@ from jaxq.forms import composed, meaning
 from jaxq.graph import Graph, Op, weight_origins
 from jaxq.ops import OPS
 from jaxq.ops.hybrid import WAYS
-from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, storage
+from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, is_copy, separated, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
 from jaxq.target import target_named
@@ -94,6 +94,8 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     graph = composed(graph, target_named(recipe.target).composed)
     check_rules(recipe, _rule_names(graph))
     plan = _solved(graph, recipe)
+    if not recipe.floats and (apart := separated(graph, plan.islands)) is not graph:
+        plan = _solved(apart, recipe)
     mixed = inserted(plan.graph, {v: g.scheme.bits for v in graph.site_names if (g := plan.group(v))}, plan.islands)
     return plan if mixed is plan.graph else _solved(mixed, recipe)
 
@@ -144,6 +146,8 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
             reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
         elif not (all(_is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
             reasons[op.name] = "it computes no real numbers"
+        elif is_copy(op):
+            reasons[op.name] = "it hands to integers what an island has made"
         elif recipe.floats:
             reasons[op.name] = "the recipe's activations are floats"
         elif rule_for(recipe, _names_of(graph, op)).float:

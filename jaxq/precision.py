@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Mapping
 
+import jax.numpy as jnp
+
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
 from jaxq.scheme import Scheme
@@ -75,6 +77,30 @@ def pointwise(op: Op, graph: Graph) -> bool:
 
 def _inputs(op: Op, graph: Graph) -> int:
     return graph.avals[op.inputs[0]].shape[-1]
+
+
+def separated(graph: Graph, islands: Container[str]) -> Graph:
+    """The graph with a copy of what an island makes and both islands and integers read: integers read the copy, which
+    is rounded, and islands go on with floats (a residual stream between LayerNorms). Returns `graph` where there is
+    none.
+    """
+    avals, names, ops = dict(graph.avals), dict(graph.site_names), []
+    read = [{v for op in graph.ops if (op.name in islands) is island for v in op.inputs} for island in (False, True)]
+    copies: dict[int, int] = {}
+    for op in graph.ops:
+        inputs = op.inputs if op.name in islands else tuple(copies.get(v, v) for v in op.inputs)
+        ops.append(dataclasses.replace(op, inputs=inputs))
+        for value in op.outputs if op.name in islands else ():
+            if value in read[0] & read[1] and jnp.issubdtype(avals[value].dtype, jnp.floating):
+                new = copies[value] = max(avals) + 1
+                avals[new], names[new] = avals[value], f"{names[value]}:integers"
+                ops.append(Op("RESHAPE", names[new], (value,), (new,), {"shape": avals[value].shape}, op.source))
+    return dataclasses.replace(graph, avals=avals, site_names=names, ops=tuple(ops)) if copies else graph
+
+
+def is_copy(op: Op) -> bool:
+    """Whether an op hands integers what an island has made."""
+    return op.kind == "RESHAPE" and op.name.endswith(":integers")
 
 
 def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> Graph:

@@ -76,3 +76,17 @@ def test_an_operand_next_to_nothing_is_exported() -> None:
     artifact, forward = exported(lambda p, x: x - (x @ p["w"]) * 1e-6, "int8")
     (found,) = artifact.run(X)
     np.testing.assert_allclose(found, forward, atol=1e-6)
+
+
+def test_islands_go_on_with_floats_where_integers_read_as_well() -> None:
+    def stream(p: Any, x: Any) -> Any:
+        y = x * x
+        return y * y + y @ p["w"]
+
+    recipe = {"rules": [{"match": m, "float": True} for m in ("mul*", "add*")]}
+    artifact, forward = exported(stream, recipe, X)
+    operators = {op.kind: op for op in artifact.program.operators if op.kind in ("QUANTIZE", "ADD")}
+    names = {artifact.program.tensors[i].name for i in operators["ADD"].inputs}
+    assert artifact.certificate.ok and "mul_1" in names and "QUANTIZE" in operators
+    (found,) = artifact.run(X)
+    assert np.mean(np.abs(found - forward) > 1e-5) < 0.01  # an integer that another last bit makes another
