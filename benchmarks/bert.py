@@ -1,10 +1,12 @@
 """A sentence encoder in int8 beside its float file: latency and size, one run, in turns.
 
-python benchmarks/bert.py [length]        # 64 tokens if not given; needs `jaxq weights all-MiniLM-L6-v2`
+python benchmarks/bert.py latency         # and size, at 64 tokens
+python benchmarks/bert.py embeddings      # cosine and rank correlation, on held-out sentences
+python benchmarks/bert.py scale           # BERT-base: seconds to plan and to write, and memory
 
-all-MiniLM-L6-v2 (six layers of 384) with a classifier's head, calibrated on movie sentences, one thread of LiteRT's
-default runtime. Dynamic range is ai-edge-quantizer's, of jaxq's float file, where that package is installed. Then: how
-long BERT-base (random weights) takes to plan and to write, and the most memory that it holds beside its weights.
+all-MiniLM-L6-v2 (six layers of 384; `jaxq weights all-MiniLM-L6-v2`), calibrated on movie sentences, not fine-tuned, on
+one thread of LiteRT's default runtime, by policy (`jaxq.recipes.bert_policies`). Dynamic range is ai-edge-quantizer's,
+of jaxq's float file, where that package is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,25 +25,47 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq.export import runtime
-from jaxq.recipes import movie_sentiment
+from jaxq.export.bench import Contestant, measure
+from jaxq.export.flatbuffer.read import read
+from jaxq.recipes import movie_sentiment, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
 from jaxq.recipes.bert_policies import POLICIES
 
 ROUNDS = 30
+LENGTH = 64
+SENTENCES = 500
 
 
-def files(length: int) -> tuple[dict[str, bytes], list[np.ndarray]]:
-    """The files by name, and one sentence for them."""
-    config = movie_sentiment.Config(length=length, calibrate=64)
+class Files(NamedTuple):
+    """Files by name; token ids and masks of held-out sentences."""
+
+    made: dict[str, bytes]
+    ids: np.ndarray
+    mask: np.ndarray
+
+
+def files(kind: Callable[..., Any]) -> Files:
+    """The encoder with a classifier's head, or without."""
+    config = movie_sentiment.Config(length=LENGTH, calibrate=128, test=SENTENCES)
     train, test = movie_sentiment.data(config)
-    model = movie_sentiment.network(config, 0)
+    model = kind(config)
     model.eval()
-    made = {"float32": bytes(jaxq.export.to_tflite(jaxq.quantize(model, "float32", *example(length))).data)}
+    made = {"float32": jaxq.export.to_tflite(jaxq.quantize(model, "float32", *example(LENGTH))).data}
     if (dynamic := dynamic_range(made["float32"])) is not None:
         made["dynamic range (ai-edge-quantizer)"] = dynamic
     for name in POLICIES:
         made[name] = jaxq.export.to_tflite(movie_sentiment.calibrated(config, name, model, train)).data
-    return made, [test.ids[:1], test.mask[:1]]
+    return Files(made, test.ids, test.mask)
+
+
+def classifier(config: movie_sentiment.Config) -> Any:
+    """With a head that nobody trained."""
+    return movie_sentiment.network(config, 0)
+
+
+def encoder(config: movie_sentiment.Config) -> Any:
+    """As published."""
+    return weights.pretrained("all-MiniLM-L6-v2")
 
 
 def dynamic_range(data: bytes) -> bytes | None:
@@ -54,26 +78,6 @@ def dynamic_range(data: bytes) -> bytes | None:
         file.write(data)
         file.flush()
         return bytes(quantizer.Quantizer(file.name, recipe.dynamic_wi8_afp32()).quantize().quantized_model)
-
-
-def latencies(made: dict[str, bytes], inputs: list[np.ndarray]) -> dict[str, float]:
-    """Median milliseconds of one invocation on one thread, the files in turns."""
-    runs = {name: runner(data, inputs) for name, data in made.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS + 2):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(taken[2:])) for name, taken in times.items()}
-
-
-def runner(data: bytes, inputs: list[np.ndarray]) -> Callable[[], Any]:
-    """One invocation of a file."""
-    interpreter = runtime._interpreter(data, "xnnpack", threads=1)
-    for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
-        interpreter.set_tensor(detail["index"], value)
-    return interpreter.invoke
 
 
 def scale() -> tuple[float, float, float]:
@@ -96,17 +100,48 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main() -> None:
-    length = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+def latency() -> None:
+    """Prints the table of sizes and times."""
+    made, ids, mask = files(classifier)
+    taken = measure([Contestant(name, data, 1, [ids[:1], mask[:1]]) for name, data in made.items()], ROUNDS)
+    print(f"| file, {LENGTH} tokens | bytes | of float | ms | of float |\n| --- | --- | --- | --- | --- |")
+    for (name, data), latency_of in zip(made.items(), taken, strict=True):
+        share, ratio = len(data) / len(made["float32"]), latency_of.ratio(taken[0])
+        print(f"| {name} | {len(data):,} | {share:.2f} | {1e3 * latency_of.median:.1f} | {ratio:.2f} |")
+
+
+def embeddings() -> None:
+    """Prints how near the embeddings of the files are to the float file's."""
+    made, ids, mask = files(encoder)
+    found = {name: embedded(data, ids, mask) for name, data in made.items()}
+    real, pairs = found["float32"], np.triu_indices(SENTENCES, 1)
+    print(f"| {SENTENCES} held-out sentences | cosine, mean | least | Spearman, {len(pairs[0]):,} pairs |")
+    print("| --- | --- | --- | --- |")
+    for name, own in found.items():
+        cosine, ranks = np.sum(real * own, -1), [rank((e @ e.T)[pairs]) for e in (real, own)]
+        print(f"| {name} | {np.mean(cosine):.4f} | {np.min(cosine):.4f} | {np.corrcoef(*ranks)[0, 1]:.4f} |")
+
+
+def embedded(data: bytes, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Sentence embeddings of length 1, [n, width]."""
+    program = read(data)
+    (out,) = runtime.run(data, [ids, mask], "xnnpack")
+    grid = program.tensors[program.outputs[0]].quantization
+    real = np.asarray(out, np.float64) - (0 if grid is None else int(grid.zero_point[0]))
+    return real / np.linalg.norm(real, axis=-1, keepdims=True)
+
+
+def rank(numbers: np.ndarray) -> np.ndarray:
+    """The place of each number in the order of all; equal ones share the middle of theirs."""
+    _, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def report_scale() -> None:
+    """Prints what BERT-base costs."""
     planned, written, share = scale()
-    print(f"BERT-base: planned in {planned:.1f} s, written in {written:.1f} s; peak {share:.1f} times its weights\n")
-    made, inputs = files(length)
-    taken = latencies(made, inputs)
-    print(f"| file, {length} tokens | bytes | of float | ms | of float |\n| --- | --- | --- | --- | --- |")
-    for name, data in made.items():
-        share, ratio = len(data) / len(made["float32"]), taken[name] / taken["float32"]
-        print(f"| {name} | {len(data):,} | {share:.2f} | {taken[name]:.1f} | {ratio:.2f} |")
+    print(f"BERT-base: planned in {planned:.1f} s, written in {written:.1f} s; peak {share:.1f} times its weights")
 
 
 if __name__ == "__main__":
-    main()
+    {"latency": latency, "embeddings": embeddings, "scale": report_scale}[sys.argv[1]]()

@@ -28,12 +28,13 @@ from rich.table import Table
 import jaxq
 from jaxq.errors import ExportError
 from jaxq.export.artifact import write_whole
+from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.progress import bar
 from jaxq.recipes import checkpoint, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
-from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json
+from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json, vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ def quantized(
             folder = out / "checkpoints" / f"{policy}-{stage}"
             fit(config, qmodel, train, config.qat_rate, config.qat_steps, share, seed + 1, folder, resume)
         summary[f"{policy} {stage}"] = accuracy(logits_of(qmodel, test), test)
-    artifact = jaxq.export.to_tflite(qmodel, verify=(test.ids[: config.verify], test.mask[: config.verify]))
+    sample = (test.ids[: config.verify], test.mask[: config.verify])
+    artifact = jaxq.export.to_tflite(qmodel, verify=sample, metadata=metadata(config))
     artifact.save(out / f"{policy}.tflite", force=True)
     (logits,) = artifact.run(test.ids, test.mask)
     assert artifact.certificate is not None
@@ -115,6 +117,14 @@ def quantized(
         f"{policy} differing": sum(artifact.certificate.differing_integers.values()),
         f"{policy} compared": artifact.certificate.compared_integers,
     }
+
+
+def metadata(config: Config) -> Metadata:
+    """What the file says of itself: `jaxq infer FILE "a sentence"` reads it."""
+    words = () if config.pretrained is None else vocabulary(tokenizer_json(config.pretrained))
+    inputs = (TensorMetadata("ids", "Token ids."), TensorMetadata("mask", "True at tokens, false at padding."))
+    labels = (TensorMetadata("rating", "A score for each.", labels=("negative", "positive")),)
+    return Metadata("Movie sentences", "Is it praise?", inputs=inputs, outputs=labels, vocabulary=words)
 
 
 def network(config: Config, seed: int) -> SentenceModel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import tarfile
 from collections.abc import Sequence
@@ -81,6 +82,12 @@ def tokenizer_json(name: str = "all-MiniLM-L6-v2") -> str:
     """The tokenizer that published weights were trained with, vocabulary and settings, as `tokenizers` reads it."""
     published = checkpoint(name)
     return member(published.package, published.member.replace("model.safetensors", "tokenizer.json")).decode()
+
+
+def vocabulary(settings: str) -> tuple[str, ...]:
+    """The tokens in the order of their ids, for a file's metadata. settings: what `tokenizer_json` gave."""
+    ids = json.loads(settings)["model"]["vocab"]
+    return tuple(sorted(ids, key=ids.__getitem__))
 
 
 def tokenize(texts: Sequence[str], length: int, settings: str) -> Tokens:

@@ -19,8 +19,10 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq.errors import WeightsError
+from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.recipes import bert, bert_linen, bert_policies, mobilebert, movie_sentiment, sentences, weights
 from jaxq.recipes.safetensors_file import read_safetensors
+from tests.test_cli import call, refused
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "minilm.json").read_text())
 SMALL = bert.Config(1, 16, 2, 32, vocabulary=64, positions=16)
@@ -98,12 +100,41 @@ def test_every_integer_is_equal(policy: str) -> None:
     assert np.max(np.abs(found - small()(ids, mask))) < 0.2 * np.max(np.abs(found))
 
 
-def test_a_mask_that_calibration_never_saw_has_room_in_the_range() -> None:
-    ids, mask = some_tokens()
-    qmodel = jaxq.quantize(small(), "int8", ids[:1], mask[:1])
-    jaxq.calibrate(qmodel, [(ids, jnp.ones_like(mask))], progress=False)
-    low = float(qmodel.ranges["select_1"]["observed"][...][0])
+@pytest.fixture(scope="module")
+def unpadded() -> Any:
+    """Calibrated on sentences without padding."""
+    ids, _ = some_tokens()
+    qmodel = jaxq.quantize(small(), "int8", ids[:1])
+    jaxq.calibrate(qmodel, [jnp.maximum(ids, 1)], progress=False)
+    return qmodel
+
+
+def test_a_mask_that_calibration_never_saw_has_room_in_the_range(unpadded: Any) -> None:
+    low = float(unpadded.ranges["select_1"]["observed"][...][0])
     assert low == pytest.approx(-12.0)
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film", "##s")
+
+
+def described(outputs: TensorMetadata, words: tuple[str, ...] = WORDS) -> Metadata:
+    rest = tuple(f"word{i}" for i in range(SMALL.vocabulary - len(words)))
+    return Metadata(inputs=(TensorMetadata("ids"),), outputs=(outputs,), vocabulary=words + rest)
+
+
+def test_infer_reads_a_sentence(unpadded: Any, tmp_path: pathlib.Path) -> None:
+    labels = TensorMetadata("rating", labels=("negative", "positive"))
+    artifact = jaxq.export.to_tflite(unpadded, metadata=described(labels))
+    found = call("infer", artifact.save(tmp_path / "labelled.tflite"), "A fine films", "--json").json
+    (logits,) = artifact.run(np.array([[2, 4, 5, 6, 7, 3, 0, 0]], np.int32))
+    scores = {c["label"]: c["score"] for c in found["outputs"][0]["classes"]}
+    np.testing.assert_allclose([scores["negative"], scores["positive"]], logits[0], atol=1e-6)
+    plain = jaxq.export.to_tflite(unpadded, metadata=described(TensorMetadata("embedding")))
+    found = call("infer", plain.save(tmp_path / "plain.tflite"), "A fine films", "--json").json
+    np.testing.assert_allclose(found["outputs"][0]["embedding"], logits[0], atol=1e-6)
+    other = jaxq.export.to_tflite(unpadded, metadata=described(labels, ("[PAD]", "[UNK]")))
+    said = refused(1, "infer", other.save(tmp_path / "other.tflite"), "A fine films")
+    assert said.startswith("The file's vocabulary of 64 tokens lacks [CLS], [SEP]: not BERT's.")
 
 
 @pytest.mark.slow

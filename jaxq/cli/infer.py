@@ -1,4 +1,4 @@
-"""`jaxq infer`: the top classes of one input, by what the file says of itself."""
+"""`jaxq infer`: the top classes of one input, or its embedding, by what the file says of itself."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from jaxq.cli import options, photo
+from jaxq.cli import options, photo, sentence
 from jaxq.cli.output import Result, Table
 from jaxq.errors import InputError
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.export.program import Program
 
 Given = Annotated[
-    str, typer.Argument(metavar="INPUT", show_default=False, help="A photo, for a file whose metadata says image.")
+    str,
+    typer.Argument(
+        metavar="INPUT", show_default=False, help="A photo, or a sentence for a file that carries a vocabulary."
+    ),
 ]
 Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many classes to print.")]
 
 # What a file takes, by its metadata: the file's inputs, in their types, from INPUT.
-READERS: dict[str, Callable[[str, Program, Metadata], list[np.ndarray]]] = {"image": photo.file_inputs}
+READERS: dict[str, Callable[[str, Program, Metadata], list[np.ndarray]]] = {
+    "image": photo.file_inputs,
+    "text": sentence.file_inputs,
+}
+SHOWN = 8  # numbers of an embedding in the table; --json has all
 PROBABILITIES = ("SOFTMAX", "LOGISTIC")  # operators whose outputs are probabilities already
 
 
 def infer(file: options.TFLite, input: Given, top: Top = 5, json: options.Json = False) -> Result:
-    """Run a .tflite file, anyone's, on a photo, and print its top classes.
+    """Run a .tflite file, anyone's, on a photo or a sentence, and print its top classes or the embedding.
 
-    Normalization and labels are those of the file's TFLite metadata; it runs on LiteRT. The middle of the photo is cut
-    out: the shorter side is scaled to 8/7 of the input's (256 for 224).
+    Normalization, vocabulary and labels are those of the file's TFLite metadata; it runs on LiteRT. The middle of the
+    photo is cut out: the shorter side is scaled to 8/7 of the input's (256 for 224). A sentence becomes word pieces;
+    what is longer than the file's length is cut.
     """
     from jaxq.export.flatbuffer.metadata import read_metadata
     from jaxq.export.load import load_program
@@ -41,7 +49,9 @@ def infer(file: options.TFLite, input: Given, top: Top = 5, json: options.Json =
     outputs = run(contents, inputs, "xnnpack")
     assert metadata is not None and isinstance(outputs, tuple)
     described = metadata.outputs or [TensorMetadata()] * len(outputs)
-    found = [_output(program, i, said, q, top) for i, said, q in zip(program.outputs, described, outputs, strict=True)]
+    embeds = bool(metadata.vocabulary)
+    ends = zip(program.outputs, described, outputs, strict=True)
+    found = [_output(program, i, said, q, top, embeds) for i, said, q in ends]
     data = {"file": file, "input": input, "outputs": found}
     return Result(data, [f"{file}: {input}", *map(_table, found)])
 
@@ -61,12 +71,16 @@ def _kind(file: pathlib.Path, metadata: Metadata | None) -> str:
     raise InputError(f"The metadata of {file} says that it takes {takes}, which is no image. Use jaxq.load for others.")
 
 
-def _output(program: Program, index: int, said: TensorMetadata, stored: np.ndarray, top: int) -> dict[str, Any]:
+def _output(
+    program: Program, index: int, said: TensorMetadata, stored: np.ndarray, top: int, embeds: bool
+) -> dict[str, Any]:
     """The greatest scores of one output, with their labels and, of an output along one axis, probabilities."""
     from jaxq.export.host import dequantized, formula
 
     tensor = program.tensors[index]
     scores = dequantized(stored, formula(tensor.name, tensor)).astype(np.float64).reshape(-1)
+    if embeds and not said.labels:
+        return {"output": said.name or tensor.name, "embedding": scores.tolist()}
     shares = scores if _makers(program, index) & {*PROBABILITIES} else _softmax(scores)
     best = np.argsort(-scores, kind="stable")[:top]
     labels = said.labels if len(said.labels) == scores.size else [str(i) for i in range(scores.size)]
@@ -94,6 +108,9 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _table(output: dict[str, Any]) -> Table:
+    if "embedding" in output:
+        numbers = [f"{x:.4f}" for x in output["embedding"][:SHOWN]]
+        return Table(output["output"], ["numbers", "first"], [[str(len(output["embedding"])), " ".join(numbers)]])
     rows = [
         [str(entry["class"]), entry["label"], f"{entry['score']:.4f}", f"{100 * entry['probability']:.1f} %"]
         for entry in output["classes"]
