@@ -77,7 +77,8 @@ def dynamic_range(data: bytes) -> bytes | None:
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
         file.write(data)
         file.flush()
-        return bytes(quantizer.Quantizer(file.name, recipe.dynamic_wi8_afp32()).quantize().quantized_model)
+        made = quantizer.Quantizer(file.name, recipe.dynamic_wi8_afp32()).quantize().quantized_model
+    return bytes(made or b"")
 
 
 def scale() -> tuple[float, float, float]:
@@ -118,8 +119,8 @@ def embeddings() -> None:
     print(f"| {SENTENCES} held-out sentences | cosine, mean | least | Spearman, {len(pairs[0]):,} pairs |")
     print("| --- | --- | --- | --- |")
     for name, own in found.items():
-        cosine, ranks = np.sum(real * own, -1), [rank((e @ e.T)[pairs]) for e in (real, own)]
-        print(f"| {name} | {np.mean(cosine):.4f} | {np.min(cosine):.4f} | {np.corrcoef(*ranks)[0, 1]:.4f} |")
+        cosine, ranks = np.sum(real * own, -1), np.stack([rank((e @ e.T)[pairs]) for e in (real, own)])
+        print(f"| {name} | {np.mean(cosine):.4f} | {np.min(cosine):.4f} | {np.corrcoef(ranks)[0, 1]:.4f} |")
 
 
 def embedded(data: bytes, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -191,7 +191,7 @@ def train_step(model: Any, optimizer: Any, batch: Data, share: float, temperatur
     """One step of gradient descent on `(1 - share) cross entropy + share T^2 KL(teacher / T, model / T)`."""
 
     def loss_of(model: Any) -> jax.Array:
-        logits = model(batch.ids, batch.mask)
+        logits = model(jnp.asarray(batch.ids), jnp.asarray(batch.mask))
         hard = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         taught = jax.nn.softmax(batch.teacher / temperature)
         soft = optax.kl_divergence(jax.nn.log_softmax(logits / temperature), taught)

@@ -242,7 +242,7 @@ def _ready(model: Any) -> Any:
     """The model in evaluation mode, its streams of random numbers made: the rest of it was never initialised."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Dropout):
-            module.rngs = nnx.Rngs(0)
+            module.rngs = nnx.Rngs(0)["dropout"].fork()
     model.eval()
     return model
 
