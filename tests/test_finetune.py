@@ -38,7 +38,7 @@ class Tiny(nnx.Module):
 
 
 TINY = Finetune(
-    network=Tiny, mean=(127.0,) * 3, std=(128.0,) * 3, first=SHORT, extra=SHORT, train=24, test=20, calibrate=16,
+    network=Tiny, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), first=SHORT, extra=SHORT, train=24, test=20, calibrate=16,
     verify=2,
 )  # fmt: skip
 
