@@ -38,8 +38,8 @@ class Tiny(nnx.Module):
 
 
 TINY = Finetune(
-    network=Tiny, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), first=SHORT, extra=SHORT, train=24, test=20, calibrate=16,
-    verify=2,
+    network=Tiny, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), first=SHORT, extra=SHORT, train=24, test=20,
+    calibrate=16, verify=2,
 )  # fmt: skip
 
 
