@@ -113,7 +113,7 @@ def mean(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
     `r = f32(f32(s_x / s_y) f32(1 / n))`. The two products are rounded before they are added.
     """
     n = math.prod(x.q.shape[axis] for axis in op.attrs["axes"])
-    ratio = true_divide(x.scale, scale) * (np.float32(1) / np.float32(n))
+    ratio = unfused(true_divide(x.scale, scale) * (np.float32(1) / np.float32(n)))  # else XLA cancels the n of `zeros`
     zeros = n * x.zero_point
     total = jnp.sum(x.q, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"]) + zeros
     return round_ste(unfused(total * ratio) + (zero_point - unfused(zeros * ratio))) - zero_point
