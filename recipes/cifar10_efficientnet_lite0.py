@@ -1,7 +1,7 @@
 """CIFAR-10 at 96 pixels: EfficientNet-Lite0 from ImageNet weights to int8.
 
 Paper: Tan and Le 2019, https://arxiv.org/abs/1905.11946; weights: TensorFlow's. Data: CIFAR-10 (Krizhevsky 2009)
-as a folder of images, or any other folder of that form; here 2,000 images to train on and 2,000 to test on. Cost and
+as a folder of images, or any other folder of that form; here 800 images to train on and 1,000 to test on. Cost and
 accuracies: docs/results.md. Commands:
 
     jaxq weights efficientnet_lite0
@@ -29,9 +29,9 @@ CONFIG = Finetune(
     mean=CHECKPOINTS[NAME].mean,
     std=CHECKPOINTS[NAME].std,
     first=Training(epochs=2.0, rate=5e-4),
-    extra=Training(epochs=1.0, rate=1e-4),
-    train=2000,
-    test=2000,
+    extra=Training(epochs=1.0, rate=1e-4, look=0),
+    train=800,
+    test=1000,
 )
 _SHORT = Training(epochs=1.0, batch=8, resolution=32, save=1, look=0)
 SMOKE = dataclasses.replace(
