@@ -1,8 +1,9 @@
 """CIFAR-10 at 96 pixels: MobileNetV2-1.0 from ImageNet weights to int8 and to 4-bit weights.
 
 Paper: Sandler et al. 2018, https://arxiv.org/abs/1801.04381; weights: torchvision's. Data: CIFAR-10 (Krizhevsky 2009)
-as a folder of images, or any other folder of that form; here 2,000 images to train on and 2,000 to test on. Cost and
-accuracies: docs/results.md. Commands:
+as a folder of images, or any other folder of that form; here 2,000 images to train on and 2,000 to test on. Cost: 76
+minutes on two CPU cores that others shared. Accuracies, seed 0: float 70.3 %, with the extra epoch 71.1 %, int8 71.2 %,
+4-bit weights 70.2 %, the files as their training (docs/results.md has the whole ladder). Commands:
 
     jaxq weights mobilenet_v2
     jaxq train recipes/cifar10_mobilenet_v2 --data FOLDER --out build/cifar10_mobilenet_v2
