@@ -1,8 +1,9 @@
 """CIFAR-10 at 96 pixels: EfficientNet-Lite0 from ImageNet weights to int8.
 
 Paper: Tan and Le 2019, https://arxiv.org/abs/1905.11946; weights: TensorFlow's. Data: CIFAR-10 (Krizhevsky 2009)
-as a folder of images, or any other folder of that form; here 800 images to train on and 1,000 to test on. Cost and
-accuracies: docs/results.md. Commands:
+as a folder of images, or any other folder of that form; here 800 images to train on and 1,000 to test on. Cost: 27
+minutes on two CPU cores that others shared. Accuracies, seed 0: float 49.5 %, with the extra epoch 55.3 %, int8 55.0 %,
+the file as its training (docs/results.md has the whole ladder). Commands:
 
     jaxq weights efficientnet_lite0
     jaxq train recipes/cifar10_efficientnet_lite0 --data FOLDER --out build/cifar10_efficientnet_lite0
