@@ -25,7 +25,6 @@ from jaxq.ops import OPS
 from jaxq.plan import Plan
 
 FAMILIES = ("xnnpack", "reference")
-HYBRID_TOLERANCE = 1e-6  # of dynamic-range operators, whose sums are integers: three roundings, where chips fuse two
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 
@@ -197,8 +196,8 @@ def compare_families(
     """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
 
     Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
-    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE, those of
-    dynamic-range operators to HYBRID_TOLERANCE, each operator on the runtime's own numbers.
+    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE, and where
+    activations are quantized as they run each operator does so on the runtime's own numbers.
     """
     for family, tally in tallies.items():
         found = None if one_by_one(program) else ours[family](*inputs)
@@ -224,8 +223,6 @@ def _tolerances(program: Program) -> dict[int, float]:
 
 def tolerance_of(op: Operator, program: Program) -> float:
     """What may differ in an operator's result, as a share of its greatest number."""
-    if hybrid.is_hybrid(op, program.tensors):
-        return HYBRID_TOLERANCE
     return FLOAT_TOLERANCE if floats.is_float(op, program.tensors) else 0.0
 
 
