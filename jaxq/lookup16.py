@@ -75,13 +75,19 @@ def _interpolated(at: jax.Array, rest: jax.Array, bits: int) -> jax.Array:
 # --- SOFTMAX --------------------------------------------------------------------------------------------------------
 
 
-def interpolating_table(real: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> np.ndarray:
-    """`32767.5 real(x)` at 513 points of [low, high], int32, less half the error of the middle (LUTPopulate)."""
-    step = (high - low) / 512
-    x = low + np.arange(513) * step
-    inverse = 65536.0 / (2.0 / 65535 * 32767 - 2.0 / 65535 * -32768)
-    values, middle = real(x) * inverse, _away(real(x[:-1] + step / 2) * inverse)
-    error = _away((real(low + np.arange(1, 513) * step) * inverse + _away(values[:-1])) / 2) - middle
+def interpolating_table(
+    real: Callable[[np.ndarray], np.ndarray], low: float, high: float, dtype: type[np.floating] = np.float64
+) -> np.ndarray:
+    """`32767.5 real(x)` at 513 points of [low, high], int32, less half the error of the middle (LUTPopulate).
+
+    dtype: in which the steps are rounded; float64 in LiteRT, float32 in TFLite Micro.
+    """
+    unit, places = dtype(2.0) / dtype(65535), np.arange(513).astype(dtype)
+    step = (dtype(high) - dtype(low)) / dtype(512)
+    x = dtype(low) + places * step
+    inverse = dtype(65536) / (unit * dtype(32767) - unit * dtype(-32768))
+    values, middle = real(x) * inverse, _away(real(x[:-1] + step / dtype(2)) * inverse)
+    error = _away((values[1:] + _away(values[:-1])) / dtype(2)) - middle
     entries = _away(values) - np.append(_away(error / 2), 0.0)
     return np.clip(entries, -32768, HIGHEST).astype(np.int32)
 
@@ -92,12 +98,12 @@ def _away(x: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def softmax_tables() -> tuple[np.ndarray, np.ndarray]:
+def softmax_tables(dtype: type[np.floating] = np.float64) -> tuple[np.ndarray, np.ndarray]:
     """exp on [-10, 0] and 1 / (1 + x) on [0, 1]."""
-    unit = 1.0 / 65535
+    ten, one, codes = dtype(10) / dtype(65535), dtype(1) / dtype(65535), dtype(65535)
     return (
-        interpolating_table(np.exp, 10.0 / 65535 * (-32768 - HIGHEST), 0.0),
-        interpolating_table(lambda x: 1.0 / (1.0 + x), 0.0, unit * 65535),
+        interpolating_table(lambda x: np.exp(x.astype(np.float64)).astype(dtype), float(ten * -codes), 0.0, dtype),
+        interpolating_table(lambda x: dtype(1) / (dtype(1) + x), 0.0, float(one * codes), dtype),
     )
 
 
@@ -108,9 +114,9 @@ def look_up(table: np.ndarray, x: jax.Array) -> jax.Array:
     return entries[at] + (((entries[at + 1] - entries[at]) * (x & 127) + 64) >> 7)
 
 
-def softmax(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
-    """`32768 softmax(x s)` over the last axis, of int32 x, by `softmax_multiplier(s)`. [0, 32767]."""
-    exp, reciprocal = softmax_tables()
+def softmax(x: jax.Array, factor: jax.Array, shift: jax.Array, dtype: type[np.floating] = np.float64) -> jax.Array:
+    """`32768 softmax(x s)` over the last axis, of int32 x, by `softmax_multiplier(s)`, in [0, 32767]. dtype: of tables."""
+    exp, reciprocal = softmax_tables(dtype)
     scaled = rescale_half_away(x - x.max(axis=-1, keepdims=True), factor, shift)
     exps = look_up(exp, jnp.clip(scaled + HIGHEST, -32768, HIGHEST))
     total = exps.sum(axis=-1, keepdims=True)

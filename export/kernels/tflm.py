@@ -53,8 +53,8 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
 
 
 def softmax16(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """SOFTMAX of int16: TFLite Micro's tables are not LiteRT's."""
-    raise ExportError("SOFTMAX of int16 in TFLite Micro is not modelled. Evaluate with another family, or use int8.")
+    """SOFTMAX of int16, its tables made in float32."""
+    return wide.softmax(op, tensors, values, np.float32)
 
 
 def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

@@ -128,11 +128,16 @@ def squashed(function: Callable[..., jax.Array], shifts: bool) -> Kernel:
     return kernel
 
 
-def softmax(op: Operator, tensors: tuple[Tensor, ...], values: list[jax.Array | None]) -> list[jax.Array]:
-    """SOFTMAX of int16 over the last axis."""
+def softmax(
+    op: Operator,
+    tensors: tuple[Tensor, ...],
+    values: list[jax.Array | None],
+    dtype: type[np.floating] = np.float64,
+) -> list[jax.Array]:
+    """SOFTMAX of int16 over the last axis. dtype: in which the runtime makes its tables."""
     value, x = _integers(op, tensors, values)
     steps = scale(x) * option_float(op, "beta", 0.0)
-    return [lookup16.softmax(value, *lookup16.softmax_multiplier(jnp.float32(steps))).astype(jnp.int16)]
+    return [lookup16.softmax(value, *lookup16.softmax_multiplier(jnp.float32(steps)), dtype).astype(jnp.int16)]
 
 
 def by_width(narrow: Kernel, wide: Kernel) -> Kernel:
