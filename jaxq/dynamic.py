@@ -120,8 +120,9 @@ def _round_away(x: Array) -> Array:
 
 
 def _clipped(x: Array, factor: Array, rounding: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    steps = x * factor
-    return straight_through(jnp.clip(rounding(lax.stop_gradient(steps)), low, high), steps)
+    steps = x * unfused(factor)  # else XLA may divide by what it is the reciprocal of
+    rounded = unfused(lax.stop_gradient(steps))  # else `x factor - trunc(x factor)` may be rounded once, and miss a tie
+    return straight_through(jnp.clip(rounding(rounded), low, high), steps)
 
 
 @jax.custom_jvp

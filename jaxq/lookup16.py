@@ -115,7 +115,7 @@ def look_up(table: np.ndarray, x: jax.Array) -> jax.Array:
 
 
 def softmax(x: jax.Array, factor: jax.Array, shift: jax.Array, dtype: type[np.floating] = np.float64) -> jax.Array:
-    """`32768 softmax(x s)` over the last axis, of int32 x, by `softmax_multiplier(s)`, in [0, 32767]. dtype: of tables."""
+    """`32768 softmax(x s)` over the last axis, of int32 x, by `softmax_multiplier(s)`, by tables of dtype."""
     exp, reciprocal = softmax_tables(dtype)
     scaled = rescale_half_away(x - x.max(axis=-1, keepdims=True), factor, shift)
     exps = look_up(exp, jnp.clip(scaled + HIGHEST, -32768, HIGHEST))
