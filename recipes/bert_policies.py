@@ -18,3 +18,4 @@ POLICIES = {
     "int16": Recipe(name="bert-int16", rules=tuple(Rule(site, activation_bits=16) for site in WIDE)),
     "float": Recipe(name="bert-float", rules=tuple(Rule(site, float=True) for site in (*NORM, *RESIDUAL))),
 }
+DEFAULT = "float"  # on a phone: the fastest and the most accurate; an NPU takes "int8" alone
