@@ -182,8 +182,8 @@ def _forward(model: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
 def logits_of(model: Any, of: Data, size: int = 64) -> np.ndarray:
     """Logits of all sentences, in evaluation mode."""
     model.eval()
-    starts = range(0, len(of.labels), size)
-    return np.concatenate([_forward(model, of.ids[i : i + size], of.mask[i : i + size]) for i in starts])
+    starts, ids, mask = range(0, len(of.labels), size), jnp.asarray(of.ids), jnp.asarray(of.mask)
+    return np.concatenate([_forward(model, ids[i : i + size], mask[i : i + size]) for i in starts])
 
 
 @nnx.jit
