@@ -54,7 +54,7 @@ def asymmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
     low, high = _range(x, axes)
     none = low == high
     width = jnp.where(none, 1.0, high - low)
-    scale = jnp.where(none, 1.0, true_divide(width, jnp.full_like(width, 255.0)))
+    scale = jnp.where(none, 1.0, true_divide(width, _divisor(width, 255.0)))
     below, below_half = _steps(-low, width, 64)
     above, above_half = _steps(high, width, 63)
     from_low = -128 + below + ((below_half > 0) | ((below_half == 0) & (below >= 128))).astype(jnp.int32)
@@ -71,9 +71,14 @@ def symmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
     bound = jnp.maximum(-low, high)
     none = bound == 0.0
     full = jnp.full_like(bound, 127.0)
-    scale = jnp.where(none, 1.0, true_divide(bound, full))
+    scale = jnp.where(none, 1.0, true_divide(bound, _divisor(bound, 127.0)))
     inverse = true_divide(full, jnp.where(none, 127.0, bound))
     return Dynamic(_clipped(x, inverse, _round_away, jnp.float32(-127.0), jnp.float32(127.0)), scale)
+
+
+def _divisor(x: Array, number: float) -> Array:
+    """The number, depending on x: of a constant that `jax.vmap` broadcasts XLA would multiply by the reciprocal."""
+    return jnp.where(jnp.isnan(x), x, number)
 
 
 def _range(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
