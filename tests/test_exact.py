@@ -48,7 +48,17 @@ OTHER_RECIPES = sorted(RECIPES.keys() - {"int8"})
 # Networks that between them hold every kind of op: for the laws that cost a compilation each.
 FEW = ("heads", "parts", "placed", "separable", "series", "squeeze_excite")
 TRAINED = ("branches", "placed", "products", "separable", "squeeze_excite")
-TABLES = ("heads", "squeeze_excite", "random_1", "random_2")
+TABLES = ("heads", "squeeze_excite")
+
+# Half of the random networks take as long as the named ones together: `make test-all` has them.
+LONG = {"random_3", "random_4", "random_5"}
+NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in ZOO]
+LONG_TRAINED = {
+    ("products", "int16x8"),
+    ("separable", "int4, learned weights"),
+    ("placed", "int8"),
+    ("branches", "int8"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +104,12 @@ def called(qmodel: Any, case: Case, n: int = 64) -> list[np.ndarray]:
 # --- law 2: exactness ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_integer_is_equal(name: str) -> None:
     assert_exact(certified(name))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_certificate_covers_every_tensor(name: str) -> None:
     plan, program = exported(name).qmodel.plan, exported(name).artifact.program
     certificate = certified(name)
@@ -209,16 +219,18 @@ def scales(qmodel: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(r["scale"]) for name, r in qmodel.pure_ranges().items()}
 
 
+TRAINED_AS = [
+    *((name, "int8") for name in TRAINED),
+    ("separable", "int8-ema"),
+    ("perceptron", "learned weights"),
+    ("clips", "int4"),
+    ("products", "int16x8"),
+    ("separable", "int4, learned weights"),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "recipe"),
-    [
-        *((name, "int8") for name in TRAINED),
-        ("separable", "int8-ema"),
-        ("perceptron", "learned weights"),
-        ("clips", "int4"),
-        ("products", "int16x8"),
-        ("separable", "int4, learned weights"),
-    ],
+    ("name", "recipe"), [pytest.param(*p, marks=[pytest.mark.slow] * (p in LONG_TRAINED)) for p in TRAINED_AS]
 )
 def test_every_integer_is_equal_after_training(name: str, recipe: str) -> None:
     case, qmodel = calibrated(name, recipe)
@@ -346,7 +358,7 @@ def test_the_same_inputs_give_the_same_bytes(name: str) -> None:
 # --- laws 1 and 4: identity, folding ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_model_is_unchanged(name: str) -> None:
     untouched, found = ZOO[name](), exported(name)
     assert found.qmodel.model is found.case.model
@@ -356,7 +368,7 @@ def test_the_model_is_unchanged(name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-@pytest.mark.parametrize("name", [n for n in ZOO if n not in {"bfloat16", "placed"}])
+@pytest.mark.parametrize("name", [n for n in ZOO if n not in {"bfloat16", "placed", *LONG}])
 def test_folding_keeps_the_float_model(name: str) -> None:
     """The folded graph in float against the model, relative to the largest output."""
     found = exported(name)

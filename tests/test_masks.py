@@ -47,7 +47,10 @@ IDIOMS = {
 }
 
 
-@pytest.mark.parametrize("idiom", IDIOMS)
+LONG = {"added, chosen", "subtracted", "of flax", "not"}
+
+
+@pytest.mark.parametrize("idiom", [pytest.param(i, marks=[pytest.mark.slow] * (i in LONG)) for i in IDIOMS])
 def test_a_mask_from_ids_is_exact(idiom):
     fn = IDIOMS[idiom]
     q = jaxq.quantize(fn, "int8", PARAMS, IDS[:1])

@@ -243,6 +243,7 @@ def test_everything_is_16_bits_and_exact() -> None:
     np.testing.assert_array_equal(artifact.run(x)[0], np.asarray(qmodel(x)))
 
 
+@pytest.mark.slow
 def test_sixteen_bits_follow_the_float_model_more_closely() -> None:
     x = examples((16, 16, 3), 2)[:8]
     wanted = np.asarray(Mixed(nnx.Rngs(0))(jnp.asarray(x)))

@@ -129,7 +129,7 @@ def test_what_infer_cannot_read(folder: pathlib.Path, tmp_path: pathlib.Path) ->
     assert refused(1, "infer", labelled, folder / "models.py").startswith(
         f"{folder}/models.py cannot be read as a photo"
     )
-    assert "takes 'ids', 'segments', which is no image" in refused(1, "infer", text, "a sentence")
+    assert "vocabulary of 4 tokens lacks [CLS], [SEP]: not BERT's" in refused(1, "infer", text, "a sentence")
 
 
 def test_a_photo_too_large_to_open_is_refused(tmp_path: pathlib.Path) -> None:

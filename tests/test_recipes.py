@@ -83,6 +83,7 @@ def test_a_finished_run_is_not_overwritten(finished: pathlib.Path) -> None:
     assert (finished / "model.tflite").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_in_both_phases_resumes_to_the_same_file(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
