@@ -22,6 +22,7 @@ from jaxq.export.kernels import floats, hybrid
 from jaxq.export.kernels.operands import activation, builtin_bounds, limits, scale, scales, zero_point
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.variables import State
+from jaxq.numerics import straight_through
 
 Tensors = tuple[Tensor, ...]
 
@@ -144,16 +145,3 @@ def _paired(exact: jax.Array, surrogate: jax.Array, tensor: Tensor, bounds: tupl
     steps = jnp.round(surrogate / scale(tensor))
     passing = jnp.where((low <= steps) & (steps <= high), surrogate, jax.lax.stop_gradient(surrogate))
     return Pair(exact, straight_through(floats.dequantized(exact, tensor), passing))
-
-
-@jax.custom_jvp
-def straight_through(value: jax.Array, surrogate: jax.Array) -> jax.Array:
-    """`value`, with the gradient of `surrogate`."""
-    return value
-
-
-@straight_through.defjvp
-def _straight_through_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    return primals[0], tangents[1]

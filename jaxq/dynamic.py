@@ -18,13 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxq.fixedpoint import mantissa, quotient
-from jaxq.numerics import true_divide, unfused
+from jaxq.numerics import round_away, straight_through, true_divide, unfused
 
 LEAST, GREATEST = -128.0, 127.0
 
@@ -54,7 +53,7 @@ def asymmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
     low, high = _range(x, axes)
     none = low == high
     width = jnp.where(none, 1.0, high - low)
-    scale = jnp.where(none, 1.0, true_divide(width, _divisor(width, 255.0)))
+    scale = jnp.where(none, 1.0, true_divide(width, jnp.full_like(width, 255.0)))
     below, below_half = _steps(-low, width, 64)
     above, above_half = _steps(high, width, 63)
     from_low = -128 + below + ((below_half > 0) | ((below_half == 0) & (below >= 128))).astype(jnp.int32)
@@ -62,7 +61,7 @@ def asymmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
     nearer_low = 128.0 - true_divide(low, scale) < 127.0 + true_divide(high, scale)
     zero = jnp.clip(jnp.where(none, 0, jnp.where(nearer_low, from_low, from_high)), -128, 127).astype(jnp.float32)
     inverse = true_divide(jnp.ones_like(scale), scale)
-    return Dynamic(_clipped(x, inverse, _round_away, LEAST - zero, GREATEST - zero), scale)
+    return Dynamic(_clipped(x, inverse, round_away, LEAST - zero, GREATEST - zero), scale)
 
 
 def symmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
@@ -71,14 +70,9 @@ def symmetric(x: Array, axes: tuple[int, ...]) -> Dynamic:
     bound = jnp.maximum(-low, high)
     none = bound == 0.0
     full = jnp.full_like(bound, 127.0)
-    scale = jnp.where(none, 1.0, true_divide(bound, _divisor(bound, 127.0)))
+    scale = jnp.where(none, 1.0, true_divide(bound, full))
     inverse = true_divide(full, jnp.where(none, 127.0, bound))
-    return Dynamic(_clipped(x, inverse, _round_away, jnp.float32(-127.0), jnp.float32(127.0)), scale)
-
-
-def _divisor(x: Array, number: float) -> Array:
-    """The number, depending on x: of a constant that `jax.vmap` broadcasts XLA would multiply by the reciprocal."""
-    return jnp.where(jnp.isnan(x), x, number)
+    return Dynamic(_clipped(x, inverse, round_away, jnp.float32(-127.0), jnp.float32(127.0)), scale)
 
 
 def _range(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -119,26 +113,10 @@ def _float64_side(floor: Array, width: Array) -> Array:
     return jnp.where(far, jnp.sign(rest), 0)
 
 
-def _round_away(x: Array) -> Array:
-    whole = jnp.trunc(x)
-    return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), 0.0)
-
-
 def _clipped(x: Array, factor: Array, rounding: Callable[[Array], Array], low: Array, high: Array) -> Array:
     steps = x * unfused(factor)  # else XLA may divide by what it is the reciprocal of
     rounded = unfused(lax.stop_gradient(steps))  # else `x factor - trunc(x factor)` may be rounded once, and miss a tie
     return straight_through(jnp.clip(rounding(rounded), low, high), steps)
-
-
-@jax.custom_jvp
-def straight_through(value: Array, surrogate: Array) -> Array:
-    """`value`, with the gradient of `surrogate`."""
-    return value
-
-
-@straight_through.defjvp
-def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return primals[0], tangents[1]
 
 
 # --- back to float32 ------------------------------------------------------------------------------------------------

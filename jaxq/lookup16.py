@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxq.fixedpoint import mantissa, quantized_ratio, rescale_half_away
+from jaxq.numerics import round_away
 
 STEPS = 24  # entries of the sigmoid's table a unit
 HIGHEST = 32767
@@ -86,15 +87,10 @@ def interpolating_table(
     step = (dtype(high) - dtype(low)) / dtype(512)
     x = dtype(low) + places * step
     inverse = dtype(65536) / (unit * dtype(32767) - unit * dtype(-32768))
-    values, middle = real(x) * inverse, _away(real(x[:-1] + step / dtype(2)) * inverse)
-    error = _away((values[1:] + _away(values[:-1])) / dtype(2)) - middle
-    entries = _away(values) - np.append(_away(error / 2), 0.0)
+    values, middle = real(x) * inverse, round_away(real(x[:-1] + step / dtype(2)) * inverse)
+    error = round_away((values[1:] + round_away(values[:-1])) / dtype(2)) - middle
+    entries = round_away(values) - np.append(round_away(error / 2), 0.0)
     return np.clip(entries, -32768, HIGHEST).astype(np.int32)
-
-
-def _away(x: np.ndarray) -> np.ndarray:
-    whole = np.trunc(x)
-    return whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), 0.0)
 
 
 @functools.cache

@@ -43,13 +43,15 @@ def true_divide(a: HostOrTraced, b: HostOrTraced) -> HostOrTraced:
     """`a / b` rounded once, as numpy, TFLite and the exported file compute it. Float arrays; `b` broadcasts to `a`.
 
     XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one
-    quotient in ten. The barrier hides that `b` is a broadcast. Every scale, reciprocal, multiplier
-    and integer bias is formed by this function.
+    quotient in ten. The barrier hides that `b` is a broadcast; `jax.vmap` broadcasts behind it, so that b is besides
+    chosen number by number, and is never the NaN. Every scale, reciprocal, multiplier and integer bias is formed by
+    this function.
     """
     if namespace(a) is np:
         return np.asarray(a / b)
     shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
-    return jnp.broadcast_to(a, shape) / lax.optimization_barrier(jnp.broadcast_to(b, shape))
+    a, b = jnp.broadcast_to(a, shape), lax.optimization_barrier(jnp.broadcast_to(b, shape))
+    return a / jnp.where(jnp.isnan(a), a, b)
 
 
 def unfused(x: HostOrTraced) -> HostOrTraced:
@@ -84,6 +86,27 @@ def _round(x: Array) -> Array:
 @_round.defjvp
 def _round_ste_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return jnp.round(primals[0]), tangents[0]
+
+
+def round_away(x: HostOrTraced) -> HostOrTraced:
+    """Round to nearest, ties away from zero: C's `round`, without the double rounding of `floor(x + 0.5)`.
+
+    Float array of any shape. Its gradient is zero.
+    """
+    xp = namespace(x)
+    whole = xp.trunc(x)
+    return whole + xp.where(xp.abs(x - whole) >= 0.5, xp.sign(x), xp.zeros_like(x))
+
+
+@jax.custom_jvp
+def straight_through(value: Array, surrogate: Array) -> Array:
+    """`value`, with the gradient of `surrogate`. Float arrays of one shape."""
+    return value
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[0], tangents[1]
 
 
 def clip_ste(x: HostOrTraced, low: HostOrTraced, high: HostOrTraced) -> HostOrTraced:

@@ -347,6 +347,9 @@ def divided(a: jax.Array, b: jax.Array) -> jax.Array:
     return true_divide(a, b)
 
 
+divided_by_one = jax.jit(jax.vmap(true_divide, in_axes=(0, None)))
+
+
 @quick
 @given(SEEDS, st.floats(2.0**-60, 2.0**60, width=32))
 def test_true_division_is_numpys(seed: int, divisor: float) -> None:
@@ -356,6 +359,9 @@ def test_true_division_is_numpys(seed: int, divisor: float) -> None:
     np.testing.assert_array_equal(divided(a, np.float32(divisor)), a / np.float32(divisor))
     np.testing.assert_array_equal(divided(a, b), a / b)
     np.testing.assert_array_equal(true_divide(jnp.asarray(a), f32(divisor)), a / np.float32(divisor))
+    np.testing.assert_array_equal(
+        divided_by_one(a.reshape(64, 64), np.float32(divisor)), a.reshape(64, 64) / np.float32(divisor)
+    )
 
 
 @quick

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxq.export.kernels.operands import round_away
 from jaxq.fixedpoint import (
     INT32_MAX,
     INT32_MIN,
@@ -25,6 +24,7 @@ from jaxq.fixedpoint import (
     srdhm,
     srdhm16,
 )
+from jaxq.numerics import round_away
 
 # The training forward's as well.
 __all__ = [

@@ -25,12 +25,12 @@ from jaxq.dynamic import (
     XNNPACK,
     Dynamic,
     Way,
-    straight_through,
 )
 from jaxq.errors import ExportError
 from jaxq.export.kernels import contraction, floats
 from jaxq.export.kernels.operands import Kernel, constant, option_int, present, scales, source, target, zero_point
 from jaxq.export.program import Operator, Tensor
+from jaxq.numerics import straight_through
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.export.kernels.operands import limits, round_away, scale, zero_point
+from jaxq.export.kernels.operands import limits, scale, zero_point
 from jaxq.export.program import Tensor
+from jaxq.numerics import round_away
 
 Real = Callable[[np.ndarray], np.ndarray]  # float32 (256,) -> float32 (256,)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.program import Operator, Option, Tensor
+from jaxq.numerics import round_away
 
 # kernel(op, every tensor of the program, the values of op.inputs) -> the values of op.outputs. Values have
 # the tensors' own dtypes; None is an absent optional input.
@@ -152,12 +153,6 @@ def builtin_bounds(tensor: Tensor, bounds: tuple[float | None, float | None]) ->
     if bounds[1] is not None:
         high = min(high, zero_point(tensor) + int(round_away(np.float32(bounds[1]) / scale(tensor))))
     return low, high
-
-
-def round_away(x: np.ndarray | np.floating) -> np.ndarray | np.floating:
-    """C round() on the host: nearest, half away from zero, without the double rounding of floor(x + 0.5)."""
-    whole = np.trunc(x)
-    return whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), np.zeros_like(x))
 
 
 def centred(value: jax.Array, tensor: Tensor) -> jax.Array:

@@ -27,7 +27,7 @@ from jaxq.fixedpoint import (
     srdhm,
 )
 from jaxq.graph import Op
-from jaxq.numerics import round_ste, true_divide
+from jaxq.numerics import round_ste, straight_through, true_divide
 from jaxq.ops import compute
 
 VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
@@ -35,8 +35,8 @@ ADD_SHIFT = 15  # bits that ADD and SUB keep behind the point of their operands
 
 
 def straight(real: Array, integer: Array) -> Array:
-    """The integer, with the gradient of the real number that it rounds (within 2^-8, which the caller rounds away)."""
-    return real + lax.stop_gradient(integer.astype(jnp.float32) - real)
+    """The integer, as a float, with the gradient of the real number that it rounds."""
+    return straight_through(integer.astype(jnp.float32), real)
 
 
 def _integers(*arrays: Array) -> list[Array]:

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxq.graph import CLIPS, Op
-from jaxq.numerics import round_ste, true_divide, unfused
+from jaxq.numerics import round_away, round_ste, straight_through, true_divide, unfused
 from jaxq.ops import compute, fixed
 
 
@@ -127,7 +127,7 @@ def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> A
     counted_zeros = op.attrs["count_padding"] and any(map(any, op.attrs["padding"]))
     inside = counts if counted_zeros else compute.window_sum(op, jnp.ones((1, *x.q.shape[1:3], 1), jnp.float32))
     stored = compute.window_sum(op, x.q) + inside * x.zero_point
-    return round_away(true_divide(stored, jnp.asarray(counts, jnp.float32))) - x.zero_point
+    return _round_away_ste(true_divide(stored, jnp.asarray(counts, jnp.float32))) - x.zero_point
 
 
 def clip(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
@@ -154,23 +154,15 @@ def fused_bounds(
 
 
 def _builtin_bound(bound: float, scale: Array) -> Array:
-    return jnp.float32(bound) if math.isinf(bound) else round_away(_steps(bound, scale))
+    return jnp.float32(bound) if math.isinf(bound) else _round_away_ste(_steps(bound, scale))
 
 
 def _steps(bound: float, scale: Array) -> Array:
     return true_divide(jnp.full_like(scale, bound), scale)
 
 
-@jax.custom_jvp
-def round_away(x: Array) -> Array:
-    """Round, ties away from zero (C's `round`), with gradient one."""
-    whole = jnp.trunc(x)
-    return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), 0.0)
-
-
-@round_away.defjvp
-def _round_away_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return round_away(primals[0]), tangents[0]
+def _round_away_ste(x: Array) -> Array:
+    return straight_through(round_away(x), x)
 
 
 def identity(op: Op, x: Carrier, *_: Array, scale: Array, zero_point: Array) -> Array:
