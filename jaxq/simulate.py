@@ -25,6 +25,7 @@ from jaxq.numerics import (
     carrier_bounds,
     clip_ste,
     dequantize,
+    in_memory,
     namespace,
     positive,
     quantize,
@@ -190,9 +191,7 @@ class _Run:
             self._observe(op.outputs[0], steps * scale, op.attrs.get("activation"))
             outputs = (self._rounded(op, steps, scale, zero_point, group),)
         for value, q in zip(op.outputs, outputs, strict=True):
-            # Held in memory once: XLA would otherwise compute a chain of residual adds again in each of its readers,
-            # forward and backward (measured: a quarter of a step). The barrier's transpose holds the gradient as well.
-            self._keep(value, Carrier(lax.optimization_barrier(q), scale, zero_point))
+            self._keep(value, Carrier(in_memory(q), scale, zero_point))
 
     def _steps(self, op: Op, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
         spec = OPS[op.kind]

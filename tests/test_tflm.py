@@ -25,6 +25,7 @@ from tests.test_kernels import (
     CASES,
     Grid,
     X,
+    a_million,
     binary,
     chain,
     differing,
@@ -124,6 +125,14 @@ def test_every_integer_equals_tflite_micro(name: str) -> None:
     different, total = differing(built, "tflm", count)
     assert (different, total) == (0, total)
     assert total >= (10**6 if name.startswith("large") else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LACKS and not name.startswith("large")])
+def test_a_million_integers_equal_tflite_micro(name: str) -> None:
+    different, total = a_million(CASES[name][0], "tflm")
+    assert different == 0
+    assert total >= 10**6
 
 
 @pytest.mark.parametrize("name", LACKS)
