@@ -196,7 +196,9 @@ def instructions(depth: int) -> int:
     x = jnp.linspace(-1, 1, 64)[None]
     qmodel = jaxq.quantize(Stream(depth), "int8", x)
     jaxq.calibrate(qmodel, [x], progress=False)
-    return jax.jit(jax.grad(lambda x: qmodel(x).sum())).lower(x).compile().as_text().count(" = ")
+    text = jax.jit(jax.grad(lambda x: qmodel(x).sum())).lower(x).compile().as_text()
+    assert text is not None
+    return text.count(" = ")
 
 
 def test_a_deep_stream_compiles_to_instructions_in_proportion() -> None:
