@@ -17,7 +17,7 @@ from jaxq.numerics import carrier_bounds, quantize
 from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier
 from jaxq.plan import Plan
-from jaxq.simulate import quantized_operand
+from jaxq.weights import quantized_operand
 
 Scales = Mapping[str, tuple[np.float32, int]]
 

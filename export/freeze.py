@@ -23,8 +23,8 @@ from jaxq.graph import Equation, Graph, Op, with_ones
 from jaxq.numerics import SMALLEST_SCALE
 from jaxq.ops import OPS
 from jaxq.plan import Group, Plan
+from jaxq.qparams import qparams
 from jaxq.quantize import check_ranges
-from jaxq.simulate import qparams
 from jaxq.target import target_named
 from jaxq.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 

@@ -14,7 +14,8 @@ from jaxq.export.program import Operator, Quantization, Tensor
 from jaxq.export.versions import HYBRID, hybrid_version, version_for
 from jaxq.graph import Op
 
-INT8, INT32 = 9, 2  # codes of the schema's TensorType, as the options of CAST, ARG_MAX and convolutions hold them
+# Codes of the schema's TensorType, as the options of CAST, ARG_MAX and convolutions hold them.
+FLOAT32, INT32, BOOL, INT8 = 0, 2, 6, 9
 
 
 class Writer:

@@ -16,9 +16,10 @@ from jaxq.faces import bind
 from jaxq.graph import MASK, Op
 from jaxq.plan import Group, Plan
 from jaxq.progress import bar
+from jaxq.qparams import range_parameters
 from jaxq.quantize import Bound, Captured
 from jaxq.ranges import minmax, percentile
-from jaxq.simulate import range_parameters, reals
+from jaxq.simulate import reals
 from jaxq.weights import weight_scale, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]

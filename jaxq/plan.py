@@ -8,13 +8,13 @@ and that name is its key among the ranges.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import jax.numpy as jnp
 
 from jaxq.errors import PlanError
-from jaxq.forms import composed, meaning
-from jaxq.graph import Graph, Op, weight_origins
+from jaxq.forms import FORMS, composed
+from jaxq.graph import MOVES, Graph, Op, weight_origins
 from jaxq.ops import OPS
 from jaxq.ops.hybrid import WAYS
 from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, is_copy, separated, storage
@@ -152,7 +152,27 @@ def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
             reasons[op.name] = "the recipe's activations are floats"
         elif rule_for(recipe, _names_of(graph, op)).float:
             reasons[op.name] = "a rule of the recipe says float"
-    return reasons
+    return reasons | dict.fromkeys(_between(graph, reasons), "it moves numbers from one float island to another")
+
+
+def _between(graph: Graph, islands: Container[str]) -> set[str]:
+    """Moves of what islands make that only islands read: to round there would serve nobody.
+
+    Which shapes a move stands between depends on the batch; what is rounded must not.
+    """
+    made, moves = {v for op in graph.ops if op.name in islands for v in op.outputs}, []
+    for op in graph.ops:
+        if op.name not in islands and op.kind in MOVES and op.inputs[0] in made:
+            made.update(op.outputs)
+            moves.append(op)
+    names = {op.name for op in moves}
+    rounded = {v for op in graph.ops if op.name not in islands and op.name not in names for v in op.inputs}
+    rounded.update(graph.outputs)
+    for op in reversed(moves):
+        if rounded.intersection(op.outputs):
+            rounded.update(op.inputs)
+            names.remove(op.name)
+    return names
 
 
 def _takes_plain(op: Op) -> bool:
@@ -286,7 +306,7 @@ def _lines(plan: Plan) -> list[str]:
         *(f"  {name}: {reason}" for name, reason in plan.islands.items()),
     ]
     lines += [
-        f"  {op.name}: {op.attrs['form']} as {meaning(op.attrs['form'])}, which the target has kernels for"
+        f"  {op.name}: {op.attrs['form']} as {FORMS[op.attrs['form']].meaning}, which the target has kernels for"
         for op in plan.graph.ops
         if "form" in op.attrs
     ]

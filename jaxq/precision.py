@@ -7,10 +7,12 @@ from collections.abc import Container, Mapping
 
 import jax.numpy as jnp
 
-from jaxq.graph import Graph, Op
+from jaxq.graph import Draft, Graph, Op
 from jaxq.ops import OPS
 from jaxq.scheme import Scheme
 from jaxq.target import Target
+
+COPY = "island_copy"  # attribute of the op that rounds it for the integers
 
 
 def storage(op: Op, scheme: Scheme, target: Target) -> str:
@@ -24,21 +26,13 @@ def storage(op: Op, scheme: Scheme, target: Target) -> str:
 
 # Ops that TFLite computes on activations of 16 bits by arithmetic that is known here. The rest computes in 8.
 WIDE = frozenset(
-    {"ADD", "AFFINE", "AVERAGE_POOL_2D", "CLIP", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DROPOUT"}
-    | {
-        "FULLY_CONNECTED",
-        "LOGISTIC",
-        "MAX_POOL_2D",
-        "MEAN",
-        "MUL",
-        "PAD",
-        "RELU",
-        "RELU6",
-        "RELU_N1_TO_1",
-        "REQUANTIZE",
+    {
+        "ADD", "AFFINE", "AVERAGE_POOL_2D", "CLIP", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DROPOUT",
+        "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "RELU", "RELU6", "RELU_N1_TO_1",
+        "REQUANTIZE", "RESHAPE", "SLICE", "SOFTMAX", "SPLIT", "STOP_GRADIENT", "STRIDED_SLICE", "SUB", "TANH",
+        "TRANSPOSE",
     }
-    | {"RESHAPE", "SLICE", "SOFTMAX", "SPLIT", "STOP_GRADIENT", "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"}
-)
+)  # fmt: skip
 
 
 def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
@@ -84,23 +78,26 @@ def separated(graph: Graph, islands: Container[str]) -> Graph:
     is rounded, and islands go on with floats (a residual stream between LayerNorms). Returns `graph` where there is
     none.
     """
-    avals, names, ops = dict(graph.avals), dict(graph.site_names), []
+    draft, ops, copies = Draft(graph), [], {}
     read = [{v for op in graph.ops if (op.name in islands) is island for v in op.inputs} for island in (False, True)]
-    copies: dict[int, int] = {}
     for op in graph.ops:
         inputs = op.inputs if op.name in islands else tuple(copies.get(v, v) for v in op.inputs)
         ops.append(dataclasses.replace(op, inputs=inputs))
         for value in op.outputs if op.name in islands else ():
-            if value in read[0] & read[1] and jnp.issubdtype(avals[value].dtype, jnp.floating):
-                new = copies[value] = max(avals) + 1
-                avals[new], names[new] = avals[value], f"{names[value]}:integers"
-                ops.append(Op("RESHAPE", names[new], (value,), (new,), {"shape": avals[value].shape}, op.source))
-    return dataclasses.replace(graph, avals=avals, site_names=names, ops=tuple(ops)) if copies else graph
+            if value in read[0] & read[1] and jnp.issubdtype(draft.avals[value].dtype, jnp.floating):
+                ops.append(_copied(draft, value, op.source))
+                copies[value] = ops[-1].outputs[0]
+    return draft.graph(ops) if copies else graph
+
+
+def _copied(draft: Draft, value: int, source: str) -> Op:
+    new = draft.value(value, f"{draft.names[value]}:integers")
+    return Op("RESHAPE", draft.names[new], (value,), (new,), {"shape": draft.avals[value].shape, COPY: True}, source)
 
 
 def is_copy(op: Op) -> bool:
     """Whether an op hands integers what an island has made."""
-    return op.kind == "RESHAPE" and op.name.endswith(":integers")
+    return COPY in op.attrs
 
 
 def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> Graph:
@@ -108,7 +105,7 @@ def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> 
 
     An op that shares one scale with its operands requantizes them itself. Returns `graph` where nothing is mixed.
     """
-    avals, names, ops, made = dict(graph.avals), dict(graph.site_names), [], {}
+    draft, ops, made = Draft(graph), [], {}
     for op in graph.ops:
         outputs = [bits[v] for v in op.outputs if v in bits]
         if op.name in islands or OPS[op.kind].scales == "same":
@@ -119,9 +116,8 @@ def inserted(graph: Graph, bits: Mapping[int, int], islands: Container[str]) -> 
             if bits.get(value, wanted) == wanted:
                 continue
             if (value, wanted) not in made:
-                new = made[value, wanted] = max(avals) + 1
-                avals[new], names[new] = graph.avals[value], f"{names[value]}:int{wanted}"
-                ops.append(Op("REQUANTIZE", names[new], (value,), (new,), {"bits": wanted}, op.source))
+                new = made[value, wanted] = draft.value(value, f"{draft.names[value]}:int{wanted}")
+                ops.append(Op("REQUANTIZE", draft.names[new], (value,), (new,), {"bits": wanted}, op.source))
             inputs[i] = made[value, wanted]
         ops.append(dataclasses.replace(op, inputs=tuple(inputs)))
-    return dataclasses.replace(graph, avals=avals, site_names=names, ops=tuple(ops)) if made else graph
+    return draft.graph(ops) if made else graph

@@ -22,9 +22,10 @@ from jaxq.call import Call, is_key, leaf_names, places, split_call
 from jaxq.errors import InputError, RangeError
 from jaxq.graph import capture
 from jaxq.plan import Plan, make_plan
+from jaxq.qparams import Ranges
 from jaxq.recipe import Recipe, read_recipe
 from jaxq.scheme import is_range
-from jaxq.simulate import Ranges, Record, reals, simulate
+from jaxq.simulate import Record, reals, simulate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

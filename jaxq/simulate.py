@@ -16,38 +16,32 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxq.graph import Op
 from jaxq.numerics import (
-    SMALLEST_SCALE,
     carrier_bounds,
     clip_ste,
     dequantize,
     in_memory,
-    namespace,
-    positive,
     quantize,
     round_ste,
     saturate,
-    scale_and_zero_point,
-    true_divide,
 )
+from jaxq.observed import observe
 from jaxq.ops import OPS, fixed, hybrid
 from jaxq.ops.steps import Carrier, fused_bounds, requantized
 from jaxq.plan import Group, Plan
-from jaxq.scheme import QParams
+from jaxq.qparams import Ranges, qparams
 from jaxq.weights import (
     dequantized_weight,
     float_kernel,
     half_precision,
-    quantized_constant,
+    quantized_operand,
     quantized_weight,
     weight_values,
 )
 
-Ranges = Mapping[str, Mapping[str, jax.Array]]
 Record = Callable[[int, Carrier], None]
 
 
@@ -72,51 +66,6 @@ def simulate(
         run.island(op) if op.name in plan.islands else run.step(op)
     outputs = [run.output(v) for v in plan.graph.outputs]
     return run.with_observations(outputs)
-
-
-def qparams(group: Group, ranges: Ranges, env: Mapping[int, Any], plan: Plan) -> QParams:
-    """Scale and zero point in use for a group: prescribed, of a FakeQuant module, or from its range."""
-    if group.fixed is not None:
-        return QParams(jnp.float32(group.fixed[0]), jnp.float32(group.fixed[1]))
-    if group.fake_quant is not None:
-        op = next(op for op in plan.graph.ops if op.name == group.fake_quant)
-        scale, zero_point = (jnp.asarray(env[v], jnp.float32) for v in op.inputs[1:])
-        return QParams(positive(scale), _integer(zero_point, group))
-    if group.derived is not None:  # exact in 16 bits; a 256th in 8
-        source = plan.groups[plan.group_of[group.derived]]
-        steps = 2.0 ** (source.scheme.bits - min(group.scheme.bits, source.scheme.bits))
-        return QParams(qparams(source, ranges, env, plan).scale * jnp.float32(steps), jnp.float32(0))
-    trained = ranges[group.name]
-    if group.scheme.ranges == "ema":
-        return _from_observed(trained["observed"], group)
-    scale, zero_point = positive(trained["scale"]), _integer(trained["zero_point"], group)
-    if group.scheme.ranges == "frozen":
-        return QParams(lax.stop_gradient(scale), lax.stop_gradient(zero_point))
-    return QParams(scale, zero_point)
-
-
-def _integer(zero_point: jax.Array, group: Group) -> jax.Array:
-    """The zero point as used: rounded, or given by the group's sign."""
-    low, high = jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax)
-    if group.scheme.symmetric:
-        return jnp.zeros_like(zero_point)
-    if group.nonnegative:
-        return jnp.full_like(zero_point, group.scheme.qmin)
-    return clip_ste(round_ste(zero_point), low, high)
-
-
-def _from_observed(observed: jax.Array, group: Group) -> QParams:
-    observed = lax.stop_gradient(observed)
-    return range_parameters(observed[0], observed[1], group)
-
-
-def range_parameters(low: jax.Array, high: jax.Array, group: Group) -> QParams:
-    """Scale and zero point of a group that covers [low, high]."""
-    if group.scheme.symmetric:
-        bound = jnp.maximum(jnp.abs(low), jnp.abs(high))
-        return QParams(positive(true_divide(bound, jnp.full_like(bound, group.scheme.qmax))), jnp.zeros_like(bound))
-    scale, zero_point = scale_and_zero_point(low, high, group.scheme.qmin, group.scheme.qmax)
-    return QParams(scale, _integer(zero_point, group))
 
 
 class _Run:
@@ -292,41 +241,6 @@ class _Run:
         for i, result in zip(indices, results, strict=True):
             outputs[i] = result
         return outputs
-
-
-@jax.custom_vjp
-def observe(outputs: tuple[jax.Array, ...], observed: jax.Array, found: jax.Array) -> tuple[jax.Array, ...]:
-    """`outputs`, unchanged; the gradient of `observed` [min, max] becomes `observed - found`.
-
-    One step of gradient descent with rate r is then the moving average `(1 - r) observed + r found`: the statistics of
-    a batch reach the optimizer by the one channel that every training loop has (`jaxq.optim.partition` takes that
-    step). It passes through all outputs, so that a loss which reads any of them carries it.
-    """
-    return outputs
-
-
-def _observe_forward(outputs: Any, observed: jax.Array, found: jax.Array) -> tuple[Any, jax.Array]:
-    return outputs, observed - found
-
-
-def _observe_backward(difference: jax.Array, cotangents: Any) -> tuple[Any, jax.Array, jax.Array]:
-    return cotangents, difference, jnp.zeros_like(difference)
-
-
-observe.defvjp(_observe_forward, _observe_backward)
-
-
-def quantized_operand(constant: Any, scale: Any, bits: int = 8) -> Carrier:
-    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale.
-
-    bits: of the op's activations; of 16 the divisor is 32767.
-    """
-    qmax = 2 ** (bits - 1) - 1
-    xp = namespace(constant)
-    magnitude = xp.max(xp.abs(constant))
-    own = true_divide(magnitude, xp.full_like(magnitude, qmax))
-    least = (scale if xp is np else lax.stop_gradient(scale)) * np.float32(2.0**-9)
-    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), qmax)
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------

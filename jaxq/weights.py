@@ -155,5 +155,18 @@ def quantized_constant(w: Any, scale: Any, qmax: int) -> Carrier:
     return Carrier(q, scale, jnp.float32(0.0))
 
 
+def quantized_operand(constant: Any, scale: Any, bits: int = 8) -> Carrier:
+    """A constant operand of ADD, SUB or MUL: symmetric, `max|c| / 127`, not below a 2^9th of the output's scale.
+
+    bits: of the op's activations; of 16 the divisor is 32767.
+    """
+    qmax = 2 ** (bits - 1) - 1
+    xp = namespace(constant)
+    magnitude = xp.max(xp.abs(constant))
+    own = true_divide(magnitude, xp.full_like(magnitude, qmax))
+    least = (scale if xp is np else lax.stop_gradient(scale)) * np.float32(2.0**-9)
+    return quantized_constant(constant, xp.maximum(own, xp.maximum(least, np.float32(SMALLEST_SCALE))), qmax)
+
+
 def _reciprocal(scale: Any) -> Any:
     return true_divide(namespace(scale).ones_like(scale), scale)

@@ -275,5 +275,6 @@ class Report:
         self.shown.update(self.task, advance=1, description=self.text + self.health)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items() if self.writer is not None else ():
-            self.writer.scalar(f"{self.title}/{name}", value, step)  # type: ignore[union-attr]
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.scalar(f"{self.title}/{name}", value, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,3 +91,20 @@ def test_islands_go_on_with_floats_where_integers_read_as_well() -> None:
     assert artifact.certificate.ok and "mul_1" in names and "QUANTIZE" in operators
     (found,) = artifact.run(X)
     assert np.mean(np.abs(found - forward) > 1e-5) < 0.01  # an integer that another last bit makes another
+
+
+def attention(p: Any, x: Any, mask: Any) -> Any:
+    q, k = (y.reshape(-1, 4, 2, 8).swapaxes(1, 2) for y in (x @ p["w"], x))
+    scores = jnp.where(mask[:, None, None, :], q @ k.swapaxes(2, 3), -1e4)
+    return (jax.nn.softmax(scores) @ k).swapaxes(1, 2).reshape(x.shape) @ p["w"]
+
+
+def test_moves_between_islands_are_islands_at_every_batch() -> None:
+    """The mask of one example is spread by other reshapes than that of many: a range for them was never reached."""
+    rules = [{"match": m, "float": True} for m in ("batch_matmul*", "select*", "softmax*")]
+    mask = np.arange(4) < np.random.default_rng(3).integers(1, 5, (8, 1))
+    q = jaxq.quantize(attention, {"rules": rules}, PARAMS, X[:1], mask[:1])
+    ranges = jaxq.calibrate(q, [(X, mask)], PARAMS, q.init(PARAMS, X[:1], mask[:1]), progress=False)
+    assert "moves numbers from one float island to another" in str(q.plan)
+    proof = jaxq.export.to_tflite(q, PARAMS, ranges, verify=(X, mask)).certificate
+    assert proof.ok and not sum(proof.differing_integers.values())

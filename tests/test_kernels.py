@@ -317,11 +317,12 @@ def a_million(built: Program, family: str) -> tuple[int, int]:
     """How many of at least a million values differ, and of how many."""
     size = sum(math.prod(built.tensors[i].shape) for i in built.outputs)
     times = -(-(10**6) // size)
-    if not any(built.tensors[i].shape[:1] == (1,) for i in built.inputs):
-        return differing(_taller(built, times), family, 1)
     largest = max(math.prod(built.tensors[i].shape) for i in (*built.inputs, *built.outputs))
     count = min(times, 1 + 2**20 // largest)  # examples at a time: what fits into memory
-    return differing(built, family, count, -(-times // count))
+    draws = -(-times // count)
+    if any(built.tensors[i].shape[:1] == (1,) for i in built.inputs):
+        return differing(built, family, count, draws)
+    return differing(_taller(built, count), family, 1, draws)
 
 
 def _taller(built: Program, times: int) -> Program:

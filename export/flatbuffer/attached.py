@@ -16,10 +16,7 @@ from jaxq.errors import FormatError
 
 _MOST_BYTES = 64  # bytes unpacked for each byte of the file: an archive that holds more was made to do harm
 _DATE = (1980, 1, 1, 0, 0, 0)  # the least that zip can say
-_BROKEN = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError),
-    *(RuntimeError, ValueError, OSError, EOFError, KeyError),
-)
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, OSError, EOFError, KeyError)
 
 
 def attach(data: bytes, files: Mapping[str, bytes]) -> bytes:

@@ -17,12 +17,11 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.program import Tensor
-from jaxq.export.writer import Writer
+from jaxq.export.writer import BOOL, FLOAT32, Writer
 from jaxq.graph import Op
 
 Value = int | np.ndarray | np.generic  # a tensor of the program, or a constant
 
-BOOL, FLOAT32 = 6, 0  # codes of the schema's TensorType
 CALLS = ("call_jaxpr", "fun_jaxpr", "jaxpr")
 
 

@@ -75,8 +75,8 @@ def _row(program: Program, op: Operator) -> str | None:
 
 def _scales(program: Program, op: Operator) -> str | None:
     w = read_at(program, op, 1)
-    many = w is not None and w.quantization is not None and w.quantization.per_channel
-    return f"has weights with {w.quantization.scale.size} scales" if many else None  # pyright: ignore[reportOptionalMemberAccess]
+    grid = None if w is None else w.quantization
+    return f"has weights with {grid.scale.size} scales" if grid is not None and grid.per_channel else None
 
 
 def _classes(program: Program, op: Operator) -> str | None:

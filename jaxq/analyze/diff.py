@@ -18,8 +18,8 @@ from jaxq.examples import chunks
 from jaxq.faces import bind
 from jaxq.plan import Plan
 from jaxq.progress import bar
+from jaxq.qparams import Ranges
 from jaxq.quantize import Bound, check_ranges
-from jaxq.simulate import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
 

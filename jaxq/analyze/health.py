@@ -17,8 +17,9 @@ from jaxq.examples import chunks
 from jaxq.faces import bind
 from jaxq.numerics import carrier_bounds, true_divide
 from jaxq.ops.steps import Carrier
+from jaxq.qparams import Ranges
 from jaxq.quantize import Captured, check_ranges
-from jaxq.simulate import Ranges, reals, simulate
+from jaxq.simulate import reals, simulate
 from jaxq.text import aligned
 
 

@@ -28,9 +28,10 @@ from jaxq.numerics import carrier_bounds, dequantize, quantize, true_divide
 from jaxq.ops import OPS
 from jaxq.ops.steps import Carrier
 from jaxq.plan import Group, Plan
+from jaxq.qparams import Ranges, qparams
 from jaxq.scheme import QParams
-from jaxq.simulate import Ranges, qparams, quantized_operand, reals, simulate
-from jaxq.weights import integer_bias, quantized_weight, weight_values
+from jaxq.simulate import reals, simulate
+from jaxq.weights import integer_bias, quantized_operand, quantized_weight, weight_values
 
 # By the width of a tensor, in steps: an own part below this is what float32 leaves of nothing.
 NOTHING = {8: 2.0**-12, 16: 2.0**-7}

@@ -8,8 +8,10 @@ from typing import Any
 
 from jaxq.errors import CaptureError
 from jaxq.graph import meaning, naming
+from jaxq.graph.builder import MOVES as MOVES
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import trace
+from jaxq.graph.draft import Draft as Draft
 from jaxq.graph.fuse import fuse
 from jaxq.graph.ir import CLIPS as CLIPS
 from jaxq.graph.ir import MASK as MASK
@@ -21,7 +23,6 @@ from jaxq.graph.ir import clip_name as clip_name
 from jaxq.graph.ir import weight_origins as weight_origins
 from jaxq.graph.ir import with_ones as with_ones
 from jaxq.graph.raising import raise_equations
-from jaxq.graph.tables import Steps as Steps
 
 
 def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str], inputs: Sequence[Any]) -> Graph:

@@ -103,7 +103,8 @@ def around(kind: str, rule: Rule) -> Rule:
     """
 
     def with_choice(builder: Builder, eq: Equation) -> bool:
-        return _fold(builder, eq, kind) or _mask_out(builder, eq, kind) or rule(builder, eq)
+        chosen = bool(builder.choices) and (_fold(builder, eq, kind) or _mask_out(builder, eq, kind))
+        return chosen or rule(builder, eq)
 
     return with_choice
 

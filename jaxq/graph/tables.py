@@ -164,7 +164,7 @@ def _name(eq: Equation) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Steps:
-    """The equations of a region, as a function of its inputs. An export on floats writes them one by one."""
+    """The equations of a region, as a function of its inputs."""
 
     recorded: Trace
     equations: Sequence[Equation]

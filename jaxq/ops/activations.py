@@ -43,13 +43,13 @@ def leaky_relu(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
     down, d = up * slope, lax.stop_gradient(x.q).astype(jnp.int32)
     inside = _converts(up) & _converts(down)
     k_up, k_down = (jnp.round(256 * ratio).astype(jnp.int32) for ratio in (up, down))
-    eighths = (d * jnp.where(d >= 0, k_up, k_down) + 128) >> 8
+    shifted = (d * jnp.where(d >= 0, k_up, k_down) + 128) >> 8
     rounded = jnp.where(
         d >= 0,
         rescale_half_away(d, *_multiplier(up)),
         rescale_half_away(d, *_multiplier(true_divide(s_x * slope, s_y))),
     )
-    return straight(compute.leaky_relu(op, x.real) / scale, jnp.where(inside, eighths, rounded))
+    return straight(compute.leaky_relu(op, x.real) / scale, jnp.where(inside, shifted, rounded))
 
 
 def _multiplier(ratio: Array) -> tuple[Array, Array]:
