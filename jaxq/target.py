@@ -49,7 +49,7 @@ _NOT_U55 = frozenset({"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL
 
 
 def _ethos(name: str, title: str, forbidden: frozenset[str]) -> Target:
-    return Target(name, title, forbidden, float_islands=False, source=_VELA, evidence="measured")
+    return Target(name, title, forbidden, float_islands=False, wide=True, source=_VELA, evidence="measured")
 
 
 TARGETS: dict[str, Target] = {
@@ -67,6 +67,7 @@ TARGETS: dict[str, Target] = {
         forbidden=frozenset({"RELU_N1_TO_1"}),
         tables=frozenset({"GELU"}),
         float_islands=False,
+        wide=True,
         source="tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc",
         evidence="measured",
     ),

@@ -37,6 +37,7 @@ from tests.test_kernels import (
     value,
 )
 from tests.test_tour import artifact, digits
+from tests.zoo import ZOO
 
 INT4_DENSE = ("", ", odd number of inputs", ", one row, odd", ", kept dimensions, relu6", ", no bias, relu")
 # Cases that TFLite Micro does not run, and what it says.
@@ -222,15 +223,27 @@ def test_the_version_names_every_package() -> None:
 # --- networks -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_a_network_is_equal(name: str) -> None:
-    found = exported(name)
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        *((name, "int8") for name in NETWORKS),
+        *(pytest.param(name, "int16x8", marks=[pytest.mark.slow][: name != "separable"]) for name in NETWORKS),
+    ],
+)
+def test_every_tensor_of_a_network_is_equal(name: str, recipe: str) -> None:
+    found = exported(name, recipe)
     certificate = found.artifact.verify(found.case.arrays, families=("tflm",), progress=False)
     assert certificate.differing_integers == {"tflm": 0}, str(certificate)
     assert certificate.ok and certificate.runtime.startswith("tflite-micro ")
     program = found.artifact.program
     written = {program.tensors[i].name for op in program.operators for i in op.outputs}
     assert written <= set(certificate.families["tflm"].differing)
+
+
+def test_the_target_takes_16_bits() -> None:
+    case = ZOO["separable"]()
+    qmodel = jaxq.quantize(case.model, {"activations": {"bits": 16}, "target": "tflm"}, *case.first(1)[0])
+    assert "TensorFlow Lite for Microcontrollers takes every op" in str(qmodel.plan) and ": int16 " in str(qmodel.plan)
 
 
 @pytest.mark.slow

@@ -93,16 +93,26 @@ def assert_vela_agrees(artifact: jaxq.export.Artifact, target: str) -> vela.Comp
 
 
 @pytest.mark.parametrize("target", ["ethos-u55", "ethos-u85"])
-@pytest.mark.parametrize("name", FEW[:3])
-def test_vela_compiles_networks(name: str, target: str) -> None:
-    assert_vela_agrees(exported(name).artifact, target)
+@pytest.mark.parametrize(("name", "recipe"), [*((name, "int8") for name in FEW[:3]), ("separable", "int16x8")])
+def test_vela_compiles_networks(name: str, recipe: str, target: str) -> None:
+    assert_vela_agrees(exported(name, recipe).artifact, target)
+
+
+# A MEAN of what a QUANTIZE widens to 16 bits: Vela 5.2.0 ends on it for U85.
+WIDENED = ("random_2", "random_5")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ETHOS)
+@pytest.mark.parametrize("recipe", ["int8", "int16x8"])
 @pytest.mark.parametrize("name", ZOO)
-def test_vela_compiles_the_zoo(name: str, target: str) -> None:
-    assert_vela_agrees(exported(name).artifact, target)
+def test_vela_compiles_the_zoo(name: str, recipe: str, target: str) -> None:
+    artifact = exported(name, recipe).artifact
+    if (recipe, target) == ("int16x8", "ethos-u85") and name in WIDENED:
+        with pytest.raises(ExportError, match="ended by signal 11"):
+            vela.compiled(artifact.data, TARGETS[target].compilers[0])
+    else:
+        assert_vela_agrees(artifact, target)
 
 
 @pytest.mark.parametrize("target", ["ethos-u55", "ethos-u85"])
