@@ -27,9 +27,10 @@ import jaxq.export
 from jaxq.export import runtime
 from jaxq.export.bench import Contestant, measure
 from jaxq.export.flatbuffer.read import read
-from jaxq.recipes import movie_sentiment, weights
+from jaxq.recipes import movies, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
 from jaxq.recipes.bert_policies import POLICIES
+from jaxq.recipes.movie_tasks import SENTIMENT
 
 ROUNDS = 30
 LENGTH = 64
@@ -46,24 +47,24 @@ class Files(NamedTuple):
 
 def files(kind: Callable[..., Any]) -> Files:
     """The encoder with a classifier's head, or without."""
-    config = movie_sentiment.Config(length=LENGTH, calibrate=128, test=SENTENCES)
-    train, test = movie_sentiment.data(config)
+    config = movies.Config(length=LENGTH, calibrate=128, test=SENTENCES)
+    train, test = movies.data(SENTIMENT, config)
     model = kind(config)
     model.eval()
     made = {"float32": jaxq.export.to_tflite(jaxq.quantize(model, "float32", *example(LENGTH))).data}
     if (dynamic := dynamic_range(made["float32"])) is not None:
         made["dynamic range (ai-edge-quantizer)"] = dynamic
     for name in POLICIES:
-        made[name] = jaxq.export.to_tflite(movie_sentiment.calibrated(config, name, model, train)).data
+        made[name] = jaxq.export.to_tflite(movies.calibrated(config, name, model, train)).data
     return Files(made, test.ids, test.mask)
 
 
-def classifier(config: movie_sentiment.Config) -> Any:
+def classifier(config: movies.Config) -> Any:
     """With a head that nobody trained."""
-    return movie_sentiment.network(config, 0)
+    return movies.network(SENTIMENT, config, 0)
 
 
-def encoder(config: movie_sentiment.Config) -> Any:
+def encoder(config: movies.Config) -> Any:
     """As published."""
     return weights.pretrained("all-MiniLM-L6-v2")
 

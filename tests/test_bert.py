@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import struct
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,9 +19,9 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
-from jaxq.errors import WeightsError
+from jaxq.errors import ExportError, WeightsError
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.recipes import bert, bert_linen, bert_policies, mobilebert, movie_sentiment, sentences, weights
+from jaxq.recipes import bert, bert_linen, bert_policies, mobilebert, movie_rating, movie_sentiment, sentences, weights
 from jaxq.recipes.safetensors_file import read_safetensors
 from tests.test_cli import call, refused
 
@@ -138,10 +139,16 @@ def test_infer_reads_a_sentence(unpadded: Any, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_runs(tmp_path: pathlib.Path) -> None:
-    summary = movie_sentiment.run(tmp_path, smoke=True)
-    assert summary["int8 differing"] == 0 and summary["int8 compared"] > 0
-    assert (tmp_path / "int8.tflite").is_file()
+@pytest.mark.parametrize("recipe", [movie_sentiment, movie_rating])
+def test_the_recipe_runs(recipe: ModuleType, tmp_path: pathlib.Path) -> None:
+    summary = recipe.run(tmp_path, smoke=True)
+    for name in ("int8", "int8_4", "int8_16"):  # one file for each length
+        assert summary[f"{name} compared"] > 0
+        assert summary[f"{name} differing"] == {"xnnpack": 0, "reference": 0}
+        assert jaxq.load(tmp_path / f"{name}.tflite").program.tensors
+    with pytest.raises(ExportError, match="Go on with --resume"):
+        recipe.run(tmp_path, smoke=True)
+    assert recipe.run(tmp_path, smoke=True, resume=True) == summary
 
 
 # --- weights and text ----------------------------------------------------------------------------------------------

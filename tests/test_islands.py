@@ -107,4 +107,4 @@ def test_moves_between_islands_are_islands_at_every_batch() -> None:
     ranges = jaxq.calibrate(q, [(X, mask)], PARAMS, q.init(PARAMS, X[:1], mask[:1]), progress=False)
     assert "moves numbers from one float island to another" in str(q.plan)
     proof = jaxq.export.to_tflite(q, PARAMS, ranges, verify=(X, mask)).certificate
-    assert proof.ok and not sum(proof.differing_integers.values())
+    assert proof is not None and proof.ok and not sum(proof.differing_integers.values())

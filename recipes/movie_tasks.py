@@ -1,0 +1,77 @@
+"""What is learned of a movie sentence: whether it is praise, or how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxq.export.metadata import TensorMetadata
+
+
+class Data(NamedTuple):
+    """Token ids int32 [n, length], mask bool [n, length], ratings float32 [n] from -4 to 4, and what a teacher says of
+    them, float32 [n, outputs].
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    ratings: np.ndarray
+    teacher: np.ndarray
+
+
+class Task(NamedTuple):
+    """A head on the encoder, and how it is taught and judged.
+
+    outputs: numbers that the head gives. least: only sentences with |rating| >= least are clear enough. loss(outputs,
+    ratings), from the data, and taught(outputs, teacher's, temperature), from the float model's outputs: float32 [n].
+    score(outputs, ratings): one number, of the name `measure`. says: the output, for the file's metadata.
+    """
+
+    outputs: int
+    least: float
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    taught: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    measure: str
+    score: Callable[[np.ndarray, np.ndarray], float]
+    says: TensorMetadata
+
+
+def _cross_entropy(logits: jax.Array, ratings: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, (ratings > 0).astype(jnp.int32))
+
+
+def _distilled(logits: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Hinton et al. 2015, section 2: `T^2 KL(teacher / T, model / T)`."""
+    taught = jax.nn.softmax(teacher / temperature)
+    return temperature**2 * optax.kl_divergence(jax.nn.log_softmax(logits / temperature), taught)
+
+
+def _accuracy(logits: np.ndarray, ratings: np.ndarray) -> float:
+    return float(np.mean(np.argmax(logits, -1) == (ratings > 0)))
+
+
+def _squared_error(found: jax.Array, ratings: jax.Array) -> jax.Array:
+    return jnp.square(found[:, 0] - ratings)
+
+
+def _as_the_teacher(found: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
+    return _squared_error(found, teacher[:, 0])
+
+
+def _correlation(found: np.ndarray, ratings: np.ndarray) -> float:
+    return float(np.corrcoef(found[:, 0], ratings)[0, 1])
+
+
+SENTIMENT = Task(
+    2, 0.5, _cross_entropy, _distilled, "accuracy", _accuracy,
+    TensorMetadata("rating", "A score for each.", labels=("negative", "positive")),
+)  # fmt: skip
+RATING = Task(
+    1, 0.0, _squared_error, _as_the_teacher, "correlation", _correlation,
+    TensorMetadata("rating", "From -4, blame, to 4, praise."),
+)  # fmt: skip

@@ -1,0 +1,270 @@
+"""A sentence encoder on movie sentences: float, then on integers, to int8 files; what the movie recipes share.
+
+Float fine-tuning; then for each policy (which tensors are not int8) calibration, fine-tuning on the integers with the
+data (Jacob et al. 2018, Zafrir et al. 2019), the same with the float model's outputs as well (Hinton et al. 2015, Kim
+et al. 2021), and the files, one for each length of sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+import jaxq
+from jaxq.export.artifact import Artifact, write_whole
+from jaxq.export.metadata import Metadata, TensorMetadata
+from jaxq.progress import bar
+from jaxq.recipes import checkpoint, weights
+from jaxq.recipes.bert import CONFIGS, SentenceModel, example
+from jaxq.recipes.bert import Config as Sizes
+from jaxq.recipes.bert_policies import POLICIES
+from jaxq.recipes.movie_tasks import Data, Task
+from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json, vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes, rates and lengths of the run.
+
+    pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
+    testing. lengths: of the files besides. share: the teacher's part of the loss when it teaches.
+    """
+
+    pretrained: str | None = "all-MiniLM-L6-v2"
+    sizes: Sizes = CONFIGS["minilm-l6"]
+    policies: tuple[str, ...] = tuple(POLICIES)
+    length: int = 48
+    lengths: tuple[int, ...] = (32, 64, 128)
+    batch: int = 32
+    float_steps: int = 500
+    float_rate: float = 5e-5
+    qat_steps: int = 250
+    qat_rate: float = 1e-5
+    range_rate: float = 1e-3
+    share: float = 0.9
+    temperature: float = 2.0
+    calibrate: int = 256
+    train: int = 10_000
+    test: int = 10_000
+    verify: int = 16
+
+
+SMOKE = Config(
+    None, Sizes(1, 16, 2, 32, vocabulary=64), ("int8",), length=8, lengths=(4, 16), batch=8, float_steps=3,
+    qat_steps=3, calibrate=8, train=32, test=8, verify=2,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: what is learned, the choices, folder and sentences, and what has been found so far."""
+
+    task: Task
+    config: Config
+    out: pathlib.Path
+    seed: int
+    resume: bool
+    train: Data
+    test: Data
+    summary: dict[str, Any]
+
+    def note(self, **found: Any) -> None:
+        """Keep results, on disk too: a run that is cut off has what it found."""
+        self.summary.update(found)
+        write_whole({self.out / "summary.json": (json.dumps(self.summary, indent=2) + "\n").encode()})
+
+    def score(self, outputs: np.ndarray) -> float:
+        """How good outputs for the test sentences are."""
+        return self.task.score(outputs, self.test.ratings)
+
+
+def ladder(
+    task: Task, config: Config, out: pathlib.Path, *, seed: int = 0, resume: bool = False, force: bool = False
+) -> dict[str, Any]:
+    """Fine-tune, quantize, export and verify; leaves .tflite files for each policy and summary.json in `out`."""
+    checkpoint.make_room(out, resume, force)
+    train, test = data(task, config)
+    out.mkdir(parents=True, exist_ok=True)
+    model = network(task, config, seed)
+    run = Run(task, config, out, seed, resume, train, test, {})
+    _fit(run, "float", model, config.float_rate, config.float_steps, 0.0)
+    run = dataclasses.replace(run, train=train._replace(teacher=outputs_of(model, train)))
+    run.note(seed=seed, measure=task.measure, float=run.score(outputs_of(model, test)))
+    for policy in config.policies:
+        _quantized(run, policy, model)
+    _report(Console(), run.summary)
+    return run.summary
+
+
+def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
+    """One policy: calibrated, fine-tuned, fine-tuned with the teacher; the last one's files, one of them on LiteRT."""
+    config = run.config
+    qmodel = calibrated(config, policy, model, run.train)
+    start = nnx.to_pure_dict(nnx.state(qmodel))
+    for stage, share in (("ptq", None), ("qat", 0.0), ("qat+distillation", config.share)):
+        nnx.update(qmodel, start)  # one module for all three, compiled once
+        if share is not None:
+            _fit(run, f"{policy}-{stage}", qmodel, config.qat_rate, config.qat_steps, share)
+        run.note(**{f"{policy} {stage}": run.score(outputs_of(qmodel, run.test))})
+    artifact = _written(run, policy, qmodel, config.length)
+    (outputs,) = artifact.run(run.test.ids, run.test.mask)
+    run.note(**{f"{policy} artifact": run.score(outputs)})
+    for length in config.lengths:
+        _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
+
+
+def _written(run: Run, name: str, qmodel: Any, length: int) -> Artifact:
+    """The file of a quantized model for sentences of a length, proven on test sentences, and saved."""
+    qmodel.eval()
+    said = metadata(run.task, run.config)
+    sample = resized(run.test, length, run.config.verify)
+    artifact = jaxq.export.to_tflite(qmodel, verify=sample, metadata=said)
+    artifact.save(run.out / f"{name}.tflite", force=True)
+    assert artifact.certificate is not None
+    run.note(
+        **{
+            f"{name} bytes": len(artifact.data),
+            f"{name} differing": artifact.certificate.differing_integers,
+            f"{name} compared": artifact.certificate.compared_integers,
+        }
+    )
+    return artifact
+
+
+def at_length(qmodel: Any, config: Config, policy: str, model: SentenceModel, length: int) -> Any:
+    """A quantized model for sentences of another length: the same weights and ranges."""
+    copy = nnx.clone(model)
+    copy.eval()
+    other = jaxq.quantize(copy, POLICIES[policy], *example(length))
+    nnx.update(other, nnx.state(qmodel))
+    return other
+
+
+def resized(of: Data, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and masks of the first sentences, cut or padded to a length."""
+    wide = max(0, length - of.ids.shape[1])
+    ids, mask = (np.pad(a[:count, :length], ((0, 0), (0, wide))) for a in (of.ids, of.mask))
+    return ids, mask
+
+
+def metadata(task: Task, config: Config) -> Metadata:
+    """What the file says of itself: `jaxq infer FILE "a sentence"` reads it."""
+    words = () if config.pretrained is None else vocabulary(tokenizer_json(config.pretrained))
+    inputs = (TensorMetadata("ids", "Token ids."), TensorMetadata("mask", "True at tokens, false at padding."))
+    return Metadata("Movie sentences", "Is it praise?", inputs=inputs, outputs=(task.says,), vocabulary=words)
+
+
+def network(task: Task, config: Config, seed: int) -> SentenceModel:
+    """The encoder with its published weights and a new head."""
+    model = SentenceModel(config.sizes, task.outputs, rngs=nnx.Rngs(seed))
+    if config.pretrained is not None:
+        nnx.update(model.encoder, nnx.state(weights.pretrained(config.pretrained).encoder, nnx.Param))
+    return model
+
+
+def calibrated(config: Config, policy: str, model: SentenceModel, train: Data) -> Any:
+    """A copy of the float model, quantized by a policy and calibrated on training sentences."""
+    copy = nnx.clone(model)
+    copy.eval()
+    qmodel = jaxq.quantize(copy, POLICIES[policy], *example(config.length))
+    n = min(config.calibrate, len(train.ids))
+    jaxq.calibrate(qmodel, ((train.ids[i : i + 32], train.mask[i : i + 32]) for i in range(0, n, 32)))
+    return qmodel
+
+
+def data(task: Task, config: Config) -> tuple[Data, Data]:
+    """Sentences to train and to test with, as token ids."""
+    if config.pretrained is None:
+        return _random(task, config, config.train, 0), _random(task, config, config.test, 1)
+    settings = tokenizer_json(config.pretrained)
+    sets = zip(movie_sentences(task.least), (config.train, config.test), strict=True)
+    train, test = (_encoded(task, sentences, config.length, n, settings) for sentences, n in sets)
+    return train, test
+
+
+def _encoded(task: Task, sentences: Sentences, length: int, count: int, settings: str) -> Data:
+    order = np.random.default_rng(0).permutation(len(sentences.texts))[:count]
+    tokens = tokenize([sentences.texts[i] for i in order], length, settings)
+    return Data(tokens.ids, tokens.mask, sentences.ratings[order], np.zeros((len(order), task.outputs), np.float32))
+
+
+def _random(task: Task, config: Config, count: int, seed: int) -> Data:
+    """Sentences of no language, for a smoke test."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, config.sizes.vocabulary, (count, config.length)).astype(np.int32)
+    mask = np.arange(config.length) < rng.integers(2, config.length + 1, (count, 1))
+    ratings = (ids[:, 0] % 2 * 2 - 1).astype(np.float32)
+    return Data(ids * mask, mask, ratings, np.zeros((count, task.outputs), np.float32))
+
+
+@nnx.jit
+def _forward(model: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    return model(ids, mask)
+
+
+def outputs_of(model: Any, of: Data, size: int = 64) -> np.ndarray:
+    """Outputs for all sentences, in evaluation mode."""
+    model.eval()
+    starts, ids, mask = range(0, len(of.ids), size), jnp.asarray(of.ids), jnp.asarray(of.mask)
+    return np.concatenate([_forward(model, ids[i : i + size], mask[i : i + size]) for i in starts])
+
+
+@functools.partial(nnx.jit, static_argnames="task")
+def train_step(model: Any, optimizer: Any, batch: Data, share: Any, temperature: Any, *, task: Task) -> jax.Array:
+    """One step of gradient descent on `(1 - share) loss + share taught`; returns that before the step."""
+
+    def loss_of(model: Any) -> jax.Array:
+        outputs = model(jnp.asarray(batch.ids), jnp.asarray(batch.mask))
+        hard = task.loss(outputs, jnp.asarray(batch.ratings))
+        soft = task.taught(outputs, jnp.asarray(batch.teacher), jnp.asarray(temperature))
+        return jnp.mean((1.0 - share) * hard + share * soft)
+
+    loss, grads = nnx.value_and_grad(loss_of)(model)
+    optimizer.update(model, grads)
+    return loss
+
+
+def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float) -> None:
+    """Train a float or a quantized model, with checkpoints. Dropout in float training only."""
+    config, integers = run.config, not isinstance(model, SentenceModel)
+    model.eval() if integers else model.train()
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 10), steps)
+    tx = optax.adamw(schedule, weight_decay=0.01)
+    tx = jaxq.optim.partition(tx, optax.adam(config.range_rate)) if integers else tx
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    with checkpoint.manager(run.out / "checkpoints" / name, every=100, keep=1) as checkpoints, bar() as shown:
+        first = checkpoint.restore(checkpoints, model, optimizer) if run.resume else 0
+        task, loss = shown.add_task(name, total=steps, completed=first), float("nan")
+        for step in range(first, steps):
+            batch = batch_of(run.train, config.batch, step, run.seed + integers)
+            loss = float(train_step(model, optimizer, batch, share, config.temperature, task=run.task))
+            shown.update(task, advance=1, description=f"{name}: loss {loss:.3f}")
+            checkpoint.save(checkpoints, step, model, optimizer, last=step == steps - 1)
+
+
+def batch_of(train: Data, size: int, step: int, seed: int) -> Data:
+    """The batch of a step, which depends on the step and the seed alone; every epoch has an order of its own."""
+    epoch, place = divmod(step, len(train.ids) // size)
+    order = np.random.default_rng([seed, epoch]).permutation(len(train.ids))[place * size : (place + 1) * size]
+    return Data(*(array[order] for array in train))
+
+
+def _report(console: Console, summary: dict[str, Any]) -> None:
+    table = Table(title="Movie sentences")
+    for column in ("stage", f"test {summary['measure']}"):
+        table.add_column(column)
+    for stage, value in summary.items():
+        if isinstance(value, float):
+            table.add_row(stage, f"{100 * value:.2f} %")
+    console.print(table)
