@@ -63,8 +63,8 @@ class Config:
 
 
 SMOKE = Config(
-    None, Sizes(1, 16, 2, 32, vocabulary=64), ("int8",), ("ptq", "qat+distillation"), length=8, lengths=(4, 16), batch=8, float_steps=3,
-    qat_steps=3, calibrate=8, train=32, test=8, verify=2,
+    None, Sizes(1, 16, 2, 32, vocabulary=64), ("int8",), ("ptq", "qat+distillation"), length=8, lengths=(4, 16),
+    batch=8, float_steps=3, qat_steps=3, calibrate=8, train=32, test=8, verify=2,
 )  # fmt: skip
 
 
