@@ -83,7 +83,7 @@ def _frozen(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str,
     frozen = Frozen(
         plan,
         scales,
-        {name: _kernel(name, *parts) for name, parts in kernels.items()} | dict(floating.kernels),
+        kernels | dict(floating.kernels),
         operands | dict(floating.operands),
         {op.name: table_of(plan, op, env, scales) for op in live if op.kind in tables},
     )
@@ -165,10 +165,12 @@ HOST: dict[str, Callable[..., Any]] = {
 }
 
 
-def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) -> dict[str, Any]:
+def _kernels(plan: Plan, env: Mapping[int, Any], ranges: Any, scales: Scales) -> dict[str, Kernel]:
+    """Kernels one by one: all of them as the floats that hold their integers would be another copy of the model."""
     weighted = [op for op in plan.graph.ops if op.name in plan.weights]
     return {
-        op.name: _kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0]) for op in weighted
+        op.name: _kernel(op.name, *_kernel_numbers(plan, op, env, ranges, scales[_group_name(plan, op.inputs[0])][0]))
+        for op in weighted
     }
 
 
