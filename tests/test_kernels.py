@@ -592,7 +592,31 @@ SIXTEEN: dict[str, tuple[Program, int]] = {
     "to float": (wide(convert("int8", X, "float32", None, "DEQUANTIZE")), 2),
 }
 
+SIZES = {
+    "twice": (8, 6, 16, 12),
+    "odd": (9, 11, 21, 30),
+    "less": (13, 9, 5, 4),
+    "one": (5, 7, 1, 1),
+    "wide": (3, 40, 7, 61),
+}
+CENTRES = {"": {}, ", corners": {"align_corners": True}, ", half pixels": {"half_pixel_centers": True}}
+
+
+def resized(kind: str, size: tuple[int, int, int, int], **options: bool) -> Program:
+    h, w, rows, columns = size
+    options = {"align_corners": False, "half_pixel_centers": False, **options}
+    return moved(kind, (1, h, w, 24), (1, rows, columns, 24), int32s("s", rows, columns), options=options, version=3)
+
+
+RESIZED: dict[str, tuple[Program, int]] = {
+    f"{name}, {size}{centre}": (resized(kind, shape, **options), 4)
+    for name, kind in (("bilinear", "RESIZE_BILINEAR"), ("nearest", "RESIZE_NEAREST_NEIGHBOR"))
+    for size, shape in SIZES.items()
+    for centre, options in CENTRES.items()
+}
+
 TABLES = {
+    "resized": RESIZED,
     "sixteen bits": SIXTEEN,
     "packed": PACKED,
     "large": LARGE,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import contraction, movement, pooling
+from jaxq.export.kernels import contraction, movement, pooling, resize
 from jaxq.export.kernels.operands import (
     ACTIVATIONS,
     Kernel,
@@ -227,6 +227,7 @@ KERNELS: dict[str, Kernel] = {
     "DIV": both(jnp.divide),
     "SQUARED_DIFFERENCE": both(lambda a, b: (a - b) ** 2),
     "AVERAGE_POOL_2D": average_pool,
+    "RESIZE_BILINEAR": resize.bilinear_float,
     "MAX_POOL_2D": max_pool,
     "MEAN": mean,
     "SUM": total,

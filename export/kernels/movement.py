@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
+from jaxq.export.kernels import resize
 from jaxq.export.kernels.operands import Kernel, constant, option_int, present, target, zero_point
 from jaxq.export.program import Operator, Tensor
 
@@ -230,6 +231,7 @@ KERNELS: dict[str, Kernel] = {
     "PACK": pack,
     "UNPACK": unpack,
     "TILE": tile,
+    "RESIZE_NEAREST_NEIGHBOR": resize.nearest,
     "MAXIMUM": maximum,
     "MINIMUM": minimum,
     "REDUCE_MAX": reduce_max,

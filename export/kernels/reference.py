@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, contraction, lut, movement, pooling, softmax, wide
+from jaxq.export.kernels import builtin, contraction, lut, movement, pooling, resize, softmax, wide
 from jaxq.export.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -323,4 +323,5 @@ KERNELS: dict[str, Kernel] = {
     "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
     "QUANTIZE": quantize,
     "LEAKY_RELU": builtin.leaky_relu,
+    "RESIZE_BILINEAR": resize.bilinear_builtin,
 }

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.kernels import builtin, lut, movement, pooling, reference, softmax, wide
+from jaxq.export.kernels import builtin, lut, movement, pooling, reference, resize, softmax, wide
 from jaxq.export.kernels.fixedpoint import (
     corrected,
     monotone_thresholds,
@@ -340,4 +340,5 @@ KERNELS: dict[str, Kernel] = {
     "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
     "LEAKY_RELU": leaky_relu,
     "QUANTIZE": quantize,
+    "RESIZE_BILINEAR": resize.bilinear_xnnpack,
 }
