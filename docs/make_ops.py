@@ -150,6 +150,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "RELU_N1_TO_1": (("", plain(lambda x: jnp.clip(x, -1.0, 1.0)), (IMAGE,)),),
     "REQUANTIZE": (("between 16 and 8 bits", plain(jax.nn.gelu), (IMAGE,)),),
     "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
+    "RESIZE_BILINEAR": (("", plain(lambda x: jax.image.resize(x, (1, 12, 12, 4), "bilinear")), (IMAGE,)),),
     "SELECT": (
         ("a constant mask", plain(lambda x: jnp.where(np.arange(4) < 2, x, 0.5)), (IMAGE,)),
         ("a computed one", plain(lambda x, y: jnp.where(x > 0.1, x, y)), (IMAGE, IMAGE)),
@@ -255,7 +256,7 @@ def widths(kind: str) -> str:
     """What becomes of activations of 16 bits."""
     if kind not in WIDE:
         return "computes in 8"
-    return f"for {', '.join(n for n, t in TARGETS.items() if t.wide)}"
+    return f"for all but {', '.join(name for name, target in TARGETS.items() if not target.wide)}"
 
 
 def dynamic(kind: str) -> bool:

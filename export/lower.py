@@ -122,6 +122,7 @@ RULES: dict[str, Rule] = {
     "RELU_N1_TO_1": elementwise.relu_n1_to_1,
     "REQUANTIZE": elementwise.requantize,
     "RESHAPE": movement.reshape,
+    "RESIZE_BILINEAR": windows.resize_bilinear,
     "SELECT": movement.select,
     "SLICE": movement.slice_,
     "SOFTMAX": elementwise.plain(2, beta=1.0),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxq.graph import Draft, Graph, Op
+from jaxq.ops.resizing import in_float32
 
 
 class Form(NamedTuple):
@@ -27,7 +30,7 @@ def _leaky_relu(draft: Draft, op: Op) -> Sequence[Op]:
 def _affine(draft: Draft, op: Op, name: str, mul: float, add: float, bounds: tuple[float, float] | None) -> Op:
     x, shape = op.inputs[0], draft.avals[op.inputs[0]].shape
     channels = shape[-1] if shape else 1
-    inputs = (x, draft.vector(mul, channels), draft.vector(add, channels))
+    inputs = (x, *(draft.weight(np.full(channels, number)) for number in (mul, add)))
     return Op("AFFINE", name, inputs, (draft.value(x, name),), {"activation": bounds}, op.source)
 
 
@@ -36,15 +39,45 @@ def _of_two(op: Op, kind: str, first: Op) -> Sequence[Op]:
     return first, dataclasses.replace(op, kind=kind, inputs=(op.inputs[0], *first.outputs), attrs={"form": op.kind})
 
 
+def _resize_bilinear(draft: Draft, op: Op) -> Sequence[Op]:
+    """Each axis comes last for its product."""
+    made: list[Op] = []
+
+    def then(kind: str, name: str, shape: Sequence[int], attrs: Mapping[str, Any], *weights: int) -> None:
+        x = made[-1].outputs[0] if made else op.inputs[0]
+        out = draft.value(x, f"{op.name}:{name}", tuple(shape))
+        made.append(Op(kind, draft.names[out], (x, *weights), (out,), attrs, op.source))
+
+    def product(name: str, size: int, out: int) -> None:
+        shape = (*draft.avals[made[-1].outputs[0]].shape[:-1], out)
+        weights = draft.weight(_between(size, out)), draft.weight(np.zeros(out))
+        then("FULLY_CONNECTED", name, shape, {"activation": None}, *weights)
+
+    (n, h, w, c), (rows, columns) = draft.avals[op.inputs[0]].shape, op.attrs["size"]
+    then("TRANSPOSE", "to_rows", (n, w, c, h), {"perm": (0, 2, 3, 1)})
+    product("rows", h, rows)
+    then("TRANSPOSE", "to_columns", (n, rows, c, w), {"perm": (0, 3, 2, 1)})
+    product("columns", w, columns)
+    last = Op("TRANSPOSE", op.name, made[-1].outputs, op.outputs, {"perm": (0, 1, 3, 2), "form": op.kind}, op.source)
+    return [*made, last]
+
+
+def _between(size: int, out: int) -> np.ndarray:
+    """The matrix [size, out] of a resized axis."""
+    taps, places = in_float32(size, out, align=False, half=True), np.arange(size)[:, None]
+    return (places == taps.first) * (1 - taps.weight) + (places == taps.second) * taps.weight
+
+
 FORMS: Mapping[str, Form] = {
     "HARD_SWISH": Form("x * clip(x / 6 + 1/2, 0, 1)", _hard_swish),
     "LEAKY_RELU": Form("max(x, alpha x), for alpha up to 1", _leaky_relu),
+    "RESIZE_BILINEAR": Form("two products, for factors other than 2", _resize_bilinear),
 }
 
 
 def has_form(op: Op) -> bool:
     """Whether there is another form of an op."""
-    return op.kind in FORMS and op.attrs.get("alpha", 0.0) <= 1.0
+    return op.kind in FORMS and op.attrs.get("alpha", 0.0) <= 1.0 and op.attrs.get("factors") != (2.0, 2.0)
 
 
 def composed(graph: Graph, kinds: frozenset[str]) -> Graph:

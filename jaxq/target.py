@@ -21,7 +21,7 @@ class Target:
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
     kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
     two in a byte; of others they are stored as int8. one_scale: those whose weights have one scale for all channels.
-    composed: those of them that other ops stand for (`jaxq.forms`).
+    composed: kinds that other ops stand for where they can (`jaxq.forms`).
     wide: whether it takes activations of 16 bits with weights of 8.
     evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that `source` names, or
     "inferred".
@@ -49,7 +49,10 @@ _NOT_U55 = frozenset({"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL
 
 
 def _ethos(name: str, title: str, forbidden: frozenset[str]) -> Target:
-    return Target(name, title, forbidden, float_islands=False, wide=True, source=_VELA, evidence="measured")
+    composed = frozenset({"RESIZE_BILINEAR"})
+    return Target(
+        name, title, forbidden, float_islands=False, composed=composed, wide=True, source=_VELA, evidence="measured"
+    )
 
 
 TARGETS: dict[str, Target] = {

@@ -59,3 +59,12 @@ def pool(w: Writer, op: Op) -> None:
     x = padded(w, op, lowest=not average) if explicit else w.tensor_of[op.inputs[0]]
     size = {"filter_height": window[0], "filter_width": window[1], "stride_h": stride_h, "stride_w": stride_w}
     w.emit(op.kind, [x], [w.activation(op.outputs[0])], 2, padding=padding, **size, fused_activation_function="NONE")
+
+
+def resize_bilinear(w: Writer, op: Op) -> None:
+    """RESIZE_BILINEAR with the pixels' centres aligned."""
+    size = w.constant(f"{op.name}:size", np.asarray(op.attrs["size"], np.int32))
+    w.emit(
+        "RESIZE_BILINEAR", [w.tensor_of[op.inputs[0]], size], [w.activation(op.outputs[0])], 3,
+        align_corners=False, half_pixel_centers=True,
+    )  # fmt: skip

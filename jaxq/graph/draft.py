@@ -20,19 +20,20 @@ class Draft:
         self._old, self._weights = graph, list(graph.weights)
         self._numbers = itertools.count(max(graph.avals) + 1)
 
-    def value(self, like: int, name: str) -> int:
-        """A new activation, of the shape and dtype of another; its number."""
+    def value(self, like: int, name: str, shape: tuple[int, ...] | None = None) -> int:
+        """A new activation of the dtype of another, and of its shape where none is given; its number."""
         new = next(self._numbers)
-        self.avals[new], self.names[new] = self.avals[like], name
+        aval = self.avals[like]
+        self.avals[new], self.names[new] = aval if shape is None else Aval(shape, aval.dtype), name
         return new
 
-    def vector(self, number: float, channels: int) -> int:
-        """A new weight, float32 [channels], of that number throughout."""
+    def weight(self, array: np.ndarray) -> int:
+        """A new weight, float32; its number."""
         new = next(self._numbers)
-        self.avals[new] = Aval((channels,), np.dtype(np.float32))
+        self.avals[new] = Aval(array.shape, np.dtype(np.float32))
 
         def call() -> Any:
-            return [np.full(channels, number, np.float32)]
+            return [array.astype(np.float32)]
 
         self._weights.append(Equation("weight", (), (new,), {}, call))
         return new

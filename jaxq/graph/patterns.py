@@ -260,6 +260,21 @@ def _embedding(view: View, eq: Equation) -> Iterator[Candidate]:
     yield Candidate("indexing", lambda i, w: w[i], (Aval(indices, np.dtype(np.int32)), rows))
 
 
+def _resize(view: View, eq: Equation) -> Iterator[Candidate]:
+    """`jax.image.resize` of both axes of an image: a product with a matrix for each, and the axes put in order."""
+    second = view.producer.get(eq.inputs[0])
+    products = [] if second is None else [e for v in second.inputs if (e := view.producer.get(v)) is not None]
+    images = [view.trace.avals[v] for e in products if e.primitive == "dot_general" for v in e.inputs]
+    shape = view.trace.avals[eq.outputs[0]].shape
+    for x in (image for image in images if len(image.shape) == len(shape) == 4):
+        factors = tuple(out / size for out, size in zip(shape, x.shape, strict=True))
+        if factors[0] != 1 or factors[3] != 1 or 1 in factors[1:3]:
+            continue
+        for smooth in (True, False)[min(factors) < 1 :]:  # what is made smaller is smoothed, unless told not to
+            fn = functools.partial(jax.image.resize, shape=shape, method="bilinear", antialias=smooth)
+            yield Candidate(("resize", shape, smooth), fn, (x,), {"size": shape[1:3], "factors": factors[1:3]})
+
+
 # In order: an outer op before the ops it is made of.
 PATTERNS = (
     Pattern("HARD_SWISH", "mul", _elementwise(jax.nn.hard_swish, _hard_swish_times)),
@@ -271,6 +286,7 @@ PATTERNS = (
     Pattern("MEAN", "div", _mean),
     Pattern("AVERAGE_POOL_2D", "div", _average_pool),
     Pattern("DROPOUT", "select_n", _dropout),
+    Pattern("RESIZE_BILINEAR", "transpose", _resize),
 )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxq.ops import activations, compute, fixed, steps
+from jaxq.ops import activations, compute, fixed, resizing, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ OPS: dict[str, Spec] = {
     "RELU_N1_TO_1": Spec(compute.clip, steps.clip),
     "REQUANTIZE": Spec(compute.requantize, fixed.requantize, "free"),
     "RESHAPE": Spec(compute.reshape),
+    "RESIZE_BILINEAR": Spec(resizing.resize_bilinear, resizing.resize_steps),
     "SELECT": Spec(compute.select, plain=(0,)),
     "SLICE": Spec(compute.slice_),
     "SOFTMAX": Spec(compute.softmax, steps.table(compute.softmax), (1 / 256, -128), table=True),
