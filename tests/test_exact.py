@@ -58,6 +58,8 @@ LONG_TRAINED = {
     ("separable", "int4, learned weights"),
     ("placed", "int8"),
     ("branches", "int8"),
+    ("clips", "int4"),
+    ("perceptron", "learned weights"),
 }
 
 

@@ -47,7 +47,7 @@ IDIOMS = {
 }
 
 
-LONG = {"added, chosen", "subtracted", "of flax", "not"}
+LONG = {"added, chosen", "subtracted", "of flax", "not", "pooled"}
 
 
 @pytest.mark.parametrize("idiom", [pytest.param(i, marks=[pytest.mark.slow] * (i in LONG)) for i in IDIOMS])

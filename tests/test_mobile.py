@@ -148,7 +148,10 @@ WHOLE: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+LONG = {"MobileNetV1"}  # its ops are the others' as well
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in SHALLOW])
 def test_a_shallow_network_is_exact(name: str) -> None:
     assert_exact(SHALLOW[name], 64)
 

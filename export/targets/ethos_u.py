@@ -161,7 +161,7 @@ def _resize_u55(program: Program, op: Operator) -> str | None:
 def _resize_u85(program: Program, op: Operator) -> str | None:
     found = _factors(program, op)
     powers = all(factor in LARGE_FACTORS for factor in found)
-    fits = powers if op.kind == "RESIZE_BILINEAR" else max(found) <= LARGE_FACTORS[-1]
+    fits = powers if op.kind == "RESIZE_BILINEAR" else min(found) > 0 and max(found) <= LARGE_FACTORS[-1]
     return None if fits else f"scales by {found[0]:g} x {found[1]:g}"
 
 
