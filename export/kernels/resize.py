@@ -26,8 +26,8 @@ def in_1024ths(size: int, out: int, align: bool, half: bool) -> Taps:
     ends = align and out > 1
     scale = ((size - ends) * 1024 + (out - ends) // 2) // (out - ends)
     place = np.arange(out) * scale + (scale // 2 - 512 if half else 0)
-    first = np.maximum(np.fix(place / 1024).astype(np.int64), 0)
-    second = np.minimum(np.fix((place + 1023) / 1024).astype(np.int64), size - 1)
+    first = np.maximum(np.trunc(place / 1024).astype(np.int64), 0)
+    second = np.minimum(np.trunc((place + 1023) / 1024).astype(np.int64), size - 1)
     return Taps(first, second, place - 1024 * first)
 
 
