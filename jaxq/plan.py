@@ -8,18 +8,19 @@ and that name is its key among the ranges.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
-
-import jax.numpy as jnp
+import functools
+from collections.abc import Mapping, Sequence
 
 from jaxq.errors import PlanError
 from jaxq.forms import FORMS, composed
-from jaxq.graph import MOVES, Graph, Op, weight_origins
+from jaxq.graph import Graph, Op, weight_origins
+from jaxq.islands import is_real, islands_of, names_of
 from jaxq.ops import OPS
 from jaxq.ops.hybrid import WAYS
-from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, is_copy, separated, storage
+from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, separated, storage
 from jaxq.recipe import Recipe, check_rules, rule_for
 from jaxq.scheme import Scheme
+from jaxq.squares import SQUARES, as_products
 from jaxq.target import target_named
 from jaxq.ties import Ties
 
@@ -91,8 +92,11 @@ class Plan:
 
 def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     """Solve the recipe for a graph. Raises UnmatchedRuleError, PlanError."""
-    graph = composed(graph, target_named(recipe.target).composed)
-    check_rules(recipe, _rule_names(graph))
+    target, named = target_named(recipe.target), _rule_names(graph)
+    graph = composed(graph, target.composed)
+    if not target.refuses("BATCH_MATMUL"):
+        graph = as_products(graph, functools.partial(_is_int8, graph, recipe))
+    check_rules(recipe, [*named, *_rule_names(graph)])
     plan = _solved(graph, recipe)
     if not recipe.floats and (apart := separated(graph, plan.islands)) is not graph:
         plan = _solved(apart, recipe)
@@ -101,7 +105,7 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
 
 
 def _solved(graph: Graph, recipe: Recipe) -> Plan:
-    islands = _islands(graph, recipe)
+    islands = islands_of(graph, recipe)
     sites = _sites(graph, islands)
     solver = Ties(graph, islands, sites)
     made = {v: op for op in graph.ops for v in op.outputs}
@@ -139,66 +143,22 @@ def _rule_names(graph: Graph) -> list[str]:
     return list(dict.fromkeys([*graph.site_names.values(), *(op.name for op in graph.ops)]))
 
 
-def _islands(graph: Graph, recipe: Recipe) -> dict[str, str]:
-    reasons = {}
-    for op in graph.ops:
-        if op.kind == "FLOAT":
-            reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
-        elif not (all(_is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
-            reasons[op.name] = "it computes no real numbers"
-        elif is_copy(op):
-            reasons[op.name] = "it hands to integers what an island has made"
-        elif recipe.floats:
-            reasons[op.name] = "the recipe's activations are floats"
-        elif rule_for(recipe, _names_of(graph, op)).float:
-            reasons[op.name] = "a rule of the recipe says float"
-    return reasons | dict.fromkeys(_between(graph, reasons), "it moves numbers from one float island to another")
-
-
-def _between(graph: Graph, islands: Container[str]) -> set[str]:
-    """Moves of what islands make that only islands read: to round there would serve nobody.
-
-    Which shapes a move stands between depends on the batch; what is rounded must not.
-    """
-    made, moves = {v for op in graph.ops if op.name in islands for v in op.outputs}, []
-    for op in graph.ops:
-        if op.name not in islands and op.kind in MOVES and op.inputs[0] in made:
-            made.update(op.outputs)
-            moves.append(op)
-    names = {op.name for op in moves}
-    rounded = {v for op in graph.ops if op.name not in islands and op.name not in names for v in op.inputs}
-    rounded.update(graph.outputs)
-    for op in reversed(moves):
-        if rounded.intersection(op.outputs):
-            rounded.update(op.inputs)
-            names.remove(op.name)
-    return names
-
-
-def _takes_plain(op: Op) -> bool:
-    """Whether an op may make integers or booleans that are no real numbers: indices, masks, and what moves them."""
-    spec = OPS[op.kind]
-    return spec.scales == "none" or op.kind == "TABLE" or (spec.scales == "same" and spec.step is None)
-
-
-def _names_of(graph: Graph, op: Op) -> list[str]:
-    return [op.name, *(graph.site_names[v] for v in op.outputs)]
+def _is_int8(graph: Graph, recipe: Recipe, op: Op) -> bool:
+    """Whether the recipe asks for 8 bits of what an op makes."""
+    rule = rule_for(recipe, names_of(graph, op))
+    return not rule.float and (rule.activation_bits or recipe.activations.bits) == 8
 
 
 def _sites(graph: Graph, islands: Mapping[str, str]) -> list[int]:
     """The activations that are integers in place of real numbers: made or read by an op that is no island."""
     live = [op for op in graph.ops if op.name not in islands]
     touched = {v for op in live for v in (*op.inputs, *op.outputs)}
-    numbers = {v for v in touched if _is_real(graph, v)}
+    numbers = {v for v in touched if is_real(graph, v)}
     for op in reversed(live):  # an image of uint8 is numbers if what is made of it is; an index and a mask are not
         if not numbers.isdisjoint(op.outputs):
             numbers.update(v for i, v in enumerate(op.inputs) if i not in OPS[op.kind].plain)
     ordered = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
     return [v for v in ordered if v in touched and v in numbers]
-
-
-def _is_real(graph: Graph, value: int) -> bool:
-    return jnp.issubdtype(graph.avals[value].dtype, jnp.floating)
 
 
 def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, made: Mapping[int, Op]) -> Group:
@@ -305,13 +265,15 @@ def _lines(plan: Plan) -> list[str]:
         f"float islands ({len(plan.islands)})",
         *(f"  {name}: {reason}" for name, reason in plan.islands.items()),
     ]
-    lines += [
-        f"  {op.name}: {op.attrs['form']} as {FORMS[op.attrs['form']].meaning}, which the target has kernels for"
-        for op in plan.graph.ops
-        if "form" in op.attrs
-    ]
+    lines += [f"  {op.name}: {_form_text(op.attrs['form'])}" for op in plan.graph.ops if "form" in op.attrs]
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
     return [*lines, _verdict(plan)]
+
+
+def _form_text(form: str) -> str:
+    if form == SQUARES:
+        return f"{form} as a product of two vectors, none of whose terms is rounded"
+    return f"{form} as {FORMS[form].meaning}, which the target has kernels for"
 
 
 def _weight_note(plan: Plan, name: str) -> str:

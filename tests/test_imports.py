@@ -24,6 +24,8 @@ LAYERS = [
         "jaxq.recipe",
         "jaxq.precision",
         "jaxq.forms",
+        "jaxq.squares",
+        "jaxq.islands",
         "jaxq.ties",
         "jaxq.plan",
         "jaxq.qparams",

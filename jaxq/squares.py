@@ -1,0 +1,91 @@
+"""The mean of squares as a product of two vectors.
+
+A tensor of squares in int8 has one scale for the largest, and rounds the small ones, which are most of them, to zero. A
+product's terms are never rounded: the device adds them in 32 bits and rounds the sum. LayerNorm's variance is one:
+
+    table(mean(x * x))  ->  table'(x @ x),   table'(s) = table(s / n)
+
+over the last axis, where nothing else reads the squares or their mean, and both are int8: in 16 bits, or in floats, a
+square loses little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jaxq.graph import Draft, Graph, Op
+
+SQUARES = "a mean of squares"  # the form's name in a plan
+
+
+class Chain(NamedTuple):
+    """A MUL of a value by itself, its MEAN, a TABLE, each the only reader of the one before, or of its RESHAPE."""
+
+    square: Op
+    mean: Op
+    table: Op
+
+
+def as_products(graph: Graph, is_int8: Callable[[Op], bool]) -> Graph:
+    """The graph with each int8 mean of squares that a table reads as a product; `graph` itself where there is none."""
+    found = [chain for op in graph.ops if (chain := _chain(graph, op)) is not None]
+    chains = [chain for chain in found if is_int8(chain.square) and is_int8(chain.mean)]
+    if not chains:
+        return graph
+    draft = Draft(graph)
+    instead: dict[int, Sequence[Op]] = {}
+    for chain in chains:
+        instead[id(chain.square)] = ()
+        instead[id(chain.mean)] = _product(draft, chain)
+        instead[id(chain.table)] = [_of_sum(chain.table, draft.avals[chain.square.inputs[0]].shape[-1])]
+    return draft.graph([new for op in graph.ops for new in instead.get(id(op), [op])])
+
+
+def _chain(graph: Graph, mean: Op) -> Chain | None:
+    if mean.kind != "MEAN" or tuple(mean.attrs["axes"]) != (len(graph.avals[mean.inputs[0]].shape) - 1,):
+        return None
+    square = next((op for op in graph.ops if op.outputs == mean.inputs), None)
+    if square is None or square.kind != "MUL" or len(set(square.inputs)) != 1 or square.attrs.get("activation"):
+        return None
+    table = _only_reader(graph, mean)
+    while table is not None and table.kind == "RESHAPE":
+        table = _only_reader(graph, table)
+    if table is None or table.kind != "TABLE" or len(table.inputs) != 1 or _only_reader(graph, square) is not mean:
+        return None
+    return Chain(square, mean, table)
+
+
+def _only_reader(graph: Graph, op: Op) -> Op | None:
+    readers = graph.consumers(op.outputs[0])
+    return readers[0] if len(readers) == 1 and op.outputs[0] not in graph.outputs else None
+
+
+def _product(draft: Draft, chain: Chain) -> list[Op]:
+    """BATCH_MATMUL of the vectors as rows and as columns. Rules for the MEAN, `mean*`, are rules for all of them."""
+    mean, x = chain.mean, chain.square.inputs[0]
+    *batch, width = draft.avals[x].shape
+    flat = batch if 1 <= len(batch) <= 2 else [math.prod(batch)]
+
+    def op(kind: str, name: str, inputs: Sequence[int], shape: Sequence[int]) -> Op:
+        attrs = {"shape": tuple(shape)} if kind == "RESHAPE" else {}
+        return Op(kind, name, tuple(inputs), (draft.value(x, name, tuple(shape)),), attrs, mean.source)
+
+    rows = op("RESHAPE", f"{mean.name}:rows", (x,), (*flat, 1, width))
+    columns = op("RESHAPE", f"{mean.name}:columns", (x,), (*flat, width, 1))
+    product = op("BATCH_MATMUL", f"{mean.name}:sum", (*rows.outputs, *columns.outputs), (*flat, 1, 1))
+    attrs = {"shape": draft.avals[mean.outputs[0]].shape, "form": SQUARES}
+    return [rows, columns, product, dataclasses.replace(mean, kind="RESHAPE", inputs=product.outputs, attrs=attrs)]
+
+
+def _of_sum(table: Op, width: int) -> Op:
+    """The table that reads the sum of the squares in place of their mean."""
+    assert table.call is not None
+    call: Callable[..., Sequence[Any]] = table.call
+
+    def of_sum(total: Any) -> Sequence[Any]:
+        return call(total / width)
+
+    return dataclasses.replace(table, call=of_sum, attrs={**table.attrs, "of": ("div", *table.attrs["of"])})
