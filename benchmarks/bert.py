@@ -3,6 +3,7 @@
 python benchmarks/bert.py latency         # and size, at 64 tokens
 python benchmarks/bert.py embeddings      # cosine and rank correlation, on held-out sentences
 python benchmarks/bert.py scale           # BERT-base: seconds to plan and to write, and memory
+python benchmarks/bert.py sensitivity FOLDER      # which ops' integers cost accuracy; FOLDER: of `jaxq train`
 
 all-MiniLM-L6-v2 (six layers of 384; `jaxq weights all-MiniLM-L6-v2`), calibrated on movie sentences, not fine-tuned, on
 one thread of LiteRT's default runtime, by policy (`jaxq.recipes.bert_policies`). Dynamic range is ai-edge-quantizer's,
@@ -11,6 +12,8 @@ of jaxq's float file, where that package is installed.
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 import resource
 import sys
 import tempfile
@@ -24,14 +27,25 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
+from jaxq import Recipe, Rule
 from jaxq.export import runtime
 from jaxq.export.bench import Contestant, measure
 from jaxq.export.flatbuffer.read import read
 from jaxq.recipes import movies, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
-from jaxq.recipes.bert_policies import POLICIES
-from jaxq.recipes.movie_tasks import SENTIMENT
+from jaxq.recipes.bert_policies import NORM, POLICIES, RESIDUAL
+from jaxq.recipes.movie_tasks import SENTIMENT, Data
 
+# What is left in floats, by a name: globs of sites, on top of the policy `int8`.
+SENSITIVITY: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "attention: scores, mask, softmax, mixing": ("batch_matmul*", "select*", "softmax*"),
+    "dense layers": ("*/kernel*",),
+    "GELU": ("gelu*",),
+    "residual sums": RESIDUAL,
+    "LayerNorm": NORM,
+    "LayerNorm, residual sums (`float`)": (*NORM, *RESIDUAL),
+}
 ROUNDS = 30
 LENGTH = 64
 SENTENCES = 500
@@ -139,6 +153,33 @@ def rank(numbers: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
+def sensitivity() -> None:
+    """Prints what calibration alone loses, by op, of the float model that a run of the recipe left."""
+    config = movies.Config()
+    train, test = movies.data(SENTIMENT, config)
+    model = movies.fine_tuned(movies.Run(SENTIMENT, config, pathlib.Path(sys.argv[2]), 0, True, train, test, {}))
+    real = movies.outputs_of(model, test)
+    print("| in floats | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |")
+    print(f"| everything | {100 * SENTIMENT.score(real, test.ratings):.2f} % | | |")
+    for name, sites in SENSITIVITY.items():
+        report_loss(name, calibrated_but(config, sites, model, train), test, real)
+    free = dataclasses.replace(config, clip=None)
+    report_loss("nothing, sums not bounded", calibrated_but(free, (), model, train), test, real)
+
+
+def calibrated_but(config: movies.Config, sites: tuple[str, ...], model: Any, train: Data) -> Any:
+    """The model in int8 but for these sites, calibrated."""
+    return movies.calibrated(config, Recipe(rules=tuple(Rule(site, float=True) for site in sites)), model, train)
+
+
+def report_loss(name: str, qmodel: Any, test: Data, real: np.ndarray) -> None:
+    """Prints one row: a quantized model beside the float model's logits `real`."""
+    found = movies.outputs_of(qmodel, test)
+    accuracy, agree = SENTIMENT.score(found, test.ratings), np.mean(found.argmax(-1) == real.argmax(-1))
+    sqnr = 10 * np.log10(np.sum(real**2) / np.sum((found - real) ** 2))
+    print(f"| {name} | {100 * accuracy:.2f} % | {100 * agree:.1f} % | {sqnr:.1f} dB |", flush=True)
+
+
 def report_scale() -> None:
     """Prints what BERT-base costs."""
     planned, written, share = scale()
@@ -146,4 +187,4 @@ def report_scale() -> None:
 
 
 if __name__ == "__main__":
-    {"latency": latency, "embeddings": embeddings, "scale": report_scale}[sys.argv[1]]()
+    {"latency": latency, "embeddings": embeddings, "scale": report_scale, "sensitivity": sensitivity}[sys.argv[1]]()

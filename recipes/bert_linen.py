@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxq.recipes.bert import CONFIGS, MASKED, Config, example, mean_over
+from jaxq.recipes.bert import CONFIGS, MASKED, Config, clipped, example, mean_over
 
 
 class LayerNorm(nn.Module):
@@ -75,9 +75,10 @@ class Layer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """[n, length, width] to the same shape."""
         c = self.config
-        x = LayerNorm(c.epsilon, name="norm1")(x + Attention(c.heads, name="attention")(x, mask))
-        y = jax.nn.gelu(nn.Dense(c.hidden, name="up")(x), approximate=False)
-        return LayerNorm(c.epsilon, name="norm2")(x + nn.Dense(c.width, name="down")(y))
+        y = Attention(c.heads, name="attention")(x, mask)
+        x = LayerNorm(c.epsilon, name="norm1")(clipped(x + clipped(y, c.clip), c.clip))
+        y = nn.Dense(c.width, name="down")(jax.nn.gelu(nn.Dense(c.hidden, name="up")(x), approximate=False))
+        return LayerNorm(c.epsilon, name="norm2")(clipped(x + clipped(y, c.clip), c.clip))
 
 
 class Bert(nn.Module):

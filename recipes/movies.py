@@ -1,8 +1,8 @@
 """A sentence encoder on movie sentences: float, then on integers, to int8 files; what the movie recipes share.
 
-Float fine-tuning; then for each policy (which tensors are not int8) calibration, fine-tuning on the integers with the
-data (Jacob et al. 2018, Zafrir et al. 2019), the same with the float model's outputs as well (Hinton et al. 2015, Kim
-et al. 2021), and the files, one for each length of sentence.
+Float fine-tuning, and as many steps more as the integers will have; then for each policy (which tensors are not int8)
+calibration, fine-tuning on the integers with the data (Jacob et al. 2018, Zafrir et al. 2019), the same with the float
+model's outputs as well (Hinton et al. 2015, Kim et al. 2021), and the files, one for each length of sentence.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxq
+from jaxq import Recipe
 from jaxq.export.artifact import Artifact, write_whole
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.progress import bar
 from jaxq.recipes import checkpoint, weights
-from jaxq.recipes.bert import CONFIGS, SentenceModel, example
+from jaxq.recipes.bert import CONFIGS, SentenceModel, bounded, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
 from jaxq.recipes.movie_tasks import Data, Task
@@ -40,6 +41,7 @@ class Config:
     pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
     testing. lengths: of the files besides. stages: of each policy, from calibration on; the last one's files are
     written. share: the teacher's part of the loss where it teaches. policies: "int16" may be added; it trains slowly.
+    clip: bounds what a layer adds to a token in the quantized copies, not in the float model (`bert.Config`).
     """
 
     pretrained: str | None = "all-MiniLM-L6-v2"
@@ -48,6 +50,7 @@ class Config:
     stages: tuple[str, ...] = ("ptq", "qat", "qat+distillation")
     length: int = 40
     lengths: tuple[int, ...] = (32, 64, 128)
+    clip: float | None = 24.0
     batch: int = 32
     float_steps: int = 300
     float_rate: float = 5e-5
@@ -98,15 +101,29 @@ def ladder(
     checkpoint.make_room(out, resume, force)
     train, test = data(task, config)
     out.mkdir(parents=True, exist_ok=True)
-    model = network(task, config, seed)
     run = Run(task, config, out, seed, resume, train, test, {})
-    _fit(run, "float", model, config.float_rate, config.float_steps, 0.0)
+    model = fine_tuned(run)
     run = dataclasses.replace(run, train=train._replace(teacher=outputs_of(model, train)))
     run.note(seed=seed, measure=task.measure, float=run.score(outputs_of(model, test)))
+    run.note(**{"float, longer": _longer(run, model)})
     for policy in config.policies:
         _quantized(run, policy, model)
     _report(Console(), run.summary)
     return run.summary
+
+
+def fine_tuned(run: Run) -> SentenceModel:
+    """The float model; a run that resumes goes on from its checkpoint, which may be the last."""
+    model = network(run.task, run.config, run.seed)
+    _fit(run, "float", model, run.config.float_rate, run.config.float_steps, 0.0)
+    return model
+
+
+def _longer(run: Run, model: SentenceModel) -> float:
+    """What the float model would gain by the steps that a quantized one has more, on the same batches."""
+    longer = nnx.clone(model)
+    _fit(run, "float-longer", longer, run.config.qat_rate, run.config.qat_steps, 0.0)
+    return run.score(outputs_of(longer, run.test))
 
 
 def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
@@ -147,9 +164,7 @@ def _written(run: Run, name: str, qmodel: Any, length: int) -> Artifact:
 
 def at_length(qmodel: Any, config: Config, policy: str, model: SentenceModel, length: int) -> Any:
     """A quantized model for sentences of another length: the same weights and ranges."""
-    copy = nnx.clone(model)
-    copy.eval()
-    other = jaxq.quantize(copy, POLICIES[policy], *example(length))
+    other = prepared(config, policy, model, length)
     nnx.update(other, nnx.state(qmodel))
     return other
 
@@ -176,11 +191,16 @@ def network(task: Task, config: Config, seed: int) -> SentenceModel:
     return model
 
 
-def calibrated(config: Config, policy: str, model: SentenceModel, train: Data) -> Any:
-    """A copy of the float model, quantized by a policy and calibrated on training sentences."""
-    copy = nnx.clone(model)
+def prepared(config: Config, policy: str | Recipe, model: Any, length: int) -> Any:
+    """A copy of the float model, its sums bounded, quantized by a policy for sentences of a length."""
+    copy = bounded(nnx.clone(model), config.clip)
     copy.eval()
-    qmodel = jaxq.quantize(copy, POLICIES[policy], *example(config.length))
+    return jaxq.quantize(copy, POLICIES[policy] if isinstance(policy, str) else policy, *example(length))
+
+
+def calibrated(config: Config, policy: str | Recipe, model: SentenceModel, train: Data) -> Any:
+    """A copy of the float model, quantized by a policy, or by any recipe, and calibrated on training sentences."""
+    qmodel = prepared(config, policy, model, config.length)
     n = min(config.calibrate, len(train.ids))
     jaxq.calibrate(qmodel, ((train.ids[i : i + 32], train.mask[i : i + 32]) for i in range(0, n, 32)))
     return qmodel
@@ -250,7 +270,7 @@ def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float)
         first = checkpoint.restore(checkpoints, model, optimizer) if run.resume else 0
         task, loss = shown.add_task(name, total=steps, completed=first), float("nan")
         for step in range(first, steps):
-            batch = batch_of(run.train, config.batch, step, run.seed + integers)
+            batch = batch_of(run.train, config.batch, step, run.seed + (name != "float"))
             loss = float(train_step(model, optimizer, batch, share, config.temperature, task=run.task))
             shown.update(task, advance=1, description=f"{name}: loss {loss:.3f}")
             checkpoint.save(checkpoints, step, model, optimizer, last=step == steps - 1)
