@@ -116,11 +116,13 @@ def test_ops_with_constants_of_many_kinds(name: str) -> None:
 @pytest.mark.parametrize(("recipe", "sure"), [("int4", 2.0**-4), ("int16x8", 0.05)])
 @pytest.mark.slow
 def test_other_widths(recipe: str, sure: float) -> None:
-    """The kernels of 4-bit convolutions and of 16-bit activations round twice: a product, then its shift."""
+    """The kernels of 4-bit convolutions and of 16-bit activations round twice: a product, then its shift. LOGISTIC in
+    16 bits is a table between whose entries it interpolates: within one step.
+    """
     case, qmodel = calibrated("squeeze_excite", recipe)
     x = case.args[0][:EXAMPLES]
     found = jaxq.analyze.diff(qmodel, x, progress=False)
-    assert all(d.rounding.max_abs <= 0.5 + sure for d in found.tensors)
+    assert all(d.rounding.max_abs <= (1.0 if d.kind == "LOGISTIC" else 0.5 + sure) for d in found.tensors)
     assert found["reshape"].own.max_abs == 0.0
     assert found["first/kernel:out"].weights.mean_abs > 10 * found["first/kernel:out"].rounding.mean_abs
     assert jaxq.export.diff(qmodel, x, progress=False).ok
