@@ -4,6 +4,7 @@ are equal, sentences that are split without a leak.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -72,8 +73,19 @@ def test_the_mean_is_over_the_tokens() -> None:
     np.testing.assert_allclose(bert.mean_over(x, mask), np.stack(wanted), atol=1e-6)
 
 
-def test_linen_has_the_same_numbers_and_plan() -> None:
-    model, (ids, mask) = small(), some_tokens()
+def test_a_bound_is_a_range_and_no_op() -> None:
+    ids, mask = some_tokens()
+    free, bound = (jaxq.quantize(bert.bounded(small(), clip), "int8", ids[:1], mask[:1]) for clip in (None, 0.5))
+    assert [op.kind for op in free.plan.graph.ops] == [op.kind for op in bound.plan.graph.ops]
+    jaxq.calibrate(bound, [(ids, mask)], progress=False)
+    for site in ("encoder/layers/0/down/kernel:out", "add_1", "add_2"):
+        assert np.all(np.abs(bound.ranges[site]["observed"][...]) <= 0.5)
+    assert np.any(np.abs(small()(ids, mask) - bert.bounded(small(), 0.5)(ids, mask)) > 1e-3)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_linen_has_the_same_numbers_and_plan(clip: float | None) -> None:
+    model, (ids, mask) = bert.bounded(small(), clip), some_tokens()
     flat = {k: np.asarray(v[...]) for k, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     variables: dict[str, Any] = {"params": {}}
     for path, array in flat.items():
@@ -82,7 +94,7 @@ def test_linen_has_the_same_numbers_and_plan() -> None:
         for module in modules:
             node = node.setdefault(module, {})
         node[leaf] = array
-    module = bert_linen.SentenceModel(SMALL, 2)
+    module = bert_linen.SentenceModel(dataclasses.replace(SMALL, clip=clip), 2)
     np.testing.assert_allclose(np.asarray(module.apply(variables, ids, mask)), model(ids, mask), atol=1e-6)
     plans = [jaxq.quantize(m, "int8", ids[:1], mask[:1]).plan for m in (model, module)]
     assert [op.kind for op in plans[0].graph.ops] == [op.kind for op in plans[1].graph.ops]
