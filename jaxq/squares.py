@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxq.graph import Draft, Graph, Op
@@ -31,36 +31,45 @@ class Chain(NamedTuple):
 
 def as_products(graph: Graph, is_int8: Callable[[Op], bool]) -> Graph:
     """The graph with each int8 mean of squares that a table reads as a product; `graph` itself where there is none."""
-    found = [chain for op in graph.ops if (chain := _chain(graph, op)) is not None]
-    chains = [chain for chain in found if is_int8(chain.square) and is_int8(chain.mean)]
-    if not chains:
+    found = [chain for chain in _chains(graph) if is_int8(chain.square) and is_int8(chain.mean)]
+    if not found:
         return graph
     draft = Draft(graph)
     instead: dict[int, Sequence[Op]] = {}
-    for chain in chains:
+    for chain in found:
         instead[id(chain.square)] = ()
         instead[id(chain.mean)] = _product(draft, chain)
         instead[id(chain.table)] = [_of_sum(chain.table, draft.avals[chain.square.inputs[0]].shape[-1])]
     return draft.graph([new for op in graph.ops for new in instead.get(id(op), [op])])
 
 
-def _chain(graph: Graph, mean: Op) -> Chain | None:
-    if mean.kind != "MEAN" or tuple(mean.attrs["axes"]) != (len(graph.avals[mean.inputs[0]].shape) - 1,):
-        return None
-    square = next((op for op in graph.ops if op.outputs == mean.inputs), None)
-    if square is None or square.kind != "MUL" or len(set(square.inputs)) != 1 or square.attrs.get("activation"):
-        return None
-    table = _only_reader(graph, mean)
-    while table is not None and table.kind == "RESHAPE":
-        table = _only_reader(graph, table)
-    if table is None or table.kind != "TABLE" or len(table.inputs) != 1 or _only_reader(graph, square) is not mean:
-        return None
-    return Chain(square, mean, table)
+def _chains(graph: Graph) -> Iterator[Chain]:
+    made = {v: op for op in graph.ops for v in op.outputs}
+    readers: dict[int, list[Op | None]] = {v: [None] for v in graph.outputs}
+    for op in graph.ops:
+        for value in op.inputs:
+            readers.setdefault(value, []).append(op)
+
+    def only_reader(op: Op) -> Op | None:
+        found = {id(reader): reader for reader in readers.get(op.outputs[0], [])}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    for mean in (op for op in graph.ops if _averages_channels(graph, op)):
+        square, table = made.get(mean.inputs[0]), only_reader(mean)
+        while table is not None and table.kind == "RESHAPE":
+            table = only_reader(table)
+        if square is None or table is None or only_reader(square) is not mean:
+            continue
+        if _is_square(square) and table.kind == "TABLE" and len(table.inputs) == 1:
+            yield Chain(square, mean, table)
 
 
-def _only_reader(graph: Graph, op: Op) -> Op | None:
-    readers = graph.consumers(op.outputs[0])
-    return readers[0] if len(readers) == 1 and op.outputs[0] not in graph.outputs else None
+def _averages_channels(graph: Graph, op: Op) -> bool:
+    return op.kind == "MEAN" and tuple(op.attrs["axes"]) == (len(graph.avals[op.inputs[0]].shape) - 1,)
+
+
+def _is_square(op: Op) -> bool:
+    return op.kind == "MUL" and len(set(op.inputs)) == 1 and op.attrs.get("activation") is None
 
 
 def _product(draft: Draft, chain: Chain) -> list[Op]:

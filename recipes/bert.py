@@ -30,7 +30,8 @@ class Config:
 
     clip: bounds what each layer adds to a token, and the sum, to [-clip, clip]; None, as published: no bound. Trained
     encoders let one channel of one token, [CLS] in MiniLM, grow a hundred times as large as the others (Bondarenko et
-    al. 2021), and in int8 one scale serves them all. The bound costs the device nothing: it is the tensor's range.
+    al. 2021), and in int8 one scale serves them all. The bound costs the device next to nothing: it is the tensor's
+    range, or, where training has moved that, a MINIMUM and a MAXIMUM.
     """
 
     layers: int
