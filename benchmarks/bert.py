@@ -31,10 +31,11 @@ from jaxq import Recipe, Rule
 from jaxq.export import runtime
 from jaxq.export.bench import Contestant, measure
 from jaxq.export.flatbuffer.read import read
-from jaxq.recipes import movies, weights
+from jaxq.recipes import movies, stepping, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
 from jaxq.recipes.bert_policies import NORM, POLICIES, RESIDUAL
-from jaxq.recipes.movie_tasks import SENTIMENT, Data
+from jaxq.recipes.movie_tasks import SENTIMENT
+from jaxq.recipes.notes import Notes
 
 # What is left in floats, by a name: globs of sites, on top of the policy `int8`.
 SENSITIVITY: dict[str, tuple[str, ...]] = {
@@ -155,27 +156,24 @@ def rank(numbers: np.ndarray) -> np.ndarray:
 
 def sensitivity() -> None:
     """Prints what calibration alone loses, by op, of the float model that a run of the recipe left."""
-    config = movies.Config()
-    train, test = movies.data(SENTIMENT, config)
-    model = movies.fine_tuned(movies.Run(SENTIMENT, config, pathlib.Path(sys.argv[2]), 0, True, train, test, {}))
-    real = movies.outputs_of(model, test)
+    config, out = movies.Config(), pathlib.Path(sys.argv[2])
+    notes, (train, test) = Notes(out / "summary.json", resume=True), movies.data(SENTIMENT, config)
+    run = movies.Run(SENTIMENT, config, out, 0, train, test, stepping.mesh_of(), notes)
+    model = movies.fine_tuned(run)
+    real = movies.outputs_of(run, model, test)
     print("| in floats | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |")
     print(f"| everything | {100 * SENTIMENT.score(real, test.ratings):.2f} % | | |")
     for name, sites in SENSITIVITY.items():
-        report_loss(name, calibrated_but(config, sites, model, train), test, real)
-    free = dataclasses.replace(config, clip=None)
-    report_loss("nothing, sums not bounded", calibrated_but(free, (), model, train), test, real)
+        report_loss(name, run, sites, model, real)
+    free = dataclasses.replace(run, config=dataclasses.replace(config, clip=None))
+    report_loss("nothing, sums not bounded", free, (), model, real)
 
 
-def calibrated_but(config: movies.Config, sites: tuple[str, ...], model: Any, train: Data) -> Any:
-    """The model in int8 but for these sites, calibrated."""
-    return movies.calibrated(config, Recipe(rules=tuple(Rule(site, float=True) for site in sites)), model, train)
-
-
-def report_loss(name: str, qmodel: Any, test: Data, real: np.ndarray) -> None:
-    """Prints one row: a quantized model beside the float model's logits `real`."""
-    found = movies.outputs_of(qmodel, test)
-    accuracy, agree = SENTIMENT.score(found, test.ratings), np.mean(found.argmax(-1) == real.argmax(-1))
+def report_loss(name: str, run: movies.Run, sites: tuple[str, ...], model: Any, real: np.ndarray) -> None:
+    """Prints one row: the model in int8 but for these sites, calibrated, beside the float model's logits `real`."""
+    recipe = Recipe(rules=tuple(Rule(site, float=True) for site in sites))
+    found = movies.outputs_of(run, movies.calibrated(run.config, recipe, model, run.train), run.test)
+    accuracy, agree = SENTIMENT.score(found, run.test.ratings), np.mean(found.argmax(-1) == real.argmax(-1))
     sqnr = 10 * np.log10(np.sum(real**2) / np.sum((found - real) ** 2))
     print(f"| {name} | {100 * accuracy:.2f} % | {100 * agree:.1f} % | {sqnr:.1f} dB |", flush=True)
 

@@ -12,7 +12,6 @@ and if asked PTQ, QAT and artifact once more with weights of 4 bits in the point
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -28,10 +27,11 @@ from jax.sharding import Mesh
 
 import jaxq
 from jaxq.errors import InputError
-from jaxq.export.artifact import Artifact, write_whole
+from jaxq.export.artifact import Artifact
 from jaxq.recipe import Weights
-from jaxq.recipes import checkpoint, images, train, weights
+from jaxq.recipes import checkpoint, images, stepping, train, weights
 from jaxq.recipes.images import Images
+from jaxq.recipes.notes import Notes
 from jaxq.recipes.train import Training
 
 FOLDER = (
@@ -110,17 +110,7 @@ class Run:
     test: Images
     mesh: Mesh
     writer: train.Writer
-    summary: dict[str, Any]
-
-    def note(self, **found: Any) -> None:
-        """Keep results, on disk too: a run that is cut off has what it found."""
-        self.summary.update(found)
-        write_whole({self.out / "summary.json": (json.dumps(self.summary, indent=2) + "\n").encode()})
-
-    def once(self, name: str, measure: Callable[[], float]) -> None:
-        """Note a measurement, unless it was made before the run was cut off."""
-        if name not in self.summary:
-            self.note(**{name: measure()})
+    notes: Notes
 
     def inputs(self, count: int | None = None) -> np.ndarray:
         """Test images as they enter the network."""
@@ -145,28 +135,23 @@ def ladder(
     training, test = _images(config, data, smoke, seed)
     model = config.network(len(training.classes), nnx.Rngs(seed))
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(
-        config, out, seed, training, test, train.mesh_of(), train.JsonLines(out / "log.jsonl"), _earlier(out, resume)
-    )
-    run.note(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
+    notes = Notes(out / "summary.json", resume=resume)
+    run = Run(config, out, seed, training, test, stepping.mesh_of(), train.JsonLines(out / "log.jsonl"), notes)
+    run.notes.add(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
     model.train()
     _train(run, "float", model, config.first)
-    run.once("float", lambda: _accuracy(run, model)[0])
-    run.once("int8_per_tensor_ptq", lambda: _right(run, _on_device(run, _calibrated(run, _copy(model), PER_TENSOR))))
+    run.notes.once("float", lambda: _accuracy(run, model)[0])
+    run.notes.once(
+        "int8_per_tensor_ptq", lambda: _right(run, _on_device(run, _calibrated(run, _copy(model), PER_TENSOR)))
+    )
     longer = _copy(model)
     _train(run, "float_longer", longer, config.extra)
-    run.once("float_longer", lambda: _accuracy(run, longer)[0])
+    run.notes.once("float_longer", lambda: _accuracy(run, longer)[0])
     _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
-    print(table(run.summary))
-    return run.summary
-
-
-def _earlier(out: pathlib.Path, resume: bool) -> dict[str, Any]:
-    """What the run found before it was cut off."""
-    file = out / "summary.json"
-    return json.loads(file.read_text()) if resume and file.is_file() else {}
+    print(table(run.notes.found))
+    return run.notes.found
 
 
 def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int) -> tuple[Images, Images]:
@@ -179,13 +164,17 @@ def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int)
     return images.read_splits(data, side, config.train, config.test, seed)
 
 
+def _per_tensor(run: Run, model: Any) -> float:
+    return _right(run, _on_device(run, _calibrated(run, _copy(model), PER_TENSOR)))
+
+
 def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) -> None:
     """Calibrate, train and export one kind of integers, from the float model after its first training."""
     qmodel = _calibrated(run, _copy(model), recipe)
-    run.once(f"{name}_ptq", lambda: _right(run, _on_device(run, qmodel)))
+    run.notes.once(f"{name}_ptq", lambda: _right(run, _on_device(run, qmodel)))
     _train(run, f"{name}_qat", qmodel, run.config.extra)
     accuracy, logits = _accuracy(run, qmodel)
-    run.note(**{f"{name}_qat": accuracy})
+    run.notes.add(**{f"{name}_qat": accuracy})
     said = jaxq.export.Metadata.image_classifier(run.test.classes, run.config.mean, run.config.std)
     artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify), metadata=said)
     artifact.save(run.out / file, force=True)
@@ -204,9 +193,9 @@ def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:
 
 def _train(run: Run, name: str, model: Any, training: Training) -> None:
     """One phase, from its newest checkpoint if there is one. Ranges, if any, stand still for the last fifth."""
-    steps, start = training.steps(len(run.train.labels)), time.perf_counter()
-    rate = train.schedule(training, steps)
-    tx = jaxq.optim.partition(optax.adamw(rate, weight_decay=training.decay), freeze=math.ceil(0.8 * steps))
+    count, start = training.steps(len(run.train.labels)), time.perf_counter()
+    rate = train.schedule(training, count)
+    tx = jaxq.optim.partition(optax.adamw(rate, weight_decay=training.decay), freeze=math.ceil(0.8 * count))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     model.set_attributes(deterministic=False, raise_if_not_found=False)  # dropout; BatchNorm stays as it is
     folder = run.out / "checkpoints" / name
@@ -215,15 +204,15 @@ def _train(run: Run, name: str, model: Any, training: Training) -> None:
             model, optimizer, run.train, training, preprocess=run.config.preprocess, checkpoints=checkpoints,
             title=name.replace("_", " "), seed=run.seed, mesh=run.mesh, writer=run.writer,
         )  # fmt: skip
-    seconds = run.summary.get(f"{name}_seconds", 0.0) + (time.perf_counter() - start if found else 0.0)
-    run.note(**{f"{name}_steps": steps, f"{name}_seconds": round(seconds, 1)})
+    seconds = run.notes.found.get(f"{name}_seconds", 0.0) + (time.perf_counter() - start if found else 0.0)
+    run.notes.add(**{f"{name}_steps": count, f"{name}_seconds": round(seconds, 1)})
 
 
 def _accuracy(run: Run, model: Any) -> tuple[float, np.ndarray]:
     """Share of test images whose greatest logit is their label's, and the logits."""
     model.eval()
     pictures = train.middle(run.test.images, run.config.extra.resolution)
-    logits = train.logits_of(model, pictures, run.config.preprocess, mesh=run.mesh)
+    logits = stepping.outputs_of(model, [pictures], preprocess=run.config.preprocess, mesh=run.mesh)
     return _right(run, logits), logits
 
 
@@ -246,7 +235,7 @@ def _compare(run: Run, name: str, artifact: Artifact, logits: np.ndarray) -> Non
     """The file on LiteRT, all test images, against the training forward's logits: accuracy and numbers that differ."""
     assert artifact.certificate is not None
     found = _file_logits(run, artifact)
-    run.note(
+    run.notes.add(
         **{
             f"{name}_artifact": _right(run, found),
             f"{name}_logits_differing": int(np.count_nonzero(found != logits)),

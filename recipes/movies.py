@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,19 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
 import jaxq
 from jaxq import Recipe
-from jaxq.export.artifact import Artifact, write_whole
+from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.progress import bar
-from jaxq.recipes import checkpoint, weights
+from jaxq.recipes import checkpoint, stepping, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, bounded, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
 from jaxq.recipes.movie_tasks import Data, Task
+from jaxq.recipes.notes import Notes
 from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json, vocabulary
 
 
@@ -73,25 +74,20 @@ SMOKE = Config(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: what is learned, the choices, folder and sentences, and what has been found so far."""
+    """One run: what is learned, the choices, folder, sentences and devices, and what has been found so far."""
 
     task: Task
     config: Config
     out: pathlib.Path
     seed: int
-    resume: bool
     train: Data
     test: Data
-    summary: dict[str, Any]
+    mesh: Mesh
+    notes: Notes
 
-    def note(self, **found: Any) -> None:
-        """Keep results, on disk too: a run that is cut off has what it found."""
-        self.summary.update(found)
-        write_whole({self.out / "summary.json": (json.dumps(self.summary, indent=2) + "\n").encode()})
-
-    def score(self, outputs: np.ndarray) -> float:
-        """How good outputs for the test sentences are."""
-        return self.task.score(outputs, self.test.ratings)
+    def score(self, model: Any) -> float:
+        """How good a model is on the test sentences."""
+        return self.task.score(outputs_of(self, model, self.test), self.test.ratings)
 
 
 def ladder(
@@ -101,15 +97,16 @@ def ladder(
     checkpoint.make_room(out, resume, force)
     train, test = data(task, config)
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(task, config, out, seed, resume, train, test, {})
+    run = Run(task, config, out, seed, train, test, stepping.mesh_of(), Notes(out / "summary.json", resume=resume))
+    run.notes.add(seed=seed, measure=task.measure)
     model = fine_tuned(run)
-    run = dataclasses.replace(run, train=train._replace(teacher=outputs_of(model, train)))
-    run.note(seed=seed, measure=task.measure, float=run.score(outputs_of(model, test)))
-    run.note(**{"float, longer": _longer(run, model)})
+    run.notes.once("float", lambda: run.score(model))
+    run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
+    run = dataclasses.replace(run, train=train._replace(teacher=outputs_of(run, model, train)))
     for policy in config.policies:
         _quantized(run, policy, model)
-    _report(Console(), run.summary)
-    return run.summary
+    _report(Console(), run.notes.found)
+    return run.notes.found
 
 
 def fine_tuned(run: Run) -> SentenceModel:
@@ -119,11 +116,11 @@ def fine_tuned(run: Run) -> SentenceModel:
     return model
 
 
-def _longer(run: Run, model: SentenceModel) -> float:
-    """What the float model would gain by the steps that a quantized one has more, on the same batches."""
+def _longer(run: Run, model: SentenceModel) -> SentenceModel:
+    """The float model after the steps that a quantized one has more, on the same batches."""
     longer = nnx.clone(model)
     _fit(run, "float-longer", longer, run.config.qat_rate, run.config.qat_steps, 0.0)
-    return run.score(outputs_of(longer, run.test))
+    return longer
 
 
 def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
@@ -136,10 +133,10 @@ def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
         nnx.update(qmodel, start)  # one module for all of them, compiled once
         if stage in shares:
             _fit(run, f"{policy}-{stage}", qmodel, config.qat_rate, config.qat_steps, shares[stage])
-        run.note(**{f"{policy} {stage}": run.score(outputs_of(qmodel, run.test))})
+        run.notes.once(f"{policy} {stage}", lambda: run.score(qmodel))
     artifact = _written(run, policy, qmodel, config.length)
     (outputs,) = artifact.run(run.test.ids, run.test.mask)
-    run.note(**{f"{policy} artifact": run.score(outputs)})
+    run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test.ratings)})
     for length in config.lengths:
         _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
 
@@ -152,7 +149,7 @@ def _written(run: Run, name: str, qmodel: Any, length: int) -> Artifact:
     artifact = jaxq.export.to_tflite(qmodel, verify=sample, metadata=said)
     artifact.save(run.out / f"{name}.tflite", force=True)
     assert artifact.certificate is not None
-    run.note(
+    run.notes.add(
         **{
             f"{name} bytes": len(artifact.data),
             f"{name} differing": artifact.certificate.differing_integers,
@@ -231,16 +228,10 @@ def _random(task: Task, config: Config, count: int, seed: int) -> Data:
     return Data(ids * mask, mask, ratings, np.zeros((count, task.outputs), np.float32))
 
 
-@nnx.jit
-def _forward(model: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    return model(ids, mask)
-
-
-def outputs_of(model: Any, of: Data, size: int = 64) -> np.ndarray:
+def outputs_of(run: Run, model: Any, of: Data) -> np.ndarray:
     """Outputs for all sentences, in evaluation mode."""
     model.eval()
-    starts, ids, mask = range(0, len(of.ids), size), jnp.asarray(of.ids), jnp.asarray(of.mask)
-    return np.concatenate([_forward(model, ids[i : i + size], mask[i : i + size]) for i in starts])
+    return stepping.outputs_of(model, (of.ids, of.mask), size=64, mesh=run.mesh)
 
 
 @functools.partial(nnx.jit, static_argnames="task")
@@ -266,14 +257,14 @@ def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float)
     tx = optax.adamw(schedule, weight_decay=0.01)
     tx = jaxq.optim.partition(tx, optax.adam(config.range_rate)) if integers else tx
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    with checkpoint.manager(run.out / "checkpoints" / name, every=100, keep=1) as checkpoints, bar() as shown:
-        first = checkpoint.restore(checkpoints, model, optimizer) if run.resume else 0
-        task, loss = shown.add_task(name, total=steps, completed=first), float("nan")
-        for step in range(first, steps):
-            batch = batch_of(run.train, config.batch, step, run.seed + (name != "float"))
-            loss = float(train_step(model, optimizer, batch, share, config.temperature, task=run.task))
-            shown.update(task, advance=1, description=f"{name}: loss {loss:.3f}")
-            checkpoint.save(checkpoints, step, model, optimizer, last=step == steps - 1)
+
+    def step_of(step: int, is_last: Callable[[], bool]) -> str:
+        batch = Data(*stepping.divide(run.mesh, *batch_of(run.train, config.batch, step, run.seed + (name != "float"))))
+        loss = train_step(model, optimizer, batch, share, config.temperature, task=run.task)
+        return f"{name}: loss {float(loss):.3f}"
+
+    with checkpoint.manager(run.out / "checkpoints" / name, every=100, keep=1) as checkpoints:
+        stepping.drive((model, optimizer), steps, step_of, checkpoints=checkpoints, title=name, mesh=run.mesh)
 
 
 def batch_of(train: Data, size: int, step: int, seed: int) -> Data:

@@ -1,7 +1,7 @@
 """Training, short enough to copy: images in, a trained NNX module out, on every device there is.
 
     with checkpoint.manager(folder, every=100) as checkpoints:
-        train.fit(model, train.adamw(config, steps), data, config, checkpoints=checkpoints, ...)
+        train.fit(model, optimizer, data, config, checkpoints=checkpoints, ...)
 
 Any NNX module will do, a float model or one that `jaxq.quantize` gave. What a step sees depends on the seed and on the
 step's number alone, so a run that was cut off and resumed equals one that was not, bit for bit.
@@ -9,15 +9,11 @@ step's number alone, so a run that was cut off and resumed equals one that was n
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import math
 import pathlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -26,12 +22,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 import jaxq
-from jaxq.errors import InputError
-from jaxq.progress import bar
-from jaxq.recipes import checkpoint
+from jaxq.recipes import stepping
 from jaxq.recipes.images import Images
 
 Preprocess = Callable[[np.ndarray], np.ndarray]
@@ -98,29 +92,6 @@ def middle(images: np.ndarray, size: int) -> np.ndarray:
     return images[:, top : top + size, left : left + size]
 
 
-# --- devices: the batch is divided, everything else is everywhere -------------------------------------------------
-
-
-def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices, or those given, along one axis "data"."""
-    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
-
-
-def replicate(mesh: Mesh, *modules: Any) -> None:
-    """Put the whole state of some modules on every device."""
-    for module in modules:
-        nnx.update(module, jax.device_put(nnx.state(module), NamedSharding(mesh, PartitionSpec())))
-
-
-def divide(mesh: Mesh, *arrays: np.ndarray) -> Any:
-    """Arrays with an equal part of the first axis on each device. Raises InputError where it cannot be equal."""
-    if len(arrays[0]) % mesh.size:
-        raise InputError(
-            f"A batch of {len(arrays[0])} cannot be divided by {mesh.size} devices: take a multiple of {mesh.size}."
-        )
-    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
-
-
 # --- one step, and the loop around it -----------------------------------------------------------------------------
 
 
@@ -145,23 +116,6 @@ def train_step(model: Any, optimizer: nnx.Optimizer, images: jax.Array, labels: 
     return Metrics(loss, accuracy)
 
 
-@nnx.jit
-def _forward(model: Any, images: jax.Array) -> jax.Array:
-    return model(images)
-
-
-def logits_of(model: Any, images: np.ndarray, preprocess: Preprocess, *, size: int = 128, mesh: Mesh) -> np.ndarray:
-    """The outputs for images of the right size, some at a time; the last batch is filled up with copies."""
-    size, found = math.ceil(size / mesh.size) * mesh.size, []
-    replicate(mesh, model)
-    with bar() as shown:
-        for start in shown.track(range(0, len(images), size), description="testing"):
-            part = images[start : start + size]
-            filled = np.resize(part, (size, *part.shape[1:]))
-            found.append(np.asarray(_forward(model, *divide(mesh, preprocess(filled))))[: len(part)])
-    return np.concatenate(found)
-
-
 def fit(
     model: Any,
     optimizer: nnx.Optimizer,
@@ -177,43 +131,21 @@ def fit(
 ) -> Metrics | None:
     """Train on every device, from the newest checkpoint if there is one. The metrics of the last step, if one was left.
 
-    Ctrl-C ends the step that is running, saves, and raises KeyboardInterrupt; so does a second one, at once.
+    Raises KeyboardInterrupt (`stepping.drive`).
     """
-    mesh, metrics = mesh_of() if mesh is None else mesh, None
-    first, steps = checkpoint.restore(checkpoints, model, optimizer), config.steps(len(data.labels))
-    replicate(mesh, model, optimizer)
-    with _interruptible() as stopped, bar() as shown:
-        report = Report(title, config, writer, shown.add_task(title, total=steps, completed=first), shown)
-        for step in range(first, steps):
-            images, labels = batch_at(data, config, step, seed)
-            metrics = train_step(model, optimizer, *divide(mesh, preprocess(images), labels))
-            last = step == steps - 1 or stopped()
-            report.after(step, metrics, model, preprocess(images), last)
-            checkpoint.save(checkpoints, step, model, optimizer, last=last)
-            if stopped():
-                checkpoints.wait_until_finished()
-                raise KeyboardInterrupt(f"{title} was stopped after step {step}; its checkpoint is saved")
+    mesh, metrics = stepping.mesh_of() if mesh is None else mesh, None
+    report = Report(title, config, writer)
+
+    def step_of(step: int, is_last: Callable[[], bool]) -> str:
+        nonlocal metrics
+        images, labels = batch_at(data, config, step, seed)
+        inputs = preprocess(images)
+        metrics = train_step(model, optimizer, *stepping.divide(mesh, inputs, labels))
+        return report.after(step, metrics, model, inputs, is_last())
+
+    count = config.steps(len(data.labels))
+    stepping.drive((model, optimizer), count, step_of, checkpoints=checkpoints, title=title, mesh=mesh)
     return metrics
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop instead of cutting a step in two; a second one does not wait. In the main thread only."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --- what is shown and written ------------------------------------------------------------------------------------
@@ -254,12 +186,12 @@ class JsonLines:
 class Report:
     """What is seen of a running phase: loss, accuracy, images a second, what ranges clip, channels that died."""
 
-    def __init__(self, title: str, config: Training, writer: Writer | None, task: Any, shown: Any) -> None:
-        self.title, self.config, self.writer, self.task, self.shown = title, config, writer, task, shown
+    def __init__(self, title: str, config: Training, writer: Writer | None) -> None:
+        self.title, self.config, self.writer = title, config, writer
         self.since, self.images, self.health, self.text = time.perf_counter(), 0, "", title
 
-    def after(self, step: int, metrics: Metrics, model: Any, inputs: np.ndarray, last: bool) -> None:
-        """Take note of one finished step; its metrics are waited for only where they are shown."""
+    def after(self, step: int, metrics: Metrics, model: Any, inputs: np.ndarray, last: bool) -> str:
+        """Take note of one finished step, and say so; its metrics are waited for only where they are shown."""
         self.images += len(inputs)
         if step % self.config.log == 0 or last:
             loss, right = float(metrics.loss), float(metrics.accuracy)  # this waits for the steps so far
@@ -272,7 +204,7 @@ class Report:
             self._write(step, {"clipped": found.clipped, "dead_channels": found.dead})
             self.health = f", {100 * found.clipped:.2f} % clipped, {found.dead} dead"
             self.since, self.images = time.perf_counter(), 0  # looking is not training
-        self.shown.update(self.task, advance=1, description=self.text + self.health)
+        return self.text + self.health
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self.writer is not None:

@@ -24,7 +24,7 @@ from PIL import Image
 import jaxq
 from jaxq.errors import InputError
 from jaxq.recipe import Activations
-from jaxq.recipes import checkpoint, images, train
+from jaxq.recipes import checkpoint, images, stepping, train
 from jaxq.recipes.train import Training
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -151,7 +151,7 @@ def test_a_run_cut_off_and_resumed_is_the_whole_run_bit_for_bit(start: Any, tmp_
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    with train._interruptible() as stopped:
+    with stepping.interruptible() as stopped:
         assert not stopped()
         signal.raise_signal(signal.SIGINT)
         assert stopped()
@@ -164,7 +164,7 @@ def test_a_thread_leaves_signals_alone() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with train._interruptible() as stopped:
+        with stepping.interruptible() as stopped:
             seen.append((signal.getsignal(signal.SIGINT) is before, stopped()))
 
     thread = threading.Thread(target=work)
@@ -206,18 +206,19 @@ def test_writers(tmp_path: pathlib.Path) -> None:
 # --- devices ------------------------------------------------------------------------------------------------------
 
 
-def test_eight_devices_train_as_one_does() -> None:
+@pytest.mark.parametrize("kind", ["images", pytest.param("sentences", marks=pytest.mark.slow)])
+def test_eight_devices_train_as_one_does(kind: str) -> None:
     """Bitwise: calibrated ranges, logits, and the ranges after a step that observes: integers and extremes are exact.
 
     To 1e-5: losses, weights and ranges after three steps, for the sums over a batch are taken in another order.
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(ROOT / "tests" / "devices.py")]
+    command = [sys.executable, str(ROOT / "tests" / "devices.py"), kind]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["devices"] == [1, 8]
-    assert found["differing"] == {"logits": 0, "calibrated": 0, "observed": 0}
+    assert found["differing"].keys() >= {"logits", "calibrated"} and not any(found["differing"].values())
     assert found["largest"]["loss"] < 1e-5 and found["largest"]["state"] < 1e-5
     assert found["refused"] == "A batch of 12 cannot be divided by 8 devices: take a multiple of 8."
 
