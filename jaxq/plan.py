@@ -95,7 +95,7 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     target, named = target_named(recipe.target), _rule_names(graph)
     graph = composed(graph, target.composed)
     if not target.refuses("BATCH_MATMUL"):
-        graph = as_products(graph, functools.partial(_is_int8, graph, recipe))
+        graph = as_products(graph, *(functools.partial(f, graph, recipe) for f in (_is_int8, _is_symmetric)))
     check_rules(recipe, [*named, *_rule_names(graph)])
     plan = _solved(graph, recipe)
     if not recipe.floats and (apart := separated(graph, plan.islands)) is not graph:
@@ -141,6 +141,12 @@ def _dynamic(op: Op, graph: Graph, recipe: Recipe) -> str | None:
 
 def _rule_names(graph: Graph) -> list[str]:
     return list(dict.fromkeys([*graph.site_names.values(), *(op.name for op in graph.ops)]))
+
+
+def _is_symmetric(graph: Graph, recipe: Recipe, value: int) -> bool:
+    """Whether the recipe asks for zero point 0 of a value."""
+    asked = rule_for(recipe, [graph.site_names[value]]).symmetric
+    return recipe.activations.symmetric if asked is None else asked
 
 
 def _is_int8(graph: Graph, recipe: Recipe, op: Op) -> bool:

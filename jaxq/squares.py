@@ -6,7 +6,8 @@ product's terms are never rounded: the device adds them in 32 bits and rounds th
     table(mean(x * x))  ->  table'(x @ x),   table'(s) = table(s / n)
 
 over the last axis, where nothing else reads the squares or their mean, and both are int8: in 16 bits, or in floats, a
-square loses little.
+square loses little. TFLite wants zero point 0 on a product's right side. Where x has none by rule, it stands there as
+it is; else in a range of its own, so that whatever reads x keeps all of its steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxq.graph import Draft, Graph, Op
 
@@ -29,7 +32,7 @@ class Chain(NamedTuple):
     table: Op
 
 
-def as_products(graph: Graph, is_int8: Callable[[Op], bool]) -> Graph:
+def as_products(graph: Graph, is_int8: Callable[[Op], bool], is_symmetric: Callable[[int], bool]) -> Graph:
     """The graph with each int8 mean of squares that a table reads as a product; `graph` itself where there is none."""
     found = [chain for chain in _chains(graph) if is_int8(chain.square) and is_int8(chain.mean)]
     if not found:
@@ -38,7 +41,7 @@ def as_products(graph: Graph, is_int8: Callable[[Op], bool]) -> Graph:
     instead: dict[int, Sequence[Op]] = {}
     for chain in found:
         instead[id(chain.square)] = ()
-        instead[id(chain.mean)] = _product(draft, chain)
+        instead[id(chain.mean)] = _product(draft, chain, is_symmetric(chain.square.inputs[0]))
         instead[id(chain.table)] = [_of_sum(chain.table, draft.avals[chain.square.inputs[0]].shape[-1])]
     return draft.graph([new for op in graph.ops for new in instead.get(id(op), [op])])
 
@@ -72,7 +75,7 @@ def _is_square(op: Op) -> bool:
     return op.kind == "MUL" and len(set(op.inputs)) == 1 and op.attrs.get("activation") is None
 
 
-def _product(draft: Draft, chain: Chain) -> list[Op]:
+def _product(draft: Draft, chain: Chain, symmetric: bool) -> list[Op]:
     """BATCH_MATMUL of the vectors as rows and as columns. Rules for the MEAN, `mean*`, are rules for all of them."""
     mean, x = chain.mean, chain.square.inputs[0]
     *batch, width = draft.avals[x].shape
@@ -83,10 +86,19 @@ def _product(draft: Draft, chain: Chain) -> list[Op]:
         return Op(kind, name, tuple(inputs), (draft.value(x, name, tuple(shape)),), attrs, mean.source)
 
     rows = op("RESHAPE", f"{mean.name}:rows", (x,), (*flat, 1, width))
-    columns = op("RESHAPE", f"{mean.name}:columns", (x,), (*flat, width, 1))
+    own = [] if symmetric else [_copy(draft, op("AFFINE", f"{mean.name}:symmetric", (x,), (*batch, width)))]
+    columns = op("RESHAPE", f"{mean.name}:columns", own[0].outputs if own else (x,), (*flat, width, 1))
     product = op("BATCH_MATMUL", f"{mean.name}:sum", (*rows.outputs, *columns.outputs), (*flat, 1, 1))
     attrs = {"shape": draft.avals[mean.outputs[0]].shape, "form": SQUARES}
-    return [rows, columns, product, dataclasses.replace(mean, kind="RESHAPE", inputs=product.outputs, attrs=attrs)]
+    total = dataclasses.replace(mean, kind="RESHAPE", inputs=product.outputs, attrs=attrs)
+    return [rows, *own, columns, product, total]
+
+
+def _copy(draft: Draft, op: Op) -> Op:
+    """The same numbers in another range: times one."""
+    (channels,) = draft.avals[op.outputs[0]].shape[-1:]
+    weights = (draft.weight(number * np.ones(channels)) for number in (1.0, 0.0))
+    return dataclasses.replace(op, inputs=(*op.inputs, *weights), attrs={"activation": None})
 
 
 def _of_sum(table: Op, width: int) -> Op:

@@ -70,7 +70,7 @@ def test_one_that_cannot_be_spelled_out_is_refused() -> None:
 
 def test_a_mean_in_a_function_keeps_its_op() -> None:
     q = jaxq.quantize(norm, "int8", PARAMS, X[:1])
-    variance = ["RESHAPE", "RESHAPE", "BATCH_MATMUL", "RESHAPE"]
+    variance = ["RESHAPE", "AFFINE", "RESHAPE", "BATCH_MATMUL", "RESHAPE"]
     assert [op.kind for op in q.plan.graph.ops] == ["MEAN", "SUB", *variance, "TABLE", "MUL", "AFFINE"]
 
 

@@ -69,6 +69,28 @@ def test_a_product_is_exact(name: str) -> None:
     np.testing.assert_allclose(q.apply({}, ranges, x[:1]), q.apply({}, ranges, x)[:1])
 
 
+def test_what_has_zero_point_0_anyway_needs_no_range_of_its_own() -> None:
+    x = numbers((16, 24))
+    rules = [{"match": "sub", "symmetric": True}]
+    for recipe, copies in (("int8", 1), ({"rules": rules}, 0)):
+        q, ranges = quantized(deviation, x, recipe)
+        assert kinds(q).count("AFFINE") == copies and kinds(q).count("BATCH_MATMUL") == 1
+        artifact = jaxq.export.to_tflite(q, {}, ranges, verify=x, progress=False)
+        assert artifact.certificate is not None and artifact.certificate.ok
+
+
+def test_what_reads_the_deviations_keeps_its_steps() -> None:
+    """All but one number lie in [-4, 4], the one at 100: a range that is symmetric has twice the step."""
+    x = RNG.normal(size=(64, 40, 48)).astype(np.float32)
+    x[:, 0, 3] += 100
+    norm = nnx.LayerNorm(48, rngs=nnx.Rngs(0))
+    wanted, found = np.asarray(norm(jnp.asarray(x))), []
+    for rules in ([], [{"match": "sub", "symmetric": True}]):
+        q, ranges = quantized(norm, x, {"rules": rules})
+        found.append(np.mean(np.square(q.apply({}, ranges, x) - wanted)))
+    assert found[0] < 0.5 * found[1]
+
+
 def test_it_is_nearer_the_float_model() -> None:
     """The squares of the small channels are below half a step of the large one's."""
     x = numbers((64, 48))
