@@ -171,7 +171,7 @@ def sensitivity() -> None:
 
 def report_loss(name: str, run: movies.Run, sites: tuple[str, ...], model: Any, real: np.ndarray) -> None:
     """Prints one row: the model in int8 but for these sites, calibrated, beside the float model's logits `real`."""
-    recipe = Recipe(rules=tuple(Rule(site, float=True) for site in sites))
+    recipe = Recipe(rules=(*POLICIES["int8"].rules, *(Rule(site, float=True) for site in sites)))
     found = movies.outputs_of(run, movies.calibrated(run.config, recipe, model, run.train), run.test)
     accuracy, agree = SENTIMENT.score(found, run.test.ratings), np.mean(found.argmax(-1) == real.argmax(-1))
     sqnr = 10 * np.log10(np.sum(real**2) / np.sum((found - real) ** 2))
