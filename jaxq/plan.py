@@ -96,7 +96,7 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     graph = composed(graph, target.composed)
     if not target.refuses("BATCH_MATMUL"):
         graph = as_products(graph, *(functools.partial(f, graph, recipe) for f in (_is_int8, _is_symmetric)))
-    check_rules(recipe, [*named, *_rule_names(graph)])
+    check_rules(recipe, dict.fromkeys([*named, *_rule_names(graph)]))
     plan = _solved(graph, recipe)
     if not recipe.floats and (apart := separated(graph, plan.islands)) is not graph:
         plan = _solved(apart, recipe)
