@@ -50,8 +50,8 @@ FEW = ("heads", "parts", "placed", "separable", "series", "squeeze_excite")
 TRAINED = ("branches", "placed", "products", "separable", "squeeze_excite")
 TABLES = ("heads", "squeeze_excite")
 
-# Half of the random networks take as long as the named ones together: `make test-all` has them.
-LONG = {"random_3", "random_4", "random_5"}
+# Most of the random networks take as long as the named ones together: `make test-all` has them.
+LONG = {"random_1", "random_2", "random_3", "random_4", "random_5"}
 NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in ZOO]
 LONG_TRAINED = {
     ("products", "int16x8"),

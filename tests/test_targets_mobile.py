@@ -36,7 +36,7 @@ def left(artifact: jaxq.export.Artifact, target: str) -> set[str]:
     return {p.kind for p in check(artifact.program, TARGETS[target]).placements if not p.mapped}
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", V3])
+@pytest.mark.parametrize("name", ["MobileNetV2", pytest.param(V3, marks=pytest.mark.slow)])
 def test_the_edge_tpu_takes_the_whole_network(name: str) -> None:
     """Its dense layer has one scale, which the plan chose; int8 ends; nothing is left to the CPU."""
     artifact = exported(name, "edgetpu")
