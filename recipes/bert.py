@@ -57,7 +57,7 @@ CONFIGS = {
 
 
 def clipped(x: jax.Array, bound: float | None) -> jax.Array:
-    """`x` within [-bound, bound]; as it is without a bound."""
+    """`x`, of any shape, within [-bound, bound]; as it is without a bound."""
     return x if bound is None else jnp.clip(x, -bound, bound)
 
 
@@ -210,7 +210,7 @@ class SentenceModel(nnx.Module):
 
 
 def bounded(model: Any, clip: float | None) -> Any:
-    """The model, its layers' sums bounded to [-clip, clip] from now on (see `Config`); what calibration is given."""
+    """The same model, changed in place: its layers' sums are bounded to [-clip, clip], None for no bound (`Config`)."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Layer):
             module.clip = clip

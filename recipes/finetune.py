@@ -141,9 +141,7 @@ def ladder(
     model.train()
     _train(run, "float", model, config.first)
     run.notes.once("float", lambda: _accuracy(run, model)[0])
-    run.notes.once(
-        "int8_per_tensor_ptq", lambda: _right(run, _on_device(run, _calibrated(run, _copy(model), PER_TENSOR)))
-    )
+    run.notes.once("int8_per_tensor_ptq", lambda: _per_tensor(run, model))
     longer = _copy(model)
     _train(run, "float_longer", longer, config.extra)
     run.notes.once("float_longer", lambda: _accuracy(run, longer)[0])

@@ -104,7 +104,10 @@ def outputs_of(
     size: int = 128,
     preprocess: Callable[[np.ndarray], np.ndarray] = lambda array: array,
 ) -> np.ndarray:
-    """The outputs for inputs with equal first axes, `size` at a time; the last batch is filled up with copies."""
+    """The outputs [n, ...] for inputs [n, ...], some `size` at a time; the last batch is filled up with copies.
+
+    preprocess: from each input as it is kept to what the model takes.
+    """
     size, found = math.ceil(size / mesh.size) * mesh.size, []
     replicate(mesh, model)
     with bar() as shown:

@@ -73,7 +73,7 @@ def test_the_mean_is_over_the_tokens() -> None:
     np.testing.assert_allclose(bert.mean_over(x, mask), np.stack(wanted), atol=1e-6)
 
 
-def test_a_bound_is_a_range_and_no_op() -> None:
+def test_a_bound_is_part_of_the_op_that_makes_the_tensor() -> None:
     ids, mask = some_tokens()
     free, bound = (jaxq.quantize(bert.bounded(small(), clip), "int8", ids[:1], mask[:1]) for clip in (None, 0.5))
     assert [op.kind for op in free.plan.graph.ops] == [op.kind for op in bound.plan.graph.ops]
