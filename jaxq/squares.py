@@ -8,6 +8,9 @@ product's terms are never rounded: the device adds them in 32 bits and rounds th
 over the last axis, where nothing else reads the squares or their mean, and both are int8: in 16 bits, or in floats, a
 square loses little. TFLite wants zero point 0 on a product's right side. Where x has none by rule, it stands there as
 it is; else in a range of its own, so that whatever reads x keeps all of its steps.
+
+Vectors are multiplied by blocks, for one by one the device spends its time on laying them out: all but the diagonal is
+thrown away, and no negative sum needs a place in the range.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 from jaxq.graph import Draft, Graph, Op
 
 SQUARES = "a mean of squares"  # the form's name in a plan
+BLOCK = 16  # vectors in one product: what a CPU's kernels take at once of its columns
 
 
 class Chain(NamedTuple):
@@ -76,29 +80,74 @@ def _is_square(op: Op) -> bool:
 
 
 def _product(draft: Draft, chain: Chain, symmetric: bool) -> list[Op]:
-    """BATCH_MATMUL of the vectors as rows and as columns. Rules for the MEAN, `mean*`, are rules for all of them."""
-    mean, x = chain.mean, chain.square.inputs[0]
+    """BATCH_MATMUL of blocks of vectors by themselves, and its diagonal, where the sums of the squares are.
+
+    A rule for the MEAN, `mean*`, is one for all of these ops.
+    """
+    x, made = chain.square.inputs[0], _Made(draft, chain.mean)
     *batch, width = draft.avals[x].shape
-    flat = batch if 1 <= len(batch) <= 2 else [math.prod(batch)]
-
-    def op(kind: str, name: str, inputs: Sequence[int], shape: Sequence[int]) -> Op:
-        attrs = {"shape": tuple(shape)} if kind == "RESHAPE" else {}
-        return Op(kind, name, tuple(inputs), (draft.value(x, name, tuple(shape)),), attrs, mean.source)
-
-    rows = op("RESHAPE", f"{mean.name}:rows", (x,), (*flat, 1, width))
-    own = [] if symmetric else [_copy(draft, op("AFFINE", f"{mean.name}:symmetric", (x,), (*batch, width)))]
-    columns = op("RESHAPE", f"{mean.name}:columns", own[0].outputs if own else (x,), (*flat, width, 1))
-    product = op("BATCH_MATMUL", f"{mean.name}:sum", (*rows.outputs, *columns.outputs), (*flat, 1, 1))
-    attrs = {"shape": draft.avals[mean.outputs[0]].shape, "form": SQUARES}
-    total = dataclasses.replace(mean, kind="RESHAPE", inputs=product.outputs, attrs=attrs)
-    return [rows, *own, columns, product, total]
+    block = _block(batch)
+    blocks = [*batch[:-1], batch[-1] // block] if batch else [1]
+    blocks = blocks if len(blocks) <= 2 else [math.prod(blocks)]
+    rows = made.reshape("rows", x, (*blocks, block, width))
+    others = rows if symmetric else made.reshape("others", made.copy(x), (*blocks, block, width))
+    columns = made.transposed("columns", others)
+    total = made.op("BATCH_MATMUL", "sum", (rows, columns), (*blocks, block, block), activation=(0.0, math.inf))
+    made.mean_of(total if block == 1 else made.diagonal(total))
+    return made.ops
 
 
-def _copy(draft: Draft, op: Op) -> Op:
-    """The same numbers in another range: times one."""
-    (channels,) = draft.avals[op.outputs[0]].shape[-1:]
-    weights = (draft.weight(number * np.ones(channels)) for number in (1.0, 0.0))
-    return dataclasses.replace(op, inputs=(*op.inputs, *weights), attrs={"activation": None})
+def _block(batch: Sequence[int]) -> int:
+    """How many vectors make one product: the greatest divisor of their number, up to BLOCK; the first axis stands."""
+    return max(n for n in range(1, BLOCK + 1) if batch[-1] % n == 0) if len(batch) > 1 else 1
+
+
+class _Made:
+    """The ops that take a MEAN's place, each of which gives the number of the value that it makes."""
+
+    def __init__(self, draft: Draft, mean: Op) -> None:
+        self.draft, self.mean, self.ops = draft, mean, list[Op]()
+
+    def op(self, kind: str, part: str, inputs: Sequence[int], shape: Sequence[int], /, **attrs: Any) -> int:
+        name = f"{self.mean.name}:{part}"
+        out = self.draft.value(inputs[0], name, tuple(shape))
+        self.ops.append(Op(kind, name, tuple(inputs), (out,), attrs, self.mean.source))
+        return out
+
+    def reshape(self, part: str, x: int, shape: Sequence[int]) -> int:
+        return self.op("RESHAPE", part, (x,), shape, shape=tuple(shape))
+
+    def transposed(self, part: str, x: int) -> int:
+        """[..., m, n] to [..., n, m]."""
+        *first, m, n = shape = self.draft.avals[x].shape
+        last = len(shape)
+        if m == 1:
+            return self.reshape(part, x, (*first, n, m))
+        return self.op("TRANSPOSE", part, (x,), (*first, n, m), perm=(*range(last - 2), last - 1, last - 2))
+
+    def copy(self, x: int) -> int:
+        """The same numbers in another range: times one."""
+        shape = self.draft.avals[x].shape
+        weights = (self.draft.weight(number * np.ones(shape[-1:])) for number in (1.0, 0.0))
+        return self.op("AFFINE", "symmetric", (x, *weights), shape, activation=None)
+
+    def diagonal(self, x: int) -> int:
+        """[..., n, n] to [..., n, 1]: one number further in each row, which rows of n + 1 numbers have in a column.
+
+        No strides, which Ethos-U has none of.
+        """
+        *first, n, _ = self.draft.avals[x].shape
+        flat = self.reshape("flat", x, (*first, n * n))
+        pads = (*[(0, 0)] * len(first), (0, n))
+        padded = self.op("PAD", "padded", (flat,), (*first, n * (n + 1)), pads=pads)
+        rows = self.reshape("shifted", padded, (*first, n, n + 1))
+        begin, size = (0,) * (len(first) + 2), (*first, n, 1)
+        return self.op("SLICE", "diagonal", (rows,), size, begin=begin, size=size)
+
+    def mean_of(self, total: int) -> None:
+        """The MEAN's own value, which is the sum now, in the shape that it had."""
+        attrs = {"shape": self.draft.avals[self.mean.outputs[0]].shape, "form": SQUARES}
+        self.ops.append(dataclasses.replace(self.mean, kind="RESHAPE", inputs=(total,), attrs=attrs))
 
 
 def _of_sum(table: Op, width: int) -> Op:

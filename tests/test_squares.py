@@ -33,7 +33,8 @@ def twice(x: jax.Array) -> jax.Array:
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], tuple[int, ...]]] = {
     "nnx.LayerNorm": (nnx.LayerNorm(24, rngs=nnx.Rngs(0)), (16, 7, 24)),
     "nnx.LayerNorm of images": (nnx.LayerNorm(8, rngs=nnx.Rngs(0)), (4, 6, 5, 8)),
-    "nnx.RMSNorm": (nnx.RMSNorm(24, rngs=nnx.Rngs(0)), (16, 7, 24)),
+    "nnx.RMSNorm, two products a sentence": (nnx.RMSNorm(24, rngs=nnx.Rngs(0)), (8, 32, 24)),
+    "a prime number of vectors": (root_mean_square, (4, 17, 24)),
     "of vectors": (root_mean_square, (16, 24)),
     "no axis kept": (deviation, (16, 7, 24)),
 }
@@ -79,6 +80,29 @@ def test_what_has_zero_point_0_anyway_needs_no_range_of_its_own() -> None:
         assert kinds(q).count("AFFINE") == copies and kinds(q).count("BATCH_MATMUL") == 1
         artifact = jaxq.export.to_tflite(q, {}, ranges, verify=x, progress=False)
         assert artifact.certificate is not None and artifact.certificate.ok
+
+
+@pytest.mark.parametrize(("length", "block"), [(1, 1), (7, 7), (17, 1), (32, 16), (40, 10), (197, 1)])
+def test_vectors_are_multiplied_by_blocks(length: int, block: int) -> None:
+    """One vector at a time leaves no diagonal to take; what lies beside it needs no place in the range."""
+    q = jaxq.quantize(lambda params, x: root_mean_square(x), "int8", {}, numbers((2, length, 24)))
+    (product,) = (op for op in q.plan.graph.ops if op.kind == "BATCH_MATMUL")
+    assert q.plan.graph.avals[product.outputs[0]].shape == (2, length // block, block, block)
+    assert kinds(q).count("SLICE") == (block > 1)
+    group = q.plan.group(product.outputs[0])
+    assert group is not None and group.nonnegative
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [{"activations": {"symmetric": True}}, {"rules": [{"match": "mean:sum", "float": True}]}]
+)
+def test_a_product_is_exact_where_its_zero_is_no_least_integer(recipe: dict[str, Any]) -> None:
+    x = numbers((4, 32, 24))
+    q, ranges = quantized(root_mean_square, x, recipe)
+    artifact = jaxq.export.to_tflite(q, {}, ranges, verify=x, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    assert artifact.certificate.simulation_differing == 0
 
 
 def test_what_reads_the_deviations_keeps_its_steps() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 
 from jaxq.export.writer import Writer
@@ -10,12 +12,12 @@ from jaxq.graph import Op, clip_name
 FUSED = frozenset({"NONE", "RELU", "RELU6", "RELU_N1_TO_1"})
 
 
-def clipped(w: Writer, op: Op) -> tuple[str, list[int]]:
+def clipped(w: Writer, op: Op, fused: Container[str] = FUSED) -> tuple[str, list[int]]:
     """The activation to fuse, and the tensors to write: two where a clip that TFLite cannot fuse has to follow."""
     name = clip_name(op.attrs.get("activation"))
     value = op.outputs[0]
-    if name in FUSED or not _bites(w, value, op.attrs["activation"]):
-        return (name if name in FUSED else "NONE"), [w.activation(value)]
+    if name in fused or not _bites(w, value, op.attrs["activation"]):
+        return (name if name in fused else "NONE"), [w.activation(value)]
     return "NONE", [w.activation(value, ":unclipped"), value]
 
 

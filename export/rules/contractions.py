@@ -167,6 +167,8 @@ def _transposed_padding(w: Writer, op: Op, window: tuple[int, ...]) -> tuple[str
 
 
 def batch_matmul(w: Writer, op: Op) -> None:
-    """BATCH_MATMUL, neither side transposed."""
+    """BATCH_MATMUL, neither side transposed; it fuses no activation."""
     inputs = [w.read(op, 0), w.read(op, 1)]
-    w.emit("BATCH_MATMUL", inputs, [w.activation(op.outputs[0])], 2, adj_x=False, adj_y=False)
+    _, outs = clips.clipped(w, op, fused=("NONE",))
+    w.emit("BATCH_MATMUL", inputs, outs[:1], 2, adj_x=False, adj_y=False)
+    clips.clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
