@@ -1,4 +1,4 @@
-"""What is learned of a movie sentence: whether it is praise, or how much."""
+"""What is learned of a movie sentence: whether it is praise, how much, or, of a teacher, a vector that means it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ class Data(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A head on the encoder, and how it is taught and judged.
+    """A head on the encoder, or none, and how it is taught and judged.
 
-    outputs: numbers that the head gives. least: only sentences with |rating| >= least are clear enough. loss(outputs,
-    ratings), from the data, and taught(outputs, teacher's, temperature), from the float model's outputs: float32 [n].
-    score(outputs, ratings): one number, of the name `measure`. says: the output, for the file's metadata.
+    outputs: numbers that the head gives; None: no head, the sentence's embedding. least: only sentences with |rating|
+    >= least are clear enough. loss(outputs, ratings), from the data, None where only a teacher knows; and
+    taught(outputs, teacher's, temperature), from the float model's outputs: float32 [n]. score(outputs, data): one
+    number, of the name `measure`. asks, says: the task and the output, for the file's metadata.
     """
 
-    outputs: int
+    outputs: int | None
     least: float
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None
     taught: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     measure: str
-    score: Callable[[np.ndarray, np.ndarray], float]
+    score: Callable[[np.ndarray, Data], float]
+    asks: str
     says: TensorMetadata
 
 
@@ -51,8 +53,8 @@ def _distilled(logits: jax.Array, teacher: jax.Array, temperature: jax.Array) ->
     return temperature**2 * optax.kl_divergence(jax.nn.log_softmax(logits / temperature), taught)
 
 
-def _accuracy(logits: np.ndarray, ratings: np.ndarray) -> float:
-    return float(np.mean(np.argmax(logits, -1) == (ratings > 0)))
+def _accuracy(logits: np.ndarray, of: Data) -> float:
+    return float(np.mean(np.argmax(logits, -1) == (of.ratings > 0)))
 
 
 def _squared_error(found: jax.Array, ratings: jax.Array) -> jax.Array:
@@ -63,15 +65,28 @@ def _as_the_teacher(found: jax.Array, teacher: jax.Array, temperature: jax.Array
     return _squared_error(found, teacher[:, 0])
 
 
-def _correlation(found: np.ndarray, ratings: np.ndarray) -> float:
-    return float(np.corrcoef(found[:, 0], ratings)[0, 1])
+def _correlation(found: np.ndarray, of: Data) -> float:
+    return float(np.corrcoef(found[:, 0], of.ratings)[0, 1])
+
+
+def _apart(found: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
+    """What the cosine lacks of one: lengths mean nothing, for whoever compares sentences divides by them."""
+    return 1.0 - optax.cosine_similarity(found, teacher, epsilon=1e-6)
+
+
+def _cosine(found: np.ndarray, of: Data) -> float:
+    return float(np.mean(optax.cosine_similarity(found, of.teacher)))
 
 
 SENTIMENT = Task(
-    2, 0.5, _cross_entropy, _distilled, "accuracy", _accuracy,
+    2, 0.5, _cross_entropy, _distilled, "accuracy", _accuracy, "Is it praise?",
     TensorMetadata("rating", "A score for each.", labels=("negative", "positive")),
 )  # fmt: skip
 RATING = Task(
-    1, 0.0, _squared_error, _as_the_teacher, "correlation", _correlation,
+    1, 0.0, _squared_error, _as_the_teacher, "correlation", _correlation, "How much does it praise?",
     TensorMetadata("rating", "From -4, blame, to 4, praise."),
+)  # fmt: skip
+EMBEDDING = Task(
+    None, 0.0, None, _apart, "cosine", _cosine, "What does it mean?",
+    TensorMetadata("embedding", "Sentences of one meaning point one way: compare them by their cosine."),
 )  # fmt: skip

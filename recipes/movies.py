@@ -27,12 +27,14 @@ from jaxq import Recipe
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.recipes import checkpoint, stepping, weights
-from jaxq.recipes.bert import CONFIGS, SentenceModel, bounded, example
+from jaxq.recipes.bert import CONFIGS, SentenceEncoder, SentenceModel, bounded, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
 from jaxq.recipes.movie_tasks import Data, Task
 from jaxq.recipes.notes import Notes
 from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json, vocabulary
+
+Network = SentenceModel | SentenceEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Config:
     pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
     testing. lengths: of the files besides. stages: of each policy, from calibration on; the last one's files are
     written. share: the teacher's part of the loss where it teaches. policies: "int16" may be added; it trains slowly.
+    float_steps: 0 takes the encoder as published, and leaves the longer float training out.
     clip: bounds what a layer adds to a token in the quantized copies, not in the float model (`bert.Config`).
     """
 
@@ -87,7 +90,7 @@ class Run:
 
     def score(self, model: Any) -> float:
         """How good a model is on the test sentences."""
-        return self.task.score(outputs_of(self, model, self.test), self.test.ratings)
+        return self.task.score(outputs_of(self, model, self.test), self.test)
 
 
 def ladder(
@@ -100,30 +103,33 @@ def ladder(
     run = Run(task, config, out, seed, train, test, stepping.mesh_of(), Notes(out / "summary.json", resume=resume))
     run.notes.add(seed=seed, measure=task.measure)
     model = fine_tuned(run)
-    run.notes.once("float", lambda: run.score(model))
-    run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
-    run = dataclasses.replace(run, train=train._replace(teacher=outputs_of(run, model, train)))
+    taught = (of._replace(teacher=outputs_of(run, model, of)) for of in (train, test))
+    run = dataclasses.replace(run, **dict(zip(("train", "test"), taught, strict=True)))
+    run.notes.add(float=task.score(run.test.teacher, run.test))
+    if config.float_steps:
+        run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
     for policy in config.policies:
         _quantized(run, policy, model)
     _report(Console(), run.notes.found)
     return run.notes.found
 
 
-def fine_tuned(run: Run) -> SentenceModel:
+def fine_tuned(run: Run) -> Network:
     """The float model; a run that resumes goes on from its checkpoint, which may be the last."""
     model = network(run.task, run.config, run.seed)
-    _fit(run, "float", model, run.config.float_rate, run.config.float_steps, 0.0)
+    if run.config.float_steps:
+        _fit(run, "float", model, run.config.float_rate, run.config.float_steps, 0.0)
     return model
 
 
-def _longer(run: Run, model: SentenceModel) -> SentenceModel:
+def _longer(run: Run, model: Network) -> Network:
     """The float model after the steps that a quantized one has more, on the same batches."""
     longer = nnx.clone(model)
     _fit(run, "float-longer", longer, run.config.qat_rate, run.config.qat_steps, 0.0)
     return longer
 
 
-def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
+def _quantized(run: Run, policy: str, model: Network) -> None:
     """One policy: calibrated, fine-tuned, fine-tuned with the teacher; the last one's files, one of them on LiteRT."""
     config = run.config
     qmodel = calibrated(config, policy, model, run.train)
@@ -136,7 +142,7 @@ def _quantized(run: Run, policy: str, model: SentenceModel) -> None:
         run.notes.once(f"{policy} {stage}", lambda: run.score(qmodel))
     artifact = _written(run, policy, qmodel, config.length)
     (outputs,) = artifact.run(run.test.ids, run.test.mask)
-    run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test.ratings)})
+    run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test)})
     for length in config.lengths:
         _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
 
@@ -159,7 +165,7 @@ def _written(run: Run, name: str, qmodel: Any, length: int) -> Artifact:
     return artifact
 
 
-def at_length(qmodel: Any, config: Config, policy: str, model: SentenceModel, length: int) -> Any:
+def at_length(qmodel: Any, config: Config, policy: str, model: Network, length: int) -> Any:
     """A quantized model for sentences of another length: the same weights and ranges."""
     other = prepared(config, policy, model, length)
     nnx.update(other, nnx.state(qmodel))
@@ -177,12 +183,14 @@ def metadata(task: Task, config: Config) -> Metadata:
     """What the file says of itself: `jaxq infer FILE "a sentence"` reads it."""
     words = () if config.pretrained is None else vocabulary(tokenizer_json(config.pretrained))
     inputs = (TensorMetadata("ids", "Token ids."), TensorMetadata("mask", "True at tokens, false at padding."))
-    return Metadata("Movie sentences", "Is it praise?", inputs=inputs, outputs=(task.says,), vocabulary=words)
+    return Metadata("Movie sentences", task.asks, inputs=inputs, outputs=(task.says,), vocabulary=words)
 
 
-def network(task: Task, config: Config, seed: int) -> SentenceModel:
-    """The encoder with its published weights and a new head."""
-    model = SentenceModel(config.sizes, task.outputs, rngs=nnx.Rngs(seed))
+def network(task: Task, config: Config, seed: int) -> Network:
+    """The encoder with its published weights and a new head, or none."""
+    rngs, outputs = nnx.Rngs(seed), task.outputs
+    head = outputs is not None
+    model = SentenceModel(config.sizes, outputs, rngs=rngs) if head else SentenceEncoder(config.sizes, rngs=rngs)
     if config.pretrained is not None:
         nnx.update(model.encoder, nnx.state(weights.pretrained(config.pretrained).encoder, nnx.Param))
     return model
@@ -195,7 +203,7 @@ def prepared(config: Config, policy: str | Recipe, model: Any, length: int) -> A
     return jaxq.quantize(copy, POLICIES[policy] if isinstance(policy, str) else policy, *example(length))
 
 
-def calibrated(config: Config, policy: str | Recipe, model: SentenceModel, train: Data) -> Any:
+def calibrated(config: Config, policy: str | Recipe, model: Network, train: Data) -> Any:
     """A copy of the float model, quantized by a policy, or by any recipe, and calibrated on training sentences."""
     qmodel = prepared(config, policy, model, config.length)
     n = min(config.calibrate, len(train.ids))
@@ -209,14 +217,14 @@ def data(task: Task, config: Config) -> tuple[Data, Data]:
         return _random(task, config, config.train, 0), _random(task, config, config.test, 1)
     settings = tokenizer_json(config.pretrained)
     sets = zip(movie_sentences(task.least), (config.train, config.test), strict=True)
-    train, test = (_encoded(task, sentences, config.length, n, settings) for sentences, n in sets)
+    train, test = (_encoded(task, config, sentences, n, settings) for sentences, n in sets)
     return train, test
 
 
-def _encoded(task: Task, sentences: Sentences, length: int, count: int, settings: str) -> Data:
+def _encoded(task: Task, config: Config, sentences: Sentences, count: int, settings: str) -> Data:
     order = np.random.default_rng(0).permutation(len(sentences.texts))[:count]
-    tokens = tokenize([sentences.texts[i] for i in order], length, settings)
-    return Data(tokens.ids, tokens.mask, sentences.ratings[order], np.zeros((len(order), task.outputs), np.float32))
+    tokens = tokenize([sentences.texts[i] for i in order], config.length, settings)
+    return Data(tokens.ids, tokens.mask, sentences.ratings[order], _untaught(task, config, len(order)))
 
 
 def _random(task: Task, config: Config, count: int, seed: int) -> Data:
@@ -225,7 +233,12 @@ def _random(task: Task, config: Config, count: int, seed: int) -> Data:
     ids = rng.integers(1, config.sizes.vocabulary, (count, config.length)).astype(np.int32)
     mask = np.arange(config.length) < rng.integers(2, config.length + 1, (count, 1))
     ratings = (ids[:, 0] % 2 * 2 - 1).astype(np.float32)
-    return Data(ids * mask, mask, ratings, np.zeros((count, task.outputs), np.float32))
+    return Data(ids * mask, mask, ratings, _untaught(task, config, count))
+
+
+def _untaught(task: Task, config: Config, count: int) -> np.ndarray:
+    """What a teacher says before there is one."""
+    return np.zeros((count, config.sizes.width if task.outputs is None else task.outputs), np.float32)
 
 
 def outputs_of(run: Run, model: Any, of: Data) -> np.ndarray:
@@ -240,7 +253,7 @@ def train_step(model: Any, optimizer: Any, batch: Data, share: Any, temperature:
 
     def loss_of(model: Any) -> jax.Array:
         outputs = model(jnp.asarray(batch.ids), jnp.asarray(batch.mask))
-        hard = task.loss(outputs, jnp.asarray(batch.ratings))
+        hard = 0.0 if task.loss is None else task.loss(outputs, jnp.asarray(batch.ratings))
         soft = task.taught(outputs, jnp.asarray(batch.teacher), jnp.asarray(temperature))
         return jnp.mean((1.0 - share) * hard + share * soft)
 
@@ -251,7 +264,7 @@ def train_step(model: Any, optimizer: Any, batch: Data, share: Any, temperature:
 
 def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float) -> None:
     """Train a float or a quantized model, with checkpoints. Dropout in float training only."""
-    config, integers = run.config, not isinstance(model, SentenceModel)
+    config, integers = run.config, not isinstance(model, Network)
     model.eval() if integers else model.train()
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 10), steps)
     tx = optax.adamw(schedule, weight_decay=0.01)

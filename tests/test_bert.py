@@ -22,7 +22,17 @@ import jaxq
 import jaxq.export
 from jaxq.errors import ExportError, WeightsError
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.recipes import bert, bert_linen, bert_policies, mobilebert, movie_rating, movie_sentiment, sentences, weights
+from jaxq.recipes import (
+    bert,
+    bert_linen,
+    bert_policies,
+    mobilebert,
+    movie_embedding,
+    movie_rating,
+    movie_sentiment,
+    sentences,
+    weights,
+)
 from jaxq.recipes.safetensors_file import read_safetensors
 from tests.test_cli import call, refused
 
@@ -151,7 +161,7 @@ def test_infer_reads_a_sentence(unpadded: Any, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [movie_sentiment, movie_rating])
+@pytest.mark.parametrize("recipe", [movie_sentiment, movie_rating, movie_embedding])
 def test_the_recipe_runs(recipe: ModuleType, tmp_path: pathlib.Path) -> None:
     summary = recipe.run(tmp_path, smoke=True)
     for name in ("int8", "int8_4", "int8_16"):  # one file for each length
