@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxq.errors import InputError
+
 PADDING = 0  # the id of what fills a sentence up to its length
 MASKED = -1e4  # a score that says "not this one": exp(-1e4) is nothing
 
@@ -57,8 +59,12 @@ CONFIGS = {
 
 
 def clipped(x: jax.Array, bound: float | None) -> jax.Array:
-    """`x`, of any shape, within [-bound, bound]; as it is without a bound."""
-    return x if bound is None else jnp.clip(x, -bound, bound)
+    """`x`, of any shape, within [-bound, bound]; as it is with None. Raises InputError for a bound that is not > 0."""
+    if bound is None:
+        return x
+    if not bound > 0:
+        raise InputError(f"Nothing lies in [-clip, clip] with clip = {bound}. Give a positive number, or None.")
+    return jnp.clip(x, -bound, bound)
 
 
 class LayerNorm(nnx.Module):
@@ -210,10 +216,15 @@ class SentenceModel(nnx.Module):
 
 
 def bounded(model: Any, clip: float | None) -> Any:
-    """The same model, changed in place: its layers' sums are bounded to [-clip, clip], None for no bound (`Config`)."""
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Layer):
-            module.clip = clip
+    """The same model, changed in place: its layers' sums are bounded to [-clip, clip], None for no bound (`Config`).
+
+    Raises InputError for a model without a `Layer`: it has other sums.
+    """
+    layers = [module for _, module in nnx.iter_modules(model) if isinstance(module, Layer)]
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no jaxq.recipes.bert.Layer whose sums could be bounded.")
+    for layer in layers:
+        layer.clip = clip
     return model
 
 

@@ -20,7 +20,7 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
-from jaxq.errors import ExportError, WeightsError
+from jaxq.errors import ExportError, InputError, WeightsError
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.recipes import (
     bert,
@@ -91,6 +91,18 @@ def test_a_bound_is_part_of_the_op_that_makes_the_tensor() -> None:
     for site in ("encoder/layers/0/down/kernel:out", "add_1", "add_2"):
         assert np.all(np.abs(bound.ranges[site]["observed"][...]) <= 0.5)
     assert np.any(np.abs(small()(ids, mask) - bert.bounded(small(), 0.5)(ids, mask)) > 1e-3)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
+def test_a_bound_that_leaves_nothing(clip: float) -> None:
+    ids, mask = some_tokens()
+    with pytest.raises(InputError, match=f"clip = {clip}. Give a positive number, or None"):
+        bert.bounded(small(), clip)(ids, mask)
+
+
+def test_a_model_whose_sums_are_not_bounded() -> None:
+    with pytest.raises(InputError, match="Linear has no jaxq.recipes.bert.Layer whose sums"):
+        bert.bounded(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), 24.0)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
