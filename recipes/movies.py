@@ -103,9 +103,9 @@ def ladder(
     run = Run(task, config, out, seed, train, test, stepping.mesh_of(), Notes(out / "summary.json", resume=resume))
     run.notes.add(seed=seed, measure=task.measure)
     model = fine_tuned(run)
-    taught = (of._replace(teacher=outputs_of(run, model, of)) for of in (train, test))
-    run = dataclasses.replace(run, **dict(zip(("train", "test"), taught, strict=True)))
-    run.notes.add(float=task.score(run.test.teacher, run.test))
+    train, test = (of._replace(teacher=outputs_of(run, model, of)) for of in (train, test))
+    run.notes.add(float=task.score(test.teacher, test))
+    run = dataclasses.replace(run, train=train, test=test)
     if config.float_steps:
         run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
     for policy in config.policies:
