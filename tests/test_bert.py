@@ -228,6 +228,12 @@ def test_sentences_that_are_not_here(tmp_path: pathlib.Path, monkeypatch: pytest
         sentences.movie_sentences()
 
 
+def test_a_tokenizer_that_is_not_here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXQ_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="MiniLM-L6-v2 are not in .*To fetch them once: jaxq weights all-MiniLM"):
+        sentences.tokenizer_json()
+
+
 @pytest.mark.slow
 def test_hidden_states_are_those_of_the_reference_implementation() -> None:
     weights.install("all-MiniLM-L6-v2")
@@ -242,6 +248,7 @@ def test_hidden_states_are_those_of_the_reference_implementation() -> None:
 
 @pytest.mark.slow
 def test_sentences_become_the_tokens_of_the_reference_implementation() -> None:
+    weights.install("all-MiniLM-L6-v2")
     tokens = sentences.tokenize(GOLDEN["sentences"], 32, sentences.tokenizer_json())
     np.testing.assert_array_equal(tokens.ids, GOLDEN["ids"])
     np.testing.assert_array_equal(tokens.mask, GOLDEN["mask"])
