@@ -1,7 +1,7 @@
 """A sentence encoder in int8 beside its float file: latency and size, one run, in turns.
 
 python benchmarks/bert.py latency         # and size, at 64 tokens
-python benchmarks/bert.py embeddings      # cosine and rank correlation, on held-out sentences
+python benchmarks/bert.py embeddings      # cosine and rank correlation, on held-out sentences; also of a FILE given
 python benchmarks/bert.py scale           # BERT-base: seconds to plan and to write, and memory
 python benchmarks/bert.py sensitivity FOLDER      # which ops' integers cost accuracy; FOLDER: of `jaxq train`
 
@@ -128,6 +128,7 @@ def latency() -> None:
 def embeddings() -> None:
     """Prints how near the embeddings of the files are to the float file's."""
     made, ids, mask = files(encoder)
+    made |= {path: pathlib.Path(path).read_bytes() for path in sys.argv[2:]}
     found = {name: embedded(data, ids, mask) for name, data in made.items()}
     real, pairs = found["float32"], np.triu_indices(SENTENCES, 1)
     print(f"| {SENTENCES} held-out sentences | cosine, mean | least | Spearman, {len(pairs[0]):,} pairs |")

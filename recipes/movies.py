@@ -1,8 +1,8 @@
 """A sentence encoder on movie sentences: float, then on integers, to int8 files; what the movie recipes share.
 
 Float fine-tuning, and as many steps more as the integers will have; then for each policy (which tensors are not int8)
-calibration, fine-tuning on the integers with the data (Jacob et al. 2018, Zafrir et al. 2019), the same with the float
-model's outputs as well (Hinton et al. 2015, Kim et al. 2021), and the files, one for each length of sentence.
+calibration, fine-tuning on the integers with the float model's outputs (Hinton et al. 2015, Kim et al. 2021), the same
+with the data alone (Jacob et al. 2018, Zafrir et al. 2019), and the files, one for each length of sentence.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Config:
     pretrained: str | None = "all-MiniLM-L6-v2"
     sizes: Sizes = CONFIGS["minilm-l6"]
     policies: tuple[str, ...] = ("float", "int8")
-    stages: tuple[str, ...] = ("ptq", "qat", "qat+distillation")
+    stages: tuple[str, ...] = ("ptq", "qat+distillation", "qat")
     length: int = 40
     lengths: tuple[int, ...] = (32, 64, 128)
     clip: float | None = 24.0
@@ -130,7 +130,7 @@ def _longer(run: Run, model: Network) -> Network:
 
 
 def _quantized(run: Run, policy: str, model: Network) -> None:
-    """One policy: calibrated, fine-tuned, fine-tuned with the teacher; the last one's files, one of them on LiteRT."""
+    """One policy: calibrated, and fine-tuned in each way; the files of the last one, one of them on LiteRT."""
     config = run.config
     qmodel = calibrated(config, policy, model, run.train)
     start = nnx.to_pure_dict(nnx.state(qmodel))
