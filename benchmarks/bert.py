@@ -165,10 +165,12 @@ def sensitivity() -> None:
     )
     print(f"| float | {100 * SENTIMENT.score(real, test):.2f} % | | |")
     free = dataclasses.replace(run, config=dataclasses.replace(config, clip=None))
-    for name, recipe in {**POLICIES, **{name: with_floats(sites) for name, sites in ISLANDS.items()}}.items():
-        report_loss(name, run, recipe, model, real)
     for name, recipe in POLICIES.items():
-        report_loss(f"{name}, sums not bounded", free, recipe, model, real)
+        report_loss(f"policy `{name}`", run, recipe, model, real)
+    for name, sites in ISLANDS.items():
+        report_loss(name, run, with_floats(sites), model, real)
+    for name, recipe in POLICIES.items():
+        report_loss(f"policy `{name}`, sums not bounded", free, recipe, model, real)
 
 
 def with_floats(sites: tuple[str, ...]) -> Recipe:
