@@ -43,7 +43,7 @@ class Config:
 
     pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
     testing. lengths: of the files besides. stages: of each policy, from calibration on; the last one's files are
-    written. share: the teacher's part of the loss where it teaches. policies: "int16" may be added; it trains slowly.
+    written. share: the teacher's part of the loss where it teaches. policies: "int16" may be added.
     float_steps: 0 takes the encoder as published, and leaves the longer float training out.
     clip: bounds what a layer adds to a token in the quantized copies, not in the float model (`bert.Config`).
     """
