@@ -222,7 +222,10 @@ def bounded(model: Any, clip: float | None) -> Any:
     """
     layers = [module for _, module in nnx.iter_modules(model) if isinstance(module, Layer)]
     if not layers:
-        raise InputError(f"{type(model).__name__} has no jaxq.recipes.bert.Layer whose sums could be bounded.")
+        raise InputError(
+            f"{type(model).__name__} has no jaxq.recipes.bert.Layer whose sums could be bounded. "
+            "Clip them where the model adds: jaxq.recipes.bert.clipped(x + y, clip)."
+        )
     for layer in layers:
         layer.clip = clip
     return model

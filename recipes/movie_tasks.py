@@ -70,7 +70,10 @@ def _correlation(found: np.ndarray, of: Data) -> float:
 
 
 def _apart(found: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
-    """What the cosine lacks of one: lengths mean nothing, for whoever compares sentences divides by them."""
+    """`1 - cos(found, teacher)`, [n, width] both, to [n]: lengths mean nothing, who compares sentences divides by them.
+
+    Reimers and Gurevych 2020 teach by the squared difference, which holds lengths too.
+    """
     return 1.0 - optax.cosine_similarity(found, teacher, epsilon=1e-6)
 
 

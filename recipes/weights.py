@@ -215,9 +215,9 @@ def their_name(published: Checkpoint, path: str) -> str:
 def load(name: str) -> dict[str, np.ndarray]:
     """The converted weights by name. Raises WeightsError when they are not here, with the command that fetches them."""
     file, wanted = converted(name), shapes(checkpoint(name))
-    command = f"jaxq weights {name}"
     if not file.is_file():
         raise _absent(name)
+    command = f"jaxq weights {name}"
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {path: stored[path] for path in stored.files}
