@@ -24,8 +24,15 @@ TAUGHT: dict[str, Any] = {
 
 
 def run(
-    out: pathlib.Path, *, seed: int = 0, smoke: bool = False, resume: bool = False, force: bool = False
+    out: pathlib.Path,
+    *,
+    policy: str | None = None,
+    seed: int = 0,
+    smoke: bool = False,
+    resume: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Run the recipe; returns the summary. With `smoke` a small random encoder, a few steps."""
+    """Run the recipe, of one policy if given; returns the summary. With `smoke` a small random encoder, a few steps."""
     config = dataclasses.replace(movies.SMOKE if smoke else movies.Config(), **TAUGHT)
+    config = movies.of_policy(config, policy)
     return movies.ladder(EMBEDDING, config, out, seed=seed, resume=resume, force=force)

@@ -14,11 +14,18 @@ import pathlib
 from typing import Any
 
 from jaxq.recipes.movie_tasks import RATING
-from jaxq.recipes.movies import SMOKE, Config, ladder
+from jaxq.recipes.movies import SMOKE, Config, ladder, of_policy
 
 
 def run(
-    out: pathlib.Path, *, seed: int = 0, smoke: bool = False, resume: bool = False, force: bool = False
+    out: pathlib.Path,
+    *,
+    policy: str | None = None,
+    seed: int = 0,
+    smoke: bool = False,
+    resume: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Run the recipe; returns the summary. With `smoke` a small random encoder, a few steps."""
-    return ladder(RATING, SMOKE if smoke else Config(), out, seed=seed, resume=resume, force=force)
+    """Run the recipe, of one policy if given; returns the summary. With `smoke` a small random encoder, a few steps."""
+    config = of_policy(SMOKE if smoke else Config(), policy)
+    return ladder(RATING, config, out, seed=seed, resume=resume, force=force)

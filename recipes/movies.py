@@ -24,6 +24,7 @@ from rich.table import Table
 
 import jaxq
 from jaxq import Recipe
+from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.recipes import checkpoint, stepping, weights
@@ -43,7 +44,7 @@ class Config:
 
     pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
     testing. lengths: of the files besides. stages: of each policy, from calibration on; the last one's files are
-    written. share: the teacher's part of the loss where it teaches. policies: "int16" may be added.
+    written. share: the teacher's part of the loss where it teaches. policies: of `bert_policies.POLICIES`.
     float_steps: 0 takes the encoder as published, and leaves the longer float training out.
     clip: bounds what a layer adds to a token in the quantized copies, not in the float model (`bert.Config`).
     """
@@ -73,6 +74,15 @@ SMOKE = Config(
     None, Sizes(1, 16, 2, 32, vocabulary=64), ("int8",), ("ptq", "qat+distillation"), length=8, lengths=(4, 16),
     batch=8, float_steps=3, qat_steps=3, calibrate=8, train=32, test=8, verify=2,
 )  # fmt: skip
+
+
+def of_policy(config: Config, policy: str | None) -> Config:
+    """The same run of one policy alone; None: of those that it has. Raises InputError for a name that is none."""
+    if policy is None:
+        return config
+    if policy not in POLICIES:
+        raise InputError(f"The policy {policy!r} is none of {', '.join(POLICIES)}.")
+    return dataclasses.replace(config, policies=(policy,))
 
 
 @dataclasses.dataclass(frozen=True)

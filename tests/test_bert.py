@@ -187,6 +187,19 @@ def test_the_recipe_runs(recipe: ModuleType, tmp_path: pathlib.Path) -> None:
     assert recipe.run(tmp_path, smoke=True, resume=True) == summary
 
 
+@pytest.mark.slow
+def test_a_recipe_of_one_policy(tmp_path: pathlib.Path) -> None:
+    summary = movie_sentiment.run(tmp_path, policy="int16", smoke=True)
+    assert summary["int16 differing"] == {"xnnpack": 0, "reference": 0} and "int8 differing" not in summary
+
+
+@pytest.mark.parametrize("recipe", [movie_sentiment, movie_rating, movie_embedding])
+def test_a_policy_that_there_is_not(recipe: ModuleType, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="The policy 'int4' is none of int8, int16, float."):
+        recipe.run(tmp_path / "run", policy="int4")
+    assert not (tmp_path / "run").exists()
+
+
 # --- weights and text ----------------------------------------------------------------------------------------------
 
 

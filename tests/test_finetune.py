@@ -99,9 +99,9 @@ def test_weights_that_are_not_here(tmp_path: pathlib.Path, monkeypatch: pytest.M
 
 def test_how_to_go_on_after_ctrl_c() -> None:
     out, data = pathlib.Path("build/a b"), pathlib.Path("photos")
-    assert going_on("recipes/mnist", out, None, False, 0) == "jaxq train recipes/mnist --out 'build/a b' --resume"
+    assert going_on("recipes/mnist", out, False, 0, {}) == "jaxq train recipes/mnist --out 'build/a b' --resume"
     whole = "jaxq train x --out 'build/a b' --data photos --seed 3 --smoke --resume"
-    assert going_on("x", out, data, True, 3) == whole
+    assert going_on("x", out, True, 3, {"data": data}) == whole
 
 
 def test_the_table_holds_what_was_found() -> None:
@@ -118,6 +118,8 @@ def test_the_table_holds_what_was_found() -> None:
 def test_a_recipe_with_data_of_its_own_takes_none(tmp_path: pathlib.Path) -> None:
     found = CliRunner().invoke(app, ["train", "mnist", "--data", str(tmp_path)])
     assert found.exit_code == 2 and "--data: the recipe mnist brings its own data." in found.stderr
+    found = CliRunner().invoke(app, ["train", "mnist", "--policy", "int8"])
+    assert found.exit_code == 2 and "--policy: the recipe mnist has no policies to choose from." in found.stderr
 
 
 @pytest.mark.parametrize("recipe", [cifar10_mobilenet_v2, cifar10_efficientnet_lite0])

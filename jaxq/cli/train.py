@@ -26,16 +26,23 @@ Data = Annotated[
     pathlib.Path | None,
     typer.Option("--data", metavar="DIR", show_default=False, help="A folder of images: train/CLASS/, test/CLASS/."),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="NAME", show_default=False, help="Of a movie recipe: int8, int16 or float."),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps only, to see that everything runs.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of the order of the data.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
+
+LACKS = {"data": "brings its own data", "policy": "has no policies to choose from"}  # options that not all recipes take
 
 
 def train(
     recipe: Name,
     out: Out = None,
     data: Data = None,
+    policy: Policy = None,
     smoke: Smoke = False,
     seed: Seed = 0,
     force: Force = False,
@@ -49,23 +56,23 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
     run = recipe_module(recipe, "run").run
-    given = {} if data is None else {"data": data}
-    if given and "data" not in inspect.signature(run).parameters:
-        raise usage(f"--data: the recipe {recipe} brings its own data.")
+    given = {name: value for name, value in {"data": data, "policy": policy}.items() if value is not None}
+    for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
+        raise usage(f"--{name}: the recipe {recipe} {LACKS[name]}.")
     try:
         summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
     except BaseException as error:
         if not _by_interrupt(error):
             raise
-        again = going_on(recipe, folder, data, smoke, seed)
+        again = going_on(recipe, folder, smoke, seed, given)
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
 
 
-def going_on(recipe: str, out: pathlib.Path, data: pathlib.Path | None, smoke: bool, seed: int) -> str:
-    """The command that goes on with an interrupted run."""
-    chosen = {"--out": out, "--data": data, "--seed": seed or None}
-    words = [str(word) for option, value in chosen.items() if value is not None for word in (option, value)]
+def going_on(recipe: str, out: pathlib.Path, smoke: bool, seed: int, given: dict[str, Any]) -> str:
+    """The command that goes on with an interrupted run; given: what this recipe takes and others may not."""
+    chosen = {"out": out, **given, **({"seed": seed} if seed else {})}
+    words = [word for option, value in chosen.items() for word in (f"--{option}", str(value))]
     return shlex.join(["jaxq", "train", recipe, *words, *(["--smoke"] if smoke else []), "--resume"])
 
 
