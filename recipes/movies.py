@@ -298,10 +298,10 @@ def batch_of(train: Data, size: int, step: int, seed: int) -> Data:
 
 
 def _report(console: Console, summary: dict[str, Any]) -> None:
-    table = Table(title="Movie sentences")
+    table, accuracy = Table(title="Movie sentences"), summary["measure"] == "accuracy"
     for column in ("stage", f"test {summary['measure']}"):
         table.add_column(column)
     for stage, value in summary.items():
         if isinstance(value, float):
-            table.add_row(stage, f"{100 * value:.2f} %")
+            table.add_row(stage, f"{100 * value:.2f} %" if accuracy else f"{value:.4f}")
     console.print(table)
