@@ -81,7 +81,7 @@ def of_policy(config: Config, policy: str | None) -> Config:
     if policy is None:
         return config
     if policy not in POLICIES:
-        raise InputError(f"The policy {policy!r} is none of {', '.join(POLICIES)}.")
+        raise InputError(f"The policy {policy!r} is none of {', '.join(POLICIES)}. Give one of these.")
     return dataclasses.replace(config, policies=(policy,))
 
 

@@ -195,7 +195,7 @@ def test_a_recipe_of_one_policy(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("recipe", [movie_sentiment, movie_rating, movie_embedding])
 def test_a_policy_that_there_is_not(recipe: ModuleType, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="The policy 'int4' is none of int8, int16, float."):
+    with pytest.raises(InputError, match="The policy 'int4' is none of int8, int16, float. Give one of these."):
         recipe.run(tmp_path / "run", policy="int4")
     assert not (tmp_path / "run").exists()
 
