@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq import __version__
+from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError
-from jaxq.examples import chunks, refuse_non_finite
 from jaxq.export import runtime
 from jaxq.export.evaluate import joined
 from jaxq.export.flatbuffer.attached import attach
@@ -43,11 +43,11 @@ from jaxq.export.verify import (
     tolerance_of,
 )
 from jaxq.faces import bind
-from jaxq.ops.steps import Carrier
-from jaxq.plan import Plan
-from jaxq.progress import bar
+from jaxq.frontends.batches import chunks, refuse_non_finite
+from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.plan import Plan
 from jaxq.quantize import Bound
-from jaxq.simulate import simulate
+from jaxq.simulate.forward import simulate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.graph import Op
-from jaxq.numerics import carrier_bounds, quantize
+from jaxq.numerics.rounding import carrier_bounds, quantize
 from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier
-from jaxq.plan import Plan
-from jaxq.weights import quantized_operand
+from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.plan import Plan
+from jaxq.simulate.weights import quantized_operand
 
 Scales = Mapping[str, tuple[np.float32, int]]
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxq.analyze.diff import refuse_floats
+from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.examples import chunks
 from jaxq.export import runtime
 from jaxq.export.artifact import Artifact, to_tflite
 from jaxq.export.contents import Change, changes
@@ -28,7 +28,7 @@ from jaxq.export.load import load_program
 from jaxq.export.program import Program, describe
 from jaxq.export.verify import FAMILIES, Reader, exact_sites, refuse_aborting, table_sites, whole_readers
 from jaxq.faces import bind
-from jaxq.progress import bar
+from jaxq.frontends.batches import chunks
 
 TRAINING, MODEL = "training forward", "model as read"
 

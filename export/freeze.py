@@ -1,6 +1,6 @@
 """From ranges and weights to integers: every scale, zero point, kernel and bias that the file will hold.
 
-The integers come out of the same functions, in the same order, as in the training forward (`jaxq.weights`,
+The integers come out of the same functions, in the same order, as in the training forward (`jaxq.simulate.weights`,
 `jaxq.simulate.qparams`). What kernels cannot compute exactly, or would abort on, is refused here by site.
 """
 
@@ -15,18 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.call import is_key
 from jaxq.errors import ExportError, RangeError
 from jaxq.export.constants import Operand, Scales, operands_of, table_of
 from jaxq.export.kernels.wide import POWERS, powers_of_two
+from jaxq.frontends.call import is_key
 from jaxq.graph import Equation, Graph, Op, with_ones
-from jaxq.numerics import SMALLEST_SCALE
+from jaxq.numerics.rounding import SMALLEST_SCALE
 from jaxq.ops import OPS
-from jaxq.plan import Group, Plan
-from jaxq.qparams import qparams
+from jaxq.plan.plan import Group, Plan
+from jaxq.plan.target import target_named
 from jaxq.quantize import check_ranges
-from jaxq.target import target_named
-from jaxq.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
+from jaxq.simulate.qparams import qparams
+from jaxq.simulate.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

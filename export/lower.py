@@ -14,8 +14,8 @@ from jaxq.export.program import Program
 from jaxq.export.rules import clips, contractions, elementwise, functions, islands, movement, reductions, windows
 from jaxq.export.writer import Rule, Writer
 from jaxq.graph import Op
-from jaxq.plan import Plan
-from jaxq.target import target_named
+from jaxq.plan.plan import Plan
+from jaxq.plan.target import target_named
 
 # Kinds that no rule writes, and what to do instead.
 REFUSED = {

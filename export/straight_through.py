@@ -3,7 +3,7 @@
 Every tensor is a pair: what the kernel family computes, and the real number that stands for, whose gradient is the one
 of the operator's float meaning (`kernels.floats`) at the dequantized operands. A gradient passes where the rounded
 integer lies inside the tensor's bounds, ends included, and is zero where it saturates (Bengio et al. 2013; the
-convention of `jaxq.numerics`). Weights are constants.
+convention of `jaxq.numerics.rounding`). Weights are constants.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxq.export.kernels import floats, hybrid
 from jaxq.export.kernels.operands import activation, builtin_bounds, limits, scale, scales, zero_point
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.variables import State
-from jaxq.numerics import straight_through
+from jaxq.numerics.rounding import straight_through
 
 Tensors = tuple[Tensor, ...]
 

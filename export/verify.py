@@ -22,7 +22,7 @@ from jaxq.export.program import Operator, Program
 from jaxq.export.runtime import run, runtime_version
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
-from jaxq.plan import Plan
+from jaxq.plan.plan import Plan
 
 FAMILIES = ("xnnpack", "reference")
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number

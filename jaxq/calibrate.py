@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.call import is_key
+from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError
 from jaxq.faces import bind
+from jaxq.frontends.call import is_key
 from jaxq.graph import MASK, Op
-from jaxq.plan import Group, Plan
-from jaxq.progress import bar
-from jaxq.qparams import range_parameters
+from jaxq.observers import histogram, minmax
+from jaxq.plan.plan import Group, Plan
 from jaxq.quantize import Bound, Captured
-from jaxq.ranges import minmax, percentile
-from jaxq.simulate import reals
-from jaxq.weights import weight_scale, weight_values
+from jaxq.simulate.forward import reals
+from jaxq.simulate.qparams import range_parameters
+from jaxq.simulate.weights import weight_scale, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]
 
@@ -94,7 +94,7 @@ class _Observed:
         self.recipe = bound.core.recipe.activations
         self.captured: Captured | None = None
         self.extremes: dict[str, np.ndarray] = {}
-        self.histograms: dict[str, percentile.Histogram] = {}
+        self.histograms: dict[str, histogram.Histogram] = {}
         self._jitted: dict[int, Callable[..., Any]] = {}
 
     def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -109,8 +109,8 @@ class _Observed:
         for name, pair in extremes.items():
             self.extremes[name] = minmax.update(self.extremes.get(name, minmax.start()), np.asarray(pair))
             for array in values.get(name, ()):
-                self.histograms[name] = percentile.update(
-                    self.histograms.get(name, percentile.start()), np.asarray(array)
+                self.histograms[name] = histogram.update(
+                    self.histograms.get(name, histogram.start()), np.asarray(array)
                 )
 
     def _observe(self, captured: Captured) -> Callable[..., Any]:
@@ -123,7 +123,7 @@ class _Observed:
 
     def finish(self) -> dict[str, tuple[float, float]]:
         if self.recipe.calibration == "percentile":
-            return {name: percentile.finish(h, self.recipe.percentile) for name, h in self.histograms.items()}
+            return {name: histogram.finish(h, self.recipe.percentile) for name, h in self.histograms.items()}
         return {name: minmax.finish(pair) for name, pair in self.extremes.items()}
 
 

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
-from jaxq.call import leaf_names
-from jaxq.numerics import scale_and_zero_point
-from jaxq.placed import jaxq_fake_quant
-from jaxq.plan import Plan
+from jaxq.frontends.call import leaf_names
+from jaxq.numerics.rounding import scale_and_zero_point
+from jaxq.ops.fake_quant import jaxq_fake_quant
+from jaxq.plan.plan import Plan
+from jaxq.plan.scheme import RANGE_KEYS
 from jaxq.quantize import Bound, Captured, Core, initial_ranges
-from jaxq.scheme import RANGE_KEYS
 
 RANGES = "ranges"
 

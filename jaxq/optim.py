@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxq.numerics import scale_and_zero_point
-from jaxq.scheme import is_range
+from jaxq.numerics.rounding import scale_and_zero_point
+from jaxq.plan.scheme import is_range
 
 STEPS = 255.0  # a zero point moves in steps; as a part of the range it is comparable with a scale's logarithm
 

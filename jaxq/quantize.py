@@ -18,14 +18,14 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.call import Call, is_key, leaf_names, places, split_call
 from jaxq.errors import InputError, RangeError
+from jaxq.frontends.call import Call, is_key, leaf_names, places, split_call
 from jaxq.graph import capture
-from jaxq.plan import Plan, make_plan
-from jaxq.qparams import Ranges
-from jaxq.recipe import Recipe, read_recipe
-from jaxq.scheme import is_range
-from jaxq.simulate import Record, reals, simulate
+from jaxq.plan.plan import Plan, make_plan
+from jaxq.plan.recipe import Recipe, read_recipe
+from jaxq.plan.scheme import is_range
+from jaxq.simulate.forward import Record, reals, simulate
+from jaxq.simulate.qparams import Ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 import jaxq
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
-from jaxq.recipe import Weights
+from jaxq.plan.recipe import Weights
 from jaxq.recipes import checkpoint, images, stepping, train, weights
 from jaxq.recipes.images import Images
 from jaxq.recipes.notes import Notes

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
-from jaxq.text import did_you_mean
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 

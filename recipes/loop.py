@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxq.progress import bar
+from jaxq.display.progress import bar
 
 
 @nnx.jit

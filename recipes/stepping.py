@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.progress import bar
 from jaxq.recipes import checkpoint
 
 

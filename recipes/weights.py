@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import WeightsError
 from jaxq.recipes.bert import CONFIGS, SentenceEncoder
 from jaxq.recipes.efficientnet_lite import EfficientNetLite
@@ -28,7 +29,6 @@ from jaxq.recipes.mobilenet_v2 import TORCHVISION, MobileNetV2
 from jaxq.recipes.packages import Package, cache, check, fetch
 from jaxq.recipes.safetensors_file import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
-from jaxq.text import did_you_mean
 
 # Our names, and where they differ PyTorch's. {} is the number of a block; theirs begin with the stem at 0.
 TORCHVISION_NAMES = {

@@ -16,7 +16,7 @@ from flax import nnx
 
 import jaxq
 from jaxq.errors import InputError
-from jaxq.recipe import Activations
+from jaxq.plan.recipe import Activations
 from jaxq.recipes import images, movies, stepping, train
 from jaxq.recipes.bert import example
 from jaxq.recipes.movie_tasks import SENTIMENT, Data

@@ -11,7 +11,7 @@ from jaxq.export.evaluate import evaluate
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.graph import Op
 from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier
+from jaxq.ops.integer_ops import Carrier
 
 CODES = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16)
 CASES = {

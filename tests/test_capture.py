@@ -20,7 +20,7 @@ import jaxq.export
 from jaxq.errors import BatchStatisticsError, CaptureError, ControlFlowError
 from jaxq.graph import Graph
 from jaxq.recipes import mnist
-from jaxq.simulate import reals
+from jaxq.simulate.forward import reals
 
 Shape = tuple[int, ...]
 

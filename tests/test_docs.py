@@ -20,7 +20,7 @@ from flax import nnx
 import jaxq
 from jaxq.export.lower import REFUSED, RULES
 from jaxq.ops import OPS
-from jaxq.recipe import read_recipe
+from jaxq.plan.recipe import read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -13,7 +13,6 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
-from jaxq import dynamic
 from jaxq.errors import RecipeError, TargetError
 from jaxq.export import runtime
 from jaxq.export.evaluate import evaluate
@@ -21,6 +20,7 @@ from jaxq.export.flatbuffer.write import write
 from jaxq.export.kernels import floats, hybrid
 from jaxq.export.load import Loaded
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+from jaxq.numerics import dynamic_range
 from tests.test_precision import Mixed, exported, kinds
 from tests.zoo import examples
 
@@ -84,9 +84,9 @@ def random_rows(count: int, size: int = 16) -> np.ndarray:
 
 
 WAYS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "by reciprocal": (dynamic.by_reciprocal, reciprocal),
-    "asymmetric": (dynamic.asymmetric, in_float64),
-    "symmetric": (dynamic.symmetric, symmetric),
+    "by reciprocal": (dynamic_range.by_reciprocal, reciprocal),
+    "asymmetric": (dynamic_range.asymmetric, in_float64),
+    "symmetric": (dynamic_range.symmetric, symmetric),
 }
 
 

@@ -22,9 +22,9 @@ from jaxq.export.runtime import run
 from jaxq.export.verify import Certificate
 from jaxq.faces import bind
 from jaxq.graph import Op
-from jaxq.numerics import carrier_bounds
+from jaxq.numerics.rounding import carrier_bounds
 from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier
+from jaxq.ops.integer_ops import Carrier
 from tests.zoo import ZOO, Case, examples
 
 RECIPES: dict[str, str | Mapping[str, Any]] = {

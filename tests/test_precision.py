@@ -15,8 +15,8 @@ import jaxq.export
 from jaxq.export.kernels.fixedpoint import quantize_multiplier
 from jaxq.export.kernels.wide import round_double
 from jaxq.export.verify import Tally, compare_families, new_tallies, readers
-from jaxq.fixedpoint import quantized_ratio
-from jaxq.ops.fixed import half_up
+from jaxq.numerics.fixed_point import quantized_ratio
+from jaxq.ops.builtin_ops import half_up
 from tests.zoo import ZOO, examples
 
 FOUR_BITS = {"weights": {"bits": 4}}

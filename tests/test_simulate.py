@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import jaxq
 import jaxq.export
 from jaxq.graph import Op
-from jaxq.numerics import (
+from jaxq.numerics.rounding import (
     clip_ste,
     fake_quant,
     fake_quant_min_max,
@@ -29,7 +29,7 @@ from jaxq.numerics import (
     scale_and_zero_point,
     true_divide,
 )
-from jaxq.ops import steps
+from jaxq.ops import integer_ops
 from tests.zoo import ZOO
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -490,7 +490,7 @@ def test_the_multiplier_of_a_mean_is_not_taken_apart() -> None:
     op = Op("MEAN", "mean", (0,), (1,), {"axes": (1, 2), "keepdims": True})
 
     def steps_of(q: Any, s_x: Any, z_x: Any, s_y: Any, z_y: Any) -> jax.Array:
-        return steps.mean(op, steps.Carrier(q, s_x, z_x), scale=s_y, zero_point=z_y)
+        return integer_ops.mean(op, integer_ops.Carrier(q, s_x, z_x), scale=s_y, zero_point=z_y)
 
     numbers = [jnp.float32(n) for n in (s_x, z_x, s_y, z_y)]
     ratio = (s_x / s_y) * (np.float32(1) / np.float32(49))

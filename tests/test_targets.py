@@ -20,7 +20,7 @@ from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.export.targets import TARGETS, check, device_named, edgetpu, macs, memory
 from jaxq.export.targets.device import INFERRED, MEASURED, VENDOR
 from jaxq.export.targets.memory import lives, planned
-from jaxq.target import TARGETS as PLANNED
+from jaxq.plan.target import TARGETS as PLANNED
 from tests.target_cases import NO, ONE_OPERATOR, STATUS, TPU, one_scale, placed
 from tests.test_kernels import (
     X,

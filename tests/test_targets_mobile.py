@@ -10,7 +10,7 @@ import pytest
 
 import jaxq
 import jaxq.export
-import jaxq.recipe
+import jaxq.plan.recipe
 from jaxq.export.targets import TARGETS, check, edgetpu, vela
 from tests.test_mobile import SHALLOW, WHOLE, drawn, images
 
@@ -126,7 +126,7 @@ def test_of_attention_the_edge_tpu_says_what_it_lacks() -> None:
     x = rng.normal(size=(4, 6, 8)).astype(np.float32)
     planned = jaxq.quantize(attention, jaxq.Recipe(target="edgetpu"), params, x[:1])
     assert str(planned.plan).endswith("verdict: Coral Edge TPU does not take BATCH_MATMUL")
-    q = jaxq.quantize(attention, jaxq.Recipe(weights=jaxq.recipe.Weights(per_channel=False)), params, x[:1])
+    q = jaxq.quantize(attention, jaxq.Recipe(weights=jaxq.plan.recipe.Weights(per_channel=False)), params, x[:1])
     ranges = jaxq.calibrate(q, [x], params, q.init(params, x), progress=False)
     report = check(jaxq.export.to_tflite(q, params, ranges, progress=False).program, TARGETS["edgetpu"])
     words = {p.kind: (p.status, p.reason) for p in report.placements}

@@ -23,7 +23,7 @@ from PIL import Image
 
 import jaxq
 from jaxq.errors import InputError
-from jaxq.recipe import Activations
+from jaxq.plan.recipe import Activations
 from jaxq.recipes import checkpoint, images, stepping, train
 from jaxq.recipes.train import Training
 

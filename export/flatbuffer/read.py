@@ -14,13 +14,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from jaxq.display.text import shortened
 from jaxq.errors import FormatError
 from jaxq.export.flatbuffer import schema
 from jaxq.export.flatbuffer.buffers import Buffers
 from jaxq.export.flatbuffer.table import Field, Table
 from jaxq.export.flatbuffer.verify import verify
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
-from jaxq.text import shortened
 
 _MOST_DIMENSIONS = 32
 _LONGEST_CUSTOM_CODE = 1000  # characters; every operator of that code is shown with it

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxq.fixedpoint import (
+from jaxq.numerics.fixed_point import (
     INT32_MAX,
     INT32_MIN,
     divide_towards_zero,
@@ -24,7 +24,7 @@ from jaxq.fixedpoint import (
     srdhm,
     srdhm16,
 )
-from jaxq.numerics import round_away
+from jaxq.numerics.rounding import round_away
 
 # The training forward's as well.
 __all__ = [

@@ -28,7 +28,7 @@ from jaxq.export.kernels.operands import (
     target,
 )
 from jaxq.export.program import Operator, Tensor
-from jaxq.numerics import clip_ste
+from jaxq.numerics.rounding import clip_ste
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]

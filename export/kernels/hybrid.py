@@ -1,6 +1,6 @@
 """Dynamic-range operators: int8 weights, float32 activations that the kernel quantizes by the range that it sees.
 
-The integers are exact: those of the activation (`jaxq.dynamic`) and the int32 sums. What follows is float32, in the
+The integers are exact: those of the activation (`numerics.dynamic_range`) and the int32 sums. What follows is float32, in the
 kernel's order. XNNPACK rounds the last multiplication and the addition of the bias once, on chips that can, and so does
 XLA there; a chip that cannot gives another last bit.
 
@@ -17,7 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxq.dynamic import (
+from jaxq.errors import ExportError
+from jaxq.export.kernels import contraction, floats
+from jaxq.export.kernels.operands import Kernel, constant, option_int, present, scales, source, target, zero_point
+from jaxq.export.program import Operator, Tensor
+from jaxq.numerics.dynamic_range import (
     ASYMMETRIC,
     ASYMMETRIC_IN_TURN,
     ASYMMETRIC_IN_VECTORS,
@@ -26,11 +30,7 @@ from jaxq.dynamic import (
     Dynamic,
     Way,
 )
-from jaxq.errors import ExportError
-from jaxq.export.kernels import contraction, floats
-from jaxq.export.kernels.operands import Kernel, constant, option_int, present, scales, source, target, zero_point
-from jaxq.export.program import Operator, Tensor
-from jaxq.numerics import straight_through
+from jaxq.numerics.rounding import straight_through
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxq.export.kernels.operands import limits, scale, zero_point
 from jaxq.export.program import Tensor
-from jaxq.numerics import round_away
+from jaxq.numerics.rounding import round_away
 
 Real = Callable[[np.ndarray], np.ndarray]  # float32 (256,) -> float32 (256,)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.program import Operator, Option, Tensor
-from jaxq.numerics import round_away
+from jaxq.numerics.rounding import round_away
 
 # kernel(op, every tensor of the program, the values of op.inputs) -> the values of op.outputs. Values have
 # the tensors' own dtypes; None is an absent optional input.

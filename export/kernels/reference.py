@@ -41,7 +41,7 @@ from jaxq.export.kernels.operands import (
     zero_point,
 )
 from jaxq.export.program import Operator, Tensor
-from jaxq.fixedpoint import rescale_by_15_bits
+from jaxq.numerics.fixed_point import rescale_by_15_bits
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]

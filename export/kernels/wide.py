@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq import lookup16
 from jaxq.errors import ExportError
 from jaxq.export.kernels.operands import Kernel, option_float, present, scale, source, target, zero_point
 from jaxq.export.program import Operator, Tensor
-from jaxq.fixedpoint import high_and_low
+from jaxq.numerics import lut_int16
+from jaxq.numerics.fixed_point import high_and_low
 
 Limbs = tuple[jax.Array, jax.Array, jax.Array]  # uint32, the lowest first: 96 bits
 
@@ -123,7 +123,7 @@ def squashed(function: Callable[..., jax.Array], shifts: bool) -> Kernel:
                     "not modelled. Move the scale by a thousandth."
                 )
             own = np.ldexp(np.float32(1), power)
-        return [function(value, *lookup16.multiplier(jnp.float32(own))).astype(jnp.int16)]
+        return [function(value, *lut_int16.multiplier(jnp.float32(own))).astype(jnp.int16)]
 
     return kernel
 
@@ -137,7 +137,7 @@ def softmax(
     """SOFTMAX of int16 over the last axis. dtype: in which the runtime makes its tables."""
     value, x = _integers(op, tensors, values)
     steps = scale(x) * option_float(op, "beta", 0.0)
-    return [lookup16.softmax(value, *lookup16.softmax_multiplier(jnp.float32(steps)), dtype).astype(jnp.int16)]
+    return [lut_int16.softmax(value, *lut_int16.softmax_multiplier(jnp.float32(steps)), dtype).astype(jnp.int16)]
 
 
 def by_width(narrow: Kernel, wide: Kernel) -> Kernel:
@@ -150,6 +150,6 @@ def by_width(narrow: Kernel, wide: Kernel) -> Kernel:
 
 
 KERNELS: dict[str, dict[str, Kernel]] = {
-    family: {"LOGISTIC": squashed(lookup16.logistic, shifts), "TANH": squashed(lookup16.tanh, shifts)}
+    family: {"LOGISTIC": squashed(lut_int16.logistic, shifts), "TANH": squashed(lut_int16.tanh, shifts)}
     for family, shifts in (("reference", True), ("xnnpack", False))
 }

@@ -36,7 +36,7 @@ from jaxq.export.kernels.operands import (
     zero_point,
 )
 from jaxq.export.program import Operator, Tensor
-from jaxq.fixedpoint import rescale_half_away, srdhm
+from jaxq.numerics.fixed_point import rescale_half_away, srdhm
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxq.display.text import shortened
 from jaxq.export.lint import contractions, kernels, scales, structure, versions
 from jaxq.export.lint.finding import ERROR, WARNING, Finding, Rule, Spot
 from jaxq.export.program import Program
-from jaxq.text import shortened
 
 _SPEC = "LiteRT 8-bit quantization specification (tflite/g3doc/performance/quantization_spec.md)"
 _WINDOWS = "tflite/delegates/xnnpack/xnnpack_delegate.cc"

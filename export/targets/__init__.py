@@ -1,11 +1,12 @@
 """Targets: what a device takes of a finished file, as data with provenance, and `check`, which applies it.
 
-Before training the plan asks `jaxq.target`, which knows kinds of ops alone. Here are the rules of one operator in its
+Before training the plan asks `plan.target`, which knows kinds of ops alone. Here are the rules of one operator in its
 shapes, types, scales and versions, for any program, whoever wrote it. `TARGETS` is the table by name.
 """
 
 from __future__ import annotations
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import RecipeError
 from jaxq.export.targets.check import Gain as Gain
 from jaxq.export.targets.check import Placement as Placement
@@ -20,7 +21,6 @@ from jaxq.export.targets.macs import macs as macs
 from jaxq.export.targets.memory import Memory as Memory
 from jaxq.export.targets.memory import memory as memory
 from jaxq.export.targets.tflm import TFLM
-from jaxq.text import did_you_mean
 
 __all__ = ["TARGETS", "Device", "Gain", "Limit", "Memory", "Placement", "Report", "check", "device_named", "macs"]
 __all__ += ["memory"]

@@ -13,13 +13,13 @@ import numpy as np
 
 from jaxq.analyze.difference import Difference, Differences, Error
 from jaxq.analyze.parts import Parts, parts
+from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.examples import chunks
 from jaxq.faces import bind
-from jaxq.plan import Plan
-from jaxq.progress import bar
-from jaxq.qparams import Ranges
+from jaxq.frontends.batches import chunks
+from jaxq.plan.plan import Plan
 from jaxq.quantize import Bound, check_ranges
+from jaxq.simulate.qparams import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
 

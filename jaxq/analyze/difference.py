@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from jaxq.display.text import aligned, did_you_mean
 from jaxq.errors import InputError
-from jaxq.text import aligned, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

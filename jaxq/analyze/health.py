@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.analyze.diff import refuse_floats
+from jaxq.display.text import aligned
 from jaxq.errors import InputError
-from jaxq.examples import chunks
 from jaxq.faces import bind
-from jaxq.numerics import carrier_bounds, true_divide
-from jaxq.ops.steps import Carrier
-from jaxq.qparams import Ranges
+from jaxq.frontends.batches import chunks
+from jaxq.numerics.rounding import carrier_bounds, true_divide
+from jaxq.ops.integer_ops import Carrier
 from jaxq.quantize import Captured, check_ranges
-from jaxq.simulate import reals, simulate
-from jaxq.text import aligned
+from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.qparams import Ranges
 
 
 @dataclasses.dataclass(frozen=True)

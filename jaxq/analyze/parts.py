@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxq.graph import Op
-from jaxq.numerics import carrier_bounds, dequantize, quantize, true_divide
+from jaxq.numerics.rounding import carrier_bounds, dequantize, quantize, true_divide
 from jaxq.ops import OPS
-from jaxq.ops.steps import Carrier
-from jaxq.plan import Group, Plan
-from jaxq.qparams import Ranges, qparams
-from jaxq.scheme import QParams
-from jaxq.simulate import reals, simulate
-from jaxq.weights import integer_bias, quantized_operand, quantized_weight, weight_values
+from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.plan import Group, Plan
+from jaxq.plan.scheme import QParams
+from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.qparams import Ranges, qparams
+from jaxq.simulate.weights import integer_bias, quantized_operand, quantized_weight, weight_values
 
 # By the width of a tensor, in steps: an own part below this is what float32 leaves of nothing.
 NOTHING = {8: 2.0**-12, 16: 2.0**-7}

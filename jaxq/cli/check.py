@@ -10,7 +10,7 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.failures import usage
 from jaxq.cli.output import Result, Table
-from jaxq.text import shortened
+from jaxq.display.text import shortened
 
 Target = Annotated[
     str,

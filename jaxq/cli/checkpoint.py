@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxq.cli.failures import usage
+from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
 from jaxq.faces import bind
-from jaxq.text import did_you_mean
 
 Path = tuple[str, ...]
 

@@ -14,8 +14,8 @@ from jaxq.cli.failures import usage
 from jaxq.cli.output import Result, Table
 from jaxq.cli.quantized import Quantized, quantized, with_ranges
 from jaxq.cli.targets import load_target
+from jaxq.display.text import did_you_mean
 from jaxq.errors import ExportError
-from jaxq.text import did_you_mean
 
 File = Annotated[
     pathlib.Path | None,

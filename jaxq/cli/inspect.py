@@ -13,10 +13,10 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.metadata import lines
 from jaxq.cli.output import Result, Table
+from jaxq.display.text import shortened
 from jaxq.errors import FormatError
 from jaxq.export.metadata import Metadata
 from jaxq.export.program import Operator, Program, Tensor, describe
-from jaxq.text import shortened
 
 Python = Annotated[
     bool,

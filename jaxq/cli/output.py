@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxq.text import aligned, shortened
+from jaxq.display.text import aligned, shortened
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxq.cli import options
 from jaxq.cli.output import Result
 from jaxq.cli.quantized import quantized
 from jaxq.cli.targets import load_target
-from jaxq.plan import Group, Plan
+from jaxq.plan.plan import Group, Plan
 
 
 def plan(target: options.Target, recipe: options.Recipe = "int8", json: options.Json = False) -> Result:

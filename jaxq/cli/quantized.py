@@ -11,7 +11,7 @@ from jaxq.cli.checkpoint import restore_into
 from jaxq.cli.data import chunks, read_arrays
 from jaxq.cli.failures import usage
 from jaxq.cli.targets import Loaded
-from jaxq.plan import Plan
+from jaxq.plan.plan import Plan
 
 
 class Quantized(NamedTuple):
@@ -25,7 +25,7 @@ class Quantized(NamedTuple):
 def quantized(loaded: Loaded, recipe: str) -> Quantized:
     """Quantize a loaded target, its ranges not yet set. Raises a usage error when the target lacks its parameters."""
     import jaxq
-    from jaxq.recipe import read_recipe
+    from jaxq.plan.recipe import read_recipe
 
     kind, read = _kind(loaded), read_recipe(recipe)
     if (kind == "nnx") != (loaded.state is None):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from jaxq.cli.failures import usage
-from jaxq.text import did_you_mean
+from jaxq.display.text import did_you_mean
 
 PACKAGE = "jaxq.recipes"
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from jaxq.cli.failures import usage
 from jaxq.cli.shipped import recipe_module
+from jaxq.display.text import did_you_mean
 from jaxq.errors import JaxqError
-from jaxq.text import did_you_mean
 
 
 class Loaded(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxq.errors import CaptureError
-from jaxq.graph import meaning, naming
+from jaxq.graph import matchers, naming
 from jaxq.graph.builder import MOVES as MOVES
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import trace
-from jaxq.graph.draft import Draft as Draft
 from jaxq.graph.fuse import fuse
+from jaxq.graph.graph_editor import Draft as Draft
 from jaxq.graph.ir import CLIPS as CLIPS
 from jaxq.graph.ir import MASK as MASK
 from jaxq.graph.ir import Aval as Aval
@@ -30,7 +30,7 @@ def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str],
 
     `names` are the parameters' paths. Raises CaptureError for a model that no static integer graph can be.
     """
-    recorded = trace(fn, [*params, *inputs], meaning.whole)
+    recorded = trace(fn, [*params, *inputs], matchers.whole)
     entering = recorded.arguments[len(params) :]
     builder = Builder(recorded, entering)
     raise_equations(builder, recorded.outputs)

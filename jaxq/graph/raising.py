@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ControlFlowError
-from jaxq.graph import arithmetic, masks, meaning, movement, reductions
+from jaxq.graph import arithmetic, masks, matchers, movement, reductions
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
@@ -55,7 +55,7 @@ def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[
     for eq in reversed(builder.view.trace.equations):
         if needed.isdisjoint(eq.outputs) or builder.dynamic.isdisjoint(eq.inputs):
             continue
-        match = meaning.find(builder.view, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
+        match = matchers.find(builder.view, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
         needed.update(match.inputs if match else eq.inputs)
         needed.update(_unbroadcast_sources(builder, match.inputs if match else eq.inputs))
         matches[eq.outputs[0]] = match

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxq.ops import activations, compute, fixed, resizing, steps
+from jaxq.ops import activations, builtin_ops, compute, integer_ops, resizing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,55 +33,58 @@ class Spec:
     table: bool = False
 
 
-_CONV, _DENSE = steps.contraction(compute.conv_2d), steps.contraction(compute.fully_connected)
-_AFFINE, _TRANSPOSE_CONV = steps.contraction(steps.multiply), steps.contraction(compute.transpose_conv)
+_CONV, _DENSE = integer_ops.contraction(compute.conv_2d), integer_ops.contraction(compute.fully_connected)
+_AFFINE, _TRANSPOSE_CONV = (
+    integer_ops.contraction(integer_ops.multiply),
+    integer_ops.contraction(compute.transpose_conv),
+)
 
 # Sorted. The steps of contractions take the carrier dtype first.
 OPS: dict[str, Spec] = {
-    "ADD": Spec(compute.add, steps.add, "free"),
+    "ADD": Spec(compute.add, integer_ops.add, "free"),
     "AFFINE": Spec(compute.affine, _AFFINE, "free", weights=True),
     "ARG_MAX": Spec(compute.arg_max, scales="none"),
-    "AVERAGE_POOL_2D": Spec(compute.average_pool_2d, steps.average_pool_2d),
-    "BATCH_MATMUL": Spec(compute.batch_matmul, steps.batch_matmul, "free", symmetric=(1,)),
+    "AVERAGE_POOL_2D": Spec(compute.average_pool_2d, integer_ops.average_pool_2d),
+    "BATCH_MATMUL": Spec(compute.batch_matmul, integer_ops.batch_matmul, "free", symmetric=(1,)),
     "BROADCAST_TO": Spec(compute.broadcast_to),
-    "CLIP": Spec(compute.clip, steps.clip),
+    "CLIP": Spec(compute.clip, integer_ops.clip),
     "COMPARE": Spec(compute.compare, plain=(0, 1), scales="none"),
     "CONCATENATION": Spec(compute.concatenation),
     "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True),
     "DROPOUT": Spec(compute.dropout, raw=True),
     "EMBEDDING": Spec(compute.embedding, plain=(0,)),
-    "FAKE_QUANT": Spec(compute.fake_quantized, steps.identity, raw=True),
+    "FAKE_QUANT": Spec(compute.fake_quantized, integer_ops.identity, raw=True),
     "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True),
     "GATHER": Spec(compute.gather, raw=True),
-    "GELU": Spec(compute.gelu, steps.table(compute.gelu), "free", table=True),
+    "GELU": Spec(compute.gelu, integer_ops.table(compute.gelu), "free", table=True),
     "HARD_SWISH": Spec(compute.hard_swish, activations.hard_swish, "free"),
     "LEAKY_RELU": Spec(compute.leaky_relu, activations.leaky_relu, "free"),
     "LOGICAL_AND": Spec(compute.logical_and, plain=(0, 1), scales="none"),
-    "LOGISTIC": Spec(compute.logistic, steps.table(compute.logistic), (1 / 256, -128), table=True),
+    "LOGISTIC": Spec(compute.logistic, integer_ops.table(compute.logistic), (1 / 256, -128), table=True),
     "MAXIMUM": Spec(compute.maximum),
     "MAX_POOL_2D": Spec(compute.max_pool_2d),
-    "MEAN": Spec(compute.mean, steps.mean, "free"),
+    "MEAN": Spec(compute.mean, integer_ops.mean, "free"),
     "MINIMUM": Spec(compute.minimum),
-    "MUL": Spec(compute.mul, steps.mul, "free"),
+    "MUL": Spec(compute.mul, integer_ops.mul, "free"),
     "PAD": Spec(compute.pad),
     "REDUCE_MAX": Spec(compute.reduce_max),
     "REDUCE_MIN": Spec(compute.reduce_min),
-    "RELU": Spec(compute.clip, steps.clip),
-    "RELU6": Spec(compute.clip, steps.clip),
-    "RELU_N1_TO_1": Spec(compute.clip, steps.clip),
-    "REQUANTIZE": Spec(compute.requantize, fixed.requantize, "free"),
+    "RELU": Spec(compute.clip, integer_ops.clip),
+    "RELU6": Spec(compute.clip, integer_ops.clip),
+    "RELU_N1_TO_1": Spec(compute.clip, integer_ops.clip),
+    "REQUANTIZE": Spec(compute.requantize, builtin_ops.requantize, "free"),
     "RESHAPE": Spec(compute.reshape),
     "RESIZE_BILINEAR": Spec(resizing.resize_bilinear, resizing.resize_steps),
     "SELECT": Spec(compute.select, plain=(0,)),
     "SLICE": Spec(compute.slice_),
-    "SOFTMAX": Spec(compute.softmax, steps.table(compute.softmax), (1 / 256, -128), table=True),
+    "SOFTMAX": Spec(compute.softmax, integer_ops.table(compute.softmax), (1 / 256, -128), table=True),
     "SPLIT": Spec(compute.split),
     "STOP_GRADIENT": Spec(compute.stop_gradient),
     "STRIDED_SLICE": Spec(compute.strided_slice),
-    "SUB": Spec(compute.sub, steps.sub, "free"),
-    "TABLE": Spec(compute.table, steps.table(compute.table), "free", raw=True, table=True),
-    "TANH": Spec(compute.tanh, steps.table(compute.tanh), (1 / 128, 0), table=True),
+    "SUB": Spec(compute.sub, integer_ops.sub, "free"),
+    "TABLE": Spec(compute.table, integer_ops.table(compute.table), "free", raw=True, table=True),
+    "TANH": Spec(compute.tanh, integer_ops.table(compute.tanh), (1 / 128, 0), table=True),
     "TRANSPOSE": Spec(compute.transpose),
     "TRANSPOSE_CONV": Spec(compute.transpose_conv, _TRANSPOSE_CONV, "free", weights=True),
 }

@@ -1,6 +1,6 @@
 """Activation functions in the fixed-point form of their kernels, with the gradient of the function that they stand for.
 
-A rule is as in `jaxq.ops.steps`; it returns the kernel's integer. Sources: XNNPACK qs8-vlrelu, and for what it does not
+A rule is as in `jaxq.ops.integer_ops`; it returns the kernel's integer. Sources: XNNPACK qs8-vlrelu, and for what it does not
 take TFLite's builtin kernels (internal/reference/hard_swish.h, leaky_relu.h).
 """
 
@@ -13,19 +13,19 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxq.fixedpoint import hard_swish as hard_swish_steps
-from jaxq.fixedpoint import quantized_ratio, rescale_half_away
 from jaxq.graph import Op
-from jaxq.numerics import true_divide
+from jaxq.numerics.fixed_point import hard_swish as hard_swish_steps
+from jaxq.numerics.fixed_point import quantized_ratio, rescale_half_away
+from jaxq.numerics.rounding import true_divide
 from jaxq.ops import compute
-from jaxq.ops.fixed import straight
+from jaxq.ops.builtin_ops import straight
 
 # The ratios of scales that XNNPACK multiplies by, with eight bits behind the point.
 LEAST_RATIO, GREATEST_RATIO = 2.0**-8, 2.0**7
 
 
 def hard_swish(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
-    """`jaxq.fixedpoint.hard_swish`; the multipliers are formed of float32 numbers."""
+    """`jaxq.numerics.fixed_point.hard_swish`; the multipliers are formed of float32 numbers."""
     s_x, s_y = map(lax.stop_gradient, (x.scale, scale))
     fine = s_x * np.float32(1 / 128)
     out, third = (_multiplier(true_divide(fine, s)) for s in (s_y, jnp.full_like(fine, 3.0 / 32768.0)))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxq.graph import Op
-from jaxq.numerics import clip_ste, fake_quant
+from jaxq.numerics.rounding import clip_ste, fake_quant
 
 
 def conv_2d(op: Op, x: jax.Array, w: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:

@@ -15,8 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxq.graph import Op
-from jaxq.ops.fixed import straight
-from jaxq.ops.steps import Carrier
+from jaxq.ops.builtin_ops import straight
+from jaxq.ops.integer_ops import Carrier
 
 
 class Taps(NamedTuple):

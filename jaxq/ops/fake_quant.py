@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxq.numerics import fake_quant
+from jaxq.numerics.rounding import fake_quant
 
 
 @jax.jit

@@ -17,8 +17,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxq import lookup16
-from jaxq.fixedpoint import (
+from jaxq.graph import Op
+from jaxq.numerics import lut_int16
+from jaxq.numerics.fixed_point import (
     folded_mean,
     quantized_ratio,
     rescale_by_15_bits,
@@ -26,8 +27,7 @@ from jaxq.fixedpoint import (
     rescale_half_up,
     srdhm,
 )
-from jaxq.graph import Op
-from jaxq.numerics import round_ste, straight_through, true_divide
+from jaxq.numerics.rounding import round_ste, straight_through, true_divide
 from jaxq.ops import compute
 
 VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
@@ -182,7 +182,7 @@ def rescaled(x: Any, scale: Array) -> Array:
 def looked_up(
     real: Callable[..., Array], integers: Callable[..., Array], multiplier: Callable[..., Any]
 ) -> Callable[..., Array]:
-    """Rule of an op that TFLite computes by tables: its integers (`jaxq.lookup16`), the float function's gradient."""
+    """Rule of an op that TFLite computes by tables: its integers (`jaxq.numerics.lut_int16`), the float function's gradient."""
 
     def rule(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
         q, s = lax.stop_gradient(x.q).astype(jnp.int32), lax.stop_gradient(x.scale)
@@ -194,10 +194,10 @@ def looked_up(
 STEPS: dict[str, Callable[..., Array]] = {
     "ADD": add,
     "AVERAGE_POOL_2D": average_pool_2d,
-    "LOGISTIC": looked_up(compute.logistic, lookup16.logistic, lookup16.multiplier),
+    "LOGISTIC": looked_up(compute.logistic, lut_int16.logistic, lut_int16.multiplier),
     "MEAN": mean,
     "MUL": mul,
-    "SOFTMAX": looked_up(compute.softmax, lookup16.softmax, lookup16.softmax_multiplier),
+    "SOFTMAX": looked_up(compute.softmax, lut_int16.softmax, lut_int16.softmax_multiplier),
     "SUB": sub,
-    "TANH": looked_up(compute.tanh, lookup16.tanh, lookup16.multiplier),
+    "TANH": looked_up(compute.tanh, lut_int16.tanh, lut_int16.multiplier),
 }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import RecipeError
-from jaxq.text import did_you_mean
 
 EVERYTHING = frozenset({"*"})
 
@@ -21,7 +21,7 @@ class Target:
     forbidden: op kinds it has no kernel for. tables: those that are written as a table of 256 entries for want of a
     kernel. float_islands: whether it can run floats between integers. packed: op kinds whose weights of 4 bits it reads
     two in a byte; of others they are stored as int8. one_scale: those whose weights have one scale for all channels.
-    composed: kinds that other ops stand for where they can (`jaxq.forms`).
+    composed: kinds that other ops stand for where they can (`jaxq.plan.decompositions`).
     wide: whether it takes activations of 16 bits with weights of 8.
     evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that `source` names, or
     "inferred".

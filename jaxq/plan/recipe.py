@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import RecipeError, UnmatchedRuleError
-from jaxq.target import target_named
-from jaxq.text import did_you_mean
+from jaxq.plan.target import target_named
 
 LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxq.dynamic import ASYMMETRIC_IN_VECTORS, XNNPACK, Way
 from jaxq.graph import Op
+from jaxq.numerics.dynamic_range import ASYMMETRIC_IN_VECTORS, XNNPACK, Way
 
-# By what `jaxq.precision.dynamic_arithmetic` says: the kernel's way, and whether each row (pixel) has a range.
+# By what `jaxq.plan.precision.dynamic_arithmetic` says: the kernel's way, and whether each row (pixel) has a range.
 WAYS: dict[str, tuple[Way, bool]] = {
     "dynamic, builtin": (ASYMMETRIC_IN_VECTORS, False),
     "dynamic, by example": (XNNPACK, False),

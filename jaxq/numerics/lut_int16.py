@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxq.fixedpoint import mantissa, quantized_ratio, rescale_half_away
-from jaxq.numerics import round_away
+from jaxq.numerics.fixed_point import mantissa, quantized_ratio, rescale_half_away
+from jaxq.numerics.rounding import round_away
 
 STEPS = 24  # entries of the sigmoid's table a unit
 HIGHEST = 32767

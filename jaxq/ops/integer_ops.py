@@ -1,7 +1,7 @@
 """What each op computes in integers: the arithmetic of LiteRT's default CPU runtime (XNNPACK), differentiable.
 
 A rule `(op, inputs, scale, zero_point) -> v` returns the output in units of its own step with the zero point removed,
-before rounding and clipping (`jaxq.simulate` does both, ties to even); a rule whose kernel rounds otherwise returns the
+before rounding and clipping (`jaxq.simulate.forward` does both, ties to even); a rule whose kernel rounds otherwise returns the
 rounded number. Inputs are carriers. Sources: XNNPACK `qs8-*` kernels and TFLite's builtin ones for what XNNPACK leaves.
 """
 
@@ -18,8 +18,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxq.graph import CLIPS, Op
-from jaxq.numerics import round_away, round_ste, straight_through, true_divide, unfused
-from jaxq.ops import compute, fixed
+from jaxq.numerics.rounding import round_away, round_ste, straight_through, true_divide, unfused
+from jaxq.ops import builtin_ops, compute
 
 
 class Carrier(NamedTuple):
@@ -43,18 +43,18 @@ def contraction(accumulate: Callable[..., Array]) -> Callable[..., Rule]:
 
     The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32
     of scale `s_x s_w` (Jacob et al. 2018, section 2.4). `arithmetic` is "float32" for XNNPACK, or a key of
-    `jaxq.ops.fixed.RESCALE`.
+    `jaxq.ops.builtin_ops.RESCALE`.
     """
 
     def with_dtype(dtype: str, arithmetic: str = "float32") -> Rule:
         def rule(op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array) -> Array:
-            if arithmetic in fixed.WIDE:
-                return fixed.WIDE[arithmetic](accumulate, op, x, w, bias, dtype=dtype, scale=scale)
+            if arithmetic in builtin_ops.WIDE:
+                return builtin_ops.WIDE[arithmetic](accumulate, op, x, w, bias, dtype=dtype, scale=scale)
             product = x.scale * w.scale
             q_bias = round_ste(true_divide(bias, product))
             accumulator = accumulate(op, x.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32) + q_bias
             if arithmetic != "float32":
-                return fixed.RESCALE[arithmetic](accumulator, x.scale, w.scale, scale)
+                return builtin_ops.RESCALE[arithmetic](accumulator, x.scale, w.scale, scale)
             return accumulator * true_divide(product, scale)
 
         return rule

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxq.graph import MOVES, Graph, Op
 from jaxq.ops import OPS
-from jaxq.precision import is_copy
-from jaxq.recipe import Recipe, rule_for
+from jaxq.plan.precision import is_copy
+from jaxq.plan.recipe import Recipe, rule_for
 
 
 def islands_of(graph: Graph, recipe: Recipe) -> dict[str, str]:

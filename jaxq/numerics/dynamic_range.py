@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxq.fixedpoint import mantissa, quotient
-from jaxq.numerics import round_away, straight_through, true_divide, unfused
+from jaxq.numerics.fixed_point import mantissa, quotient
+from jaxq.numerics.rounding import round_away, straight_through, true_divide, unfused
 
 LEAST, GREATEST = -128.0, 127.0
 

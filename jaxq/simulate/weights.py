@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 
 from jaxq.graph import Equation, Graph
-from jaxq.numerics import SMALLEST_SCALE, clip_ste, namespace, positive, round_ste, true_divide, unfused
-from jaxq.ops.steps import Carrier
-from jaxq.scheme import Scheme
+from jaxq.numerics.rounding import SMALLEST_SCALE, clip_ste, namespace, positive, round_ste, true_divide, unfused
+from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.scheme import Scheme
 
 Runner = Callable[[Equation, Sequence[Any]], Sequence[Any]]
 

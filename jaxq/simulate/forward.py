@@ -19,21 +19,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxq.graph import Op
-from jaxq.numerics import (
-    carrier_bounds,
-    clip_ste,
-    dequantize,
-    in_memory,
-    quantize,
-    round_ste,
-    saturate,
-)
-from jaxq.observed import observe
-from jaxq.ops import OPS, fixed, hybrid
-from jaxq.ops.steps import Carrier, fused_bounds, requantized
-from jaxq.plan import Group, Plan
-from jaxq.qparams import Ranges, qparams
-from jaxq.weights import (
+from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
+from jaxq.ops import OPS, builtin_ops, dynamic_range
+from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
+from jaxq.plan.plan import Group, Plan
+from jaxq.simulate.qparams import Ranges, qparams
+from jaxq.simulate.range_statistics import observe
+from jaxq.simulate.weights import (
     dequantized_weight,
     float_kernel,
     half_precision,
@@ -88,7 +80,7 @@ class _Run:
 
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
-        if self.plan.arithmetic.get(op.name) in hybrid.WAYS:
+        if self.plan.arithmetic.get(op.name) in dynamic_range.WAYS:
             outputs = (activated(op, self._hybrid(op, *arguments)),)
         elif op.call is not None:
             outputs = op.call(
@@ -112,7 +104,7 @@ class _Run:
         kernel = float_kernel(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
         x, bias = x.astype(jnp.float32), bias.astype(jnp.float32)
         how = self.plan.arithmetic[op.name]
-        return hybrid.contraction(OPS[op.kind].compute, how, op, x, kernel, bias, self.plan.recipe.carrier)
+        return dynamic_range.contraction(OPS[op.kind].compute, how, op, x, kernel, bias, self.plan.recipe.carrier)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
         """The weights of an op on floats as the file holds them."""
@@ -158,8 +150,8 @@ class _Run:
         operands = [
             self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale, bits) for v in op.inputs
         ]
-        if bits == 16 and op.kind in fixed.STEPS:
-            return fixed.STEPS[op.kind](op, *operands, scale=scale, zero_point=zero_point)
+        if bits == 16 and op.kind in builtin_ops.STEPS:
+            return builtin_ops.STEPS[op.kind](op, *operands, scale=scale, zero_point=zero_point)
         return spec.step(op, *operands, scale=scale, zero_point=zero_point)
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
@@ -183,7 +175,7 @@ class _Run:
         if (op.name, index) not in self.plan.requantized:
             return held.q
         wide = max(group.scheme.bits, self._group(op.inputs[index]).scheme.bits) == 16
-        return clip_ste(round_ste(fixed.rescaled(held, scale) if wide else requantized(held, scale)), low, high)
+        return clip_ste(round_ste(builtin_ops.rescaled(held, scale) if wide else requantized(held, scale)), low, high)
 
     def _tensor(self, value: int, scale: jax.Array, bits: int) -> Carrier:
         """An operand: a carrier, or a constant quantized per tensor, symmetric."""

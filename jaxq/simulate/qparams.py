@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxq.numerics import clip_ste, positive, round_ste, scale_and_zero_point, true_divide
-from jaxq.plan import Group, Plan
-from jaxq.scheme import QParams
+from jaxq.numerics.rounding import clip_ste, positive, round_ste, scale_and_zero_point, true_divide
+from jaxq.plan.plan import Group, Plan
+from jaxq.plan.scheme import QParams
 
 Ranges = Mapping[str, Mapping[str, jax.Array]]
 

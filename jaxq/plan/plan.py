@@ -12,17 +12,17 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from jaxq.errors import PlanError
-from jaxq.forms import FORMS, composed
 from jaxq.graph import Graph, Op, weight_origins
-from jaxq.islands import is_real, islands_of, names_of
 from jaxq.ops import OPS
-from jaxq.ops.hybrid import WAYS
-from jaxq.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, separated, storage
-from jaxq.recipe import Recipe, check_rules, rule_for
-from jaxq.scheme import Scheme
-from jaxq.squares import SQUARES, as_products
-from jaxq.target import target_named
-from jaxq.ties import Ties
+from jaxq.ops.dynamic_range import WAYS
+from jaxq.plan.decompositions import FORMS, composed
+from jaxq.plan.islands import is_real, islands_of, names_of
+from jaxq.plan.mean_of_squares import SQUARES, as_products
+from jaxq.plan.precision import WIDE, arithmetic, dynamic_arithmetic, inserted, separated, storage
+from jaxq.plan.recipe import Recipe, check_rules, rule_for
+from jaxq.plan.scheme import Scheme
+from jaxq.plan.shared_scales import Ties
+from jaxq.plan.target import target_named
 
 # The scale and zero point of every op that has prescribed ones, in 16 bits.
 FIXED_WIDE = (1 / 32768, 0)

@@ -1,0 +1,1 @@
+"""How text and progress are shown on a terminal."""

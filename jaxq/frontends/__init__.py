@@ -1,0 +1,1 @@
+"""What the NNX, Linen and function interfaces share. Knows no Flax."""

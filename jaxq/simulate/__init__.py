@@ -1,0 +1,1 @@
+"""The differentiable reading of a plan: integers in float arrays, with straight-through gradients."""
