@@ -1,7 +1,7 @@
 """Dynamic-range operators: int8 weights, float32 activations that the kernel quantizes by the range that it sees.
 
-The integers are exact: those of the activation (`numerics.dynamic_range`) and the int32 sums. What follows is float32, in the
-kernel's order. XNNPACK rounds the last multiplication and the addition of the bias once, on chips that can, and so does
+The integers are exact: those of the activation (`numerics.dynamic_range`) and the int32 sums. What follows is float32, in
+the kernel's order. XNNPACK rounds the last multiplication and the addition of the bias once, on chips that can, and so does
 XLA there; a chip that cannot gives another last bit.
 
 XNNPACK takes FULLY_CONNECTED by row, CONV_2D by example or, of one tap, by pixel; DEPTHWISE_CONV_2D, and in the

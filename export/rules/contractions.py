@@ -20,9 +20,7 @@ def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     if w.frozen.plan.group(op.outputs[0]) is None:
         return _float_weights(w, op, data, axis)
     one = op.kind in target_named(w.frozen.plan.recipe.target).one_scale
-    scale = (
-        kernel.scale[:1] if one else kernel.scale
-    )  # else a vector: `simulate.weights.weight_scale`
+    scale = kernel.scale[:1] if one else kernel.scale  # else a vector: `simulate.weights.weight_scale`
     bias_scale = w.frozen.of(op.inputs[0])[0] * scale
     name = op.name if op.name not in w.graph.site_names.values() else f"{op.name}:weight"
     return [

@@ -50,7 +50,7 @@ def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
 
 
 def dynamic_arithmetic(op: Op, graph: Graph) -> str | None:
-    """How an op quantizes float activations as it runs, a key of `jaxq.ops.dynamic_range.WAYS`; None for one that does not.
+    """How an op quantizes float activations as it runs, a key of `ops.dynamic_range.WAYS`; None for one that does not.
 
     XNNPACK takes a FULLY_CONNECTED by row and a CONV_2D by example; a convolution of one tap it makes a FULLY_CONNECTED
     of. DEPTHWISE_CONV_2D is left to TFLite's vector kernel. TRANSPOSE_CONV has no such kernel in the reference family.
