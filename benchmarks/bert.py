@@ -28,9 +28,9 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq import Recipe, Rule
-from jaxq.export import runtime
-from jaxq.export.bench import Contestant, measure
 from jaxq.export.flatbuffer.read import read
+from jaxq.export.runtimes import litert
+from jaxq.export.runtimes.bench import Contestant, measure
 from jaxq.recipes import movies, stepping, weights
 from jaxq.recipes.bert import CONFIGS, SentenceModel, example
 from jaxq.recipes.bert_policies import NORM, POLICIES, RESIDUAL
@@ -141,7 +141,7 @@ def embeddings() -> None:
 def embedded(data: bytes, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Sentence embeddings of length 1, [n, width]."""
     program = read(data)
-    (out,) = runtime.run(data, [ids, mask], "xnnpack")
+    (out,) = litert.run(data, [ids, mask], "xnnpack")
     grid = program.tensors[program.outputs[0]].quantization
     real = np.asarray(out, np.float64) - (0 if grid is None else int(grid.zero_point[0]))
     return real / np.linalg.norm(real, axis=-1, keepdims=True)

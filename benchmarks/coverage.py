@@ -22,7 +22,7 @@ import jaxq
 import jaxq.export
 from jaxq.errors import JaxqError
 from jaxq.export.program import Program, Tensor
-from jaxq.export.verify import Certificate
+from jaxq.export.proof.certificate import Certificate
 from tests.sixty_three import SIXTY_THREE, Case, case
 
 FULL = "full-integer"

@@ -25,10 +25,10 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
-from jaxq.export import runtime
-from jaxq.export.bench import Contestant, measure
 from jaxq.export.flatbuffer.read import read
-from jaxq.export.host import dequantized, formula, quantized
+from jaxq.export.io_formulas import dequantized, formula, quantized
+from jaxq.export.runtimes import litert
+from jaxq.export.runtimes.bench import Contestant, measure
 from jaxq.recipes import weights
 from jaxq.recipes.photos import photos
 
@@ -97,7 +97,7 @@ def logits(data: bytes, x: np.ndarray) -> np.ndarray:
     """What a file gives on LiteRT for real numbers, as real numbers."""
     program = read(data)
     given, taken = (formula("", program.tensors[end[0]]) for end in (program.inputs, program.outputs))
-    outputs = runtime.run(data, [quantized(x, given)], "xnnpack")
+    outputs = litert.run(data, [quantized(x, given)], "xnnpack")
     assert isinstance(outputs, tuple)
     return dequantized(outputs[0], taken)
 
@@ -172,7 +172,7 @@ def main() -> None:
 
     head = ("", "jaxq", f"jax2tf, TFLiteConverter {tf.__version__}", "ratio")
     lines = [f"| {' | '.join(row)} |".replace("  ", " ") for row in (head, ("---",) * 4, *found)]
-    print(f"jax {jax.__version__}, {runtime.runtime_version(('xnnpack',))}\n\n" + "\n".join(lines))
+    print(f"jax {jax.__version__}, {litert.runtime_version(('xnnpack',))}\n\n" + "\n".join(lines))
     if "--write" in sys.argv[1:]:
         write("\n".join(lines))
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from jaxq.export.artifact import Artifact as Artifact
 from jaxq.export.artifact import to_tflite as to_tflite
-from jaxq.export.diff import Comparison as Comparison
-from jaxq.export.diff import diff as diff
-from jaxq.export.evaluate import evaluate as evaluate
-from jaxq.export.freeze import freeze as freeze
-from jaxq.export.load import load as load
-from jaxq.export.lower import lower as lower
+from jaxq.export.evaluate.load import load as load
+from jaxq.export.evaluate.program import evaluate as evaluate
+from jaxq.export.lowering.freeze import freeze as freeze
+from jaxq.export.lowering.lower import lower as lower
 from jaxq.export.metadata import Metadata as Metadata
 from jaxq.export.metadata import TensorMetadata as TensorMetadata
 from jaxq.export.program import Program as Program
-from jaxq.export.verify import Certificate as Certificate
+from jaxq.export.proof.certificate import Certificate as Certificate
+from jaxq.export.proof.diff import Comparison as Comparison
+from jaxq.export.proof.diff import diff as diff
 
 __all__ = [
     "Artifact",

@@ -18,18 +18,17 @@ import numpy as np
 from jaxq import __version__
 from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError
-from jaxq.export import runtime
-from jaxq.export.evaluate import joined
+from jaxq.export.evaluate.program import joined
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.freeze import Frozen, freeze
-from jaxq.export.host import dequantized, described, formula, quantized, snippet
-from jaxq.export.lower import lower
+from jaxq.export.io_formulas import dequantized, described, formula, quantized, snippet
+from jaxq.export.lowering.freeze import Frozen, freeze
+from jaxq.export.lowering.lower import lower
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
-from jaxq.export.verify import (
+from jaxq.export.proof.certificate import (
     FAMILIES,
     FLOAT_TOLERANCE,
     Certificate,
@@ -42,6 +41,7 @@ from jaxq.export.verify import (
     readers,
     tolerance_of,
 )
+from jaxq.export.runtimes import litert
 from jaxq.faces import bind
 from jaxq.frontends.batches import chunks, refuse_non_finite
 from jaxq.ops.integer_ops import Carrier
@@ -99,7 +99,7 @@ class Artifact:
         for chunk in chunks(self.bound, batches, "verify on"):
             found, file_inputs = self.forward(chunk)
             for family, tally in tallies.items():
-                theirs = runtime.run(self.data, file_inputs, family, every_tensor=True)
+                theirs = litert.run(self.data, file_inputs, family, every_tensor=True)
                 assert isinstance(theirs, dict)
                 for name, index in self.recorded():
                     if name in found:
@@ -116,7 +116,7 @@ class Artifact:
         ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
         makers = {index: op for op in self.program.operators for index in op.outputs}
         for chunk in chunks(self.bound, batches, "verify on"):
-            theirs = runtime.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True)
+            theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True)
             assert isinstance(theirs, dict)
             found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
             for name, index in self.recorded():
@@ -141,7 +141,7 @@ class Artifact:
         for entry, array in zip(formulas, inputs, strict=True):
             refuse_non_finite(entry["name"], np.asarray(array))
         integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, inputs, strict=True)]
-        outputs = runtime.run(self.data, integers, "xnnpack")
+        outputs = litert.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         return [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
 
@@ -233,7 +233,7 @@ def to_tflite(
     program, tensor_of = lower(frozen)
     metadata = None if metadata is None else completed(metadata, program)
     data = _bytes(program, metadata)
-    runtime.load_check(data)
+    litert.load_check(data)
     artifact = Artifact(data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of)
     proof = None if verify is None else artifact.verify(verify, progress=progress)
     artifact = dataclasses.replace(

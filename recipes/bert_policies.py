@@ -15,7 +15,7 @@ RESIDUAL = ("add*",)
 WIDE = ("mean*", "sub*", "mul*", "*norm*", "add*")
 
 POLICIES = {
-    # Deviations from a mean lie on both sides of 0: as they are, their variance's product takes them (`plan.mean_of_squares`).
+    # Deviations from a mean lie on both sides of 0: as they are, their variance's product takes them.
     "int8": Recipe(name="bert-int8", rules=(Rule("sub*", symmetric=True),)),
     "int16": Recipe(name="bert-int16", rules=tuple(Rule(site, activation_bits=16) for site in WIDE)),
     "float": Recipe(name="bert-float", rules=tuple(Rule(site, float=True) for site in (*NORM, *RESIDUAL))),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxq.export.evaluate import evaluate
+from jaxq.export.evaluate.program import evaluate
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.graph import Op
 from jaxq.ops import OPS

@@ -21,12 +21,12 @@ import jaxq.export
 from jaxq.analyze import Difference, Differences, Error
 from jaxq.analyze.diff import decibels
 from jaxq.analyze.parts import Parts, parts
-from jaxq.export.contents import changes
-from jaxq.export.divergence import ANYTHING, Watch
-from jaxq.export.evaluate import FAMILIES
+from jaxq.export.evaluate.program import FAMILIES
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.program import Operator, Program, Quantization, Tensor
-from jaxq.export.slices import READS, read_block
+from jaxq.export.proof.contents import changes
+from jaxq.export.proof.divergence import ANYTHING, Watch
+from jaxq.export.proof.receptive_field import READS, read_block
 from jaxq.ops import OPS
 from tests import sixty_three
 from tests.zoo import ZOO, Case

@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 
 import jaxq
-from jaxq.export.lower import REFUSED, RULES
+from jaxq.export.lowering.lower import REFUSED, RULES
 from jaxq.ops import OPS
 from jaxq.plan.recipe import read_recipe
 

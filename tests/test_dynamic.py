@@ -14,12 +14,12 @@ from flax import nnx
 import jaxq
 import jaxq.export
 from jaxq.errors import RecipeError, TargetError
-from jaxq.export import runtime
-from jaxq.export.evaluate import evaluate
+from jaxq.export.evaluate.kernels import floats, hybrid
+from jaxq.export.evaluate.load import Loaded
+from jaxq.export.evaluate.program import evaluate
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.kernels import floats, hybrid
-from jaxq.export.load import Loaded
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+from jaxq.export.runtimes import litert
 from jaxq.numerics import dynamic_range
 from tests.test_precision import Mixed, exported, kinds
 from tests.zoo import examples
@@ -185,7 +185,7 @@ def test_operators_compute_litert_s_sums(name: str) -> None:
     for family in BOTH:
         ours = jax.jit(evaluate(case, family))
         for x in inputs(case.tensors[0].shape):
-            wanted, found = runtime.run(data, [x], family)[0], np.asarray(ours(x)[0])
+            wanted, found = litert.run(data, [x], family)[0], np.asarray(ours(x)[0])
             gap = float(np.max(np.abs(found - wanted)))
             assert gap <= 1e-6 * float(np.max(np.abs(wanted)))
             least = float(np.min(np.where(x == 0, np.inf, np.abs(x)).max())) / 255 * float(w.scale.min())

@@ -18,8 +18,8 @@ from jax import lax
 import jaxq
 import jaxq.export
 import jaxq.nnx
-from jaxq.export.runtime import run
-from jaxq.export.verify import Certificate
+from jaxq.export.proof.certificate import Certificate
+from jaxq.export.runtimes.litert import run
 from jaxq.faces import bind
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds

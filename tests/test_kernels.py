@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxq.errors import ExportError, InputError
-from jaxq.export import runtime
-from jaxq.export.evaluate import FAMILIES, evaluate
+from jaxq.export.evaluate.kernels import fixedpoint
+from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.kernels import fixedpoint
+from jaxq.export.lowering.versions import version_for
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
-from jaxq.export.versions import version_for
+from jaxq.export.runtimes import litert
 
 Grid = tuple[float, int]  # scale, zero point
 Options = Mapping[str, Option]
@@ -306,7 +306,7 @@ def differing(built: Program, family: str, count: int, draws: int = 1) -> tuple[
 
 
 def _compared(ours: Callable[..., Any], data: bytes, family: str, inputs: list[np.ndarray]) -> tuple[int, int]:
-    theirs = runtime.run(data, inputs, family)
+    theirs = litert.run(data, inputs, family)
     assert isinstance(theirs, tuple)
     pairs = [(np.asarray(a), b) for a, b in zip(ours(*inputs), theirs, strict=True)]
     assert [(a.shape, a.dtype) for a, _ in pairs] == [(b.shape, b.dtype) for _, b in pairs]
@@ -672,7 +672,7 @@ def test_mean_of_every_possible_sum(x: Grid, y: Grid, count: int, family: str) -
     """Random rows hardly ever come near a tie; the exhaustive list does."""
     rows = rows_with_every_sum(count)[None]
     built = reduce("MEAN", rows.shape, (2,), x, y, keep=False)
-    (ours,), (theirs,) = jax.jit(evaluate(built, family))(rows), runtime.run(write(built), [rows], family)
+    (ours,), (theirs,) = jax.jit(evaluate(built, family))(rows), litert.run(write(built), [rows], family)
     assert int((np.asarray(ours) != theirs).sum()) == 0
 
 
@@ -727,7 +727,7 @@ def test_every_tensor_of_a_chain(family: str) -> None:
     built = chain()
     inputs = examples(built, 9)
     ours = jax.jit(evaluate(built, family, every_tensor=True))(*inputs)
-    theirs = runtime.run(write(built), inputs, family, every_tensor=True)
+    theirs = litert.run(write(built), inputs, family, every_tensor=True)
     assert isinstance(ours, dict) and isinstance(theirs, dict)
     assert sorted(ours) == sorted(theirs) == [0, 3, 5, 8, 9]
     assert {i: int((np.asarray(ours[i]) != theirs[i]).sum()) for i in ours} == dict.fromkeys(ours, 0)
@@ -757,12 +757,12 @@ def test_unknown_family() -> None:
     with pytest.raises(ExportError, match="No kernel family 'ruy'. Families: xnnpack, reference, tflm"):
         evaluate(chain(), "ruy")
     with pytest.raises(ExportError, match="No runtime has a kernel family 'ruy'. Families: xnnpack, reference, tflm"):
-        runtime.run(write(chain()), examples(chain(), 1), "ruy")
+        litert.run(write(chain()), examples(chain(), 1), "ruy")
 
 
 def test_families_are_whole_tables() -> None:
-    assert set(FAMILIES) == set(runtime.PACKAGES)
-    assert runtime.runtime_version().startswith("ai-edge-litert ")
+    assert set(FAMILIES) == set(litert.PACKAGES)
+    assert litert.runtime_version().startswith("ai-edge-litert ")
 
 
 # ---------------------------------------------------------------- fixed point against int64

@@ -22,7 +22,7 @@ from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.lint import ERROR, RULES, WARNING, lint
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
-from jaxq.export.runtime import load_check
+from jaxq.export.runtimes.litert import load_check
 from tests.test_exact import OTHER_RECIPES, exported
 from tests.zoo import ZOO
 

@@ -17,14 +17,14 @@ from jax.test_util import check_grads
 
 import jaxq
 from jaxq.errors import ExportError, InputError
-from jaxq.export import runtime
-from jaxq.export.evaluate import FAMILIES, evaluate
+from jaxq.export.evaluate.kernels import floats
+from jaxq.export.evaluate.load import Loaded, Port
+from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.kernels import floats
-from jaxq.export.load import Loaded, Port
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
-from jaxq.export.verify import Tally, compare_families, readers
+from jaxq.export.proof.certificate import Tally, compare_families, readers
+from jaxq.export.runtimes import litert
 
 GOLDEN = Path(__file__).parent / "golden"
 INTEGERS = ("mobilenet_v2", "small_ai_edge", "small_float_ends", "odd_uint8_ends", "hey_jarvis")
@@ -99,7 +99,7 @@ def test_the_family_of_the_call_goes_before_the_one_of_load() -> None:
     (x,) = drawn(fn, 2)
     (by_call,), (by_load,) = jax.jit(functools.partial(fn, family="reference"))(x), jax.jit(other)(x)
     np.testing.assert_array_equal(by_call, by_load)
-    np.testing.assert_array_equal(runtime.run(path.read_bytes(), [x], "reference")[0], by_load)
+    np.testing.assert_array_equal(litert.run(path.read_bytes(), [x], "reference")[0], by_load)
     with pytest.raises(ExportError, match="No kernel family 'ruy'. Families: "):
         fn(x, family="ruy")
 
@@ -222,7 +222,7 @@ def test_steps_are_the_interpreters_invocations() -> None:
     state = fn.initial_state()
     assert sorted(state) == ["stream/states", *(f"stream_{i}/states" for i in range(1, 6))]
     after, (ours,) = jax.jit(lambda s, x: jax.lax.scan(fn.step, s, x))(state, x[:, None])
-    theirs = runtime.run((GOLDEN / "hey_jarvis.tflite").read_bytes(), [x], "xnnpack")[0]
+    theirs = litert.run((GOLDEN / "hey_jarvis.tflite").read_bytes(), [x], "xnnpack")[0]
     np.testing.assert_array_equal(ours[:, 0], theirs)
     np.testing.assert_array_equal(jax.jit(fn)(x)[0], theirs)
     np.testing.assert_array_equal(after["stream/states"][0, :, 0], x[-1, -2:])
@@ -339,6 +339,6 @@ def test_float_operators_agree_with_litert(name: str) -> None:
     x = np.random.default_rng(0).uniform(low, high, program.tensors[0].shape).astype(np.float32)
     for family in FAMILY:
         tally = Tally()
-        theirs = np.asarray(list(runtime.run(write(program), [x], family))[0])
+        theirs = np.asarray(list(litert.run(write(program), [x], family))[0])
         tally.add(name, np.asarray(jax.jit(evaluate(program, family))(x)[0]), theirs, 1e-5)
         assert (tally.total, tally.floats) == (0, theirs.size)

@@ -24,10 +24,10 @@ from jaxq.export.flatbuffer.attached import attach, attached
 from jaxq.export.flatbuffer.metadata import read_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.host import formula, pixel_table
+from jaxq.export.io_formulas import formula, pixel_table
 from jaxq.export.lint import lint
 from jaxq.export.metadata import completed
-from jaxq.export.runtime import run
+from jaxq.export.runtimes.litert import run
 from tests.labelled import CASES, GOLDEN, IMAGE, TEXT, image_program, labelled
 
 READ = json.loads((GOLDEN / "metadata_read.json").read_text())

@@ -12,9 +12,9 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
-from jaxq.export.kernels.fixedpoint import quantize_multiplier
-from jaxq.export.kernels.wide import round_double
-from jaxq.export.verify import Tally, compare_families, new_tallies, readers
+from jaxq.export.evaluate.kernels.fixedpoint import quantize_multiplier
+from jaxq.export.evaluate.kernels.wide import round_double
+from jaxq.export.proof.certificate import Tally, compare_families, new_tallies, readers
 from jaxq.numerics.fixed_point import quantized_ratio
 from jaxq.ops.builtin_ops import half_up
 from tests.zoo import ZOO, examples

@@ -16,10 +16,10 @@ from PIL import Image
 from jaxq.cli.photo import photo
 from jaxq.errors import InputError
 from jaxq.export import Metadata, TensorMetadata
-from jaxq.export.bench import Contestant, Latency, measure
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.write import write
+from jaxq.export.runtimes.bench import Contestant, Latency, measure
 from tests.labelled import CASES, GOLDEN
 from tests.test_cli import MODELS, call, refused
 from tests.test_metadata import LABELS, MEAN, STD, artifact

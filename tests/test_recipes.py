@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 
 from jaxq.errors import ExportError
-from jaxq.export.load import load_program
+from jaxq.export.evaluate.load import load_program
 from jaxq.recipes import checkpoint, data, mnist
 
 SUMMARY = {

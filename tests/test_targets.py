@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from jaxq.errors import RecipeError
 from jaxq.export.flatbuffer.schema import OPERATORS
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.lower import RULES
+from jaxq.export.lowering.lower import RULES
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.export.targets import TARGETS, check, device_named, edgetpu, macs, memory
 from jaxq.export.targets.device import INFERRED, MEASURED, VENDOR

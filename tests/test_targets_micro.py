@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxq.errors import ExportError
-from jaxq.export import runtime_tflm
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program
+from jaxq.export.runtimes import tflm
 from jaxq.export.targets import TARGETS, check, memory
 from tests.target_cases import ONE_OPERATOR
 from tests.test_exact import exported
@@ -18,9 +18,7 @@ from tests.zoo import ZOO
 def runs(built: Program) -> bool:
     """Whether TFLite Micro prepares and invokes the program."""
     try:
-        runtime_tflm.opened(write(built), built)(
-            [np.zeros(t.shape, t.dtype) for t in (built.tensors[i] for i in built.inputs)]
-        )
+        tflm.opened(write(built), built)([np.zeros(t.shape, t.dtype) for t in (built.tensors[i] for i in built.inputs)])
     except ExportError:
         return False
     return True
@@ -51,5 +49,5 @@ def assert_arena(name: str) -> None:
     """Byte for byte, where the kernels of the network ask for no scratch memory."""
     artifact = exported(name).artifact
     if check(artifact.program, TARGETS["tflm"]).ok:
-        head = runtime_tflm.arena_bytes(artifact.data, artifact.program, "head")
+        head = tflm.arena_bytes(artifact.data, artifact.program, "head")
         assert memory(artifact.program).activations == head

@@ -16,10 +16,10 @@ import jaxq
 import jaxq.export
 from jaxq.cli.app import app
 from jaxq.errors import ExportError, InputError
-from jaxq.export import runtime, runtime_tflm
-from jaxq.export.evaluate import FAMILIES, evaluate
+from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program, Quantization
+from jaxq.export.runtimes import litert, tflm
 from tests.test_exact import exported
 from tests.test_kernels import (
     CASES,
@@ -105,7 +105,7 @@ NETWORKS = ("grouped", "heads", "max_pools", "means", "parts", "placed", "separa
 
 def micro(built: Program, inputs: list[np.ndarray]) -> np.ndarray:
     """The first output, as TFLite Micro computes it."""
-    outputs = runtime.run(write(built), inputs, "tflm")
+    outputs = litert.run(write(built), inputs, "tflm")
     assert isinstance(outputs, tuple)
     return outputs[0]
 
@@ -186,7 +186,7 @@ def test_every_tensor_of_a_chain() -> None:
     built = chain()
     inputs = examples(built, 9)
     found = jax.jit(evaluate(built, "tflm", every_tensor=True))(*inputs)
-    theirs = runtime.run(write(built), inputs, "tflm", every_tensor=True)
+    theirs = litert.run(write(built), inputs, "tflm", every_tensor=True)
     assert isinstance(found, dict) and isinstance(theirs, dict)
     assert sorted(found) == sorted(theirs) == [0, 3, 5, 8, 9]
     assert {i: int((np.asarray(found[i]) != theirs[i]).sum()) for i in found} == dict.fromkeys(found, 0)
@@ -195,29 +195,29 @@ def test_every_tensor_of_a_chain() -> None:
 def test_wrong_inputs_are_named() -> None:
     data = write(chain())
     with pytest.raises(InputError, match="TFLite Micro refuses the input 'x': .*FLOAT32 but expected type INT8"):
-        runtime.run(data, [np.zeros((1, 12, 12, 3), np.float32)], "tflm")
+        litert.run(data, [np.zeros((1, 12, 12, 3), np.float32)], "tflm")
     with pytest.raises(InputError, match="TFLite Micro refuses the input 'x': .*Got 4 but expected 3"):
-        runtime.run(data, [np.zeros((1, 12, 12, 4), np.int8)], "tflm")
+        litert.run(data, [np.zeros((1, 12, 12, 4), np.int8)], "tflm")
 
 
 def test_standard_error_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
     built, _ = CASES["unary: gelu"]
     with pytest.raises(ExportError, match="GELU"):
         micro(built, examples(built, 1))
-    runtime_tflm.arena_bytes(write(chain()), chain())
+    tflm.arena_bytes(write(chain()), chain())
     assert capfd.readouterr().err == ""
 
 
 def test_the_arena_holds_the_largest_pair_of_tensors() -> None:
     x, y = 1 * 12 * 12 * 3, 1 * 12 * 12 * 8  # bytes of the convolution's ends, both alive while it runs
-    arena = runtime_tflm.arena_bytes(write(chain()), chain())
+    arena = tflm.arena_bytes(write(chain()), chain())
     assert x + y <= arena <= x + y + 4096
 
 
 def test_the_version_names_every_package() -> None:
-    version = runtime.runtime_version(FAMILIES)
+    version = litert.runtime_version(FAMILIES)
     assert version.startswith("ai-edge-litert ") and ", tflite-micro " in version
-    assert runtime.runtime_version(["tflm"]).startswith("tflite-micro ")
+    assert litert.runtime_version(["tflm"]).startswith("tflite-micro ")
 
 
 # --- networks -----------------------------------------------------------------------------------------------

@@ -37,9 +37,9 @@ def bench(
     On random inputs. The contestants (file and number of threads) take turns in every round; a ratio is the median of
     the rounds' ratios, so that it holds on a busy machine too.
     """
-    from jaxq.export.bench import Contestant, measure
-    from jaxq.export.load import load_program
-    from jaxq.export.runtime import runtime_version
+    from jaxq.export.evaluate.load import load_program
+    from jaxq.export.runtimes.bench import Contestant, measure
+    from jaxq.export.runtimes.litert import runtime_version
 
     counts, files, contestants = _counts(threads), [file, *([against] if against else [])], []
     for path in files:

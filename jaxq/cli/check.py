@@ -43,7 +43,7 @@ def check(
 
     Exit code 1 when something does not map. With --compile the answer is Vela's, and the rules are shown beside it.
     """
-    from jaxq.export.load import load_program
+    from jaxq.export.evaluate.load import load_program
     from jaxq.export.targets import check, device_named
 
     device = device_named(target)

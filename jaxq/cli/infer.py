@@ -39,9 +39,9 @@ def infer(file: options.TFLite, input: Given, top: Top = 5, json: options.Json =
     photo is cut out: the shorter side is scaled to 8/7 of the input's (256 for 224). A sentence becomes word pieces;
     what is longer than the file's length is cut.
     """
+    from jaxq.export.evaluate.load import load_program
     from jaxq.export.flatbuffer.metadata import read_metadata
-    from jaxq.export.load import load_program
-    from jaxq.export.runtime import run
+    from jaxq.export.runtimes.litert import run
 
     program, contents = load_program(file), file.read_bytes()
     metadata = read_metadata(contents, program)
@@ -75,7 +75,7 @@ def _output(
     program: Program, index: int, said: TensorMetadata, stored: np.ndarray, top: int, embeds: bool
 ) -> dict[str, Any]:
     """The greatest scores of one output, with their labels and, of an output along one axis, probabilities."""
-    from jaxq.export.host import dequantized, formula
+    from jaxq.export.io_formulas import dequantized, formula
 
     tensor = program.tensors[index]
     scores = dequantized(stored, formula(tensor.name, tensor)).astype(np.float64).reshape(-1)

@@ -30,8 +30,8 @@ def inspect(file: options.TFLite, python: Python = False, json: options.Json = F
     Inputs, outputs, tensors and their quantization, operators and their versions, the sizes of the weights, and what
     its metadata says.
     """
+    from jaxq.export.evaluate.load import load_program
     from jaxq.export.flatbuffer.metadata import read_metadata
-    from jaxq.export.load import load_program
 
     program = load_program(file)
     if python:
@@ -54,7 +54,7 @@ def _described(file: pathlib.Path, program: Program) -> dict[str, Any]:
 
 
 def _program(program: Program, metadata: Metadata | None) -> Result:
-    from jaxq.export.host import described, formula, snippet
+    from jaxq.export.io_formulas import described, formula, snippet
     from jaxq.export.metadata import completed
 
     ends = [[formula(program.tensors[i].name, program.tensors[i]) for i in end]

@@ -16,8 +16,8 @@ def lint(file: options.TFLite, json: options.Json = False) -> Result:
     Exit code 1 if there is an error: a runtime refuses the file, aborts, or computes something else than it says.
     Warnings alone give 0.
     """
+    from jaxq.export.evaluate.load import load_program
     from jaxq.export.lint import ERROR, lint
-    from jaxq.export.load import load_program
 
     findings = lint(load_program(file))
     errors = sum(f.rule.severity == ERROR for f in findings)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxq.errors import InputError
-from jaxq.export.host import described, formula, prepared
+from jaxq.export.io_formulas import described, formula, prepared
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program, describe
 

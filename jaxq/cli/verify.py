@@ -46,9 +46,9 @@ def verify(
 
     Every tensor of any file, as jaxq computes it for each kernel family; exit code 1 when one integer differs.
     """
-    from jaxq.export.evaluate import FAMILIES as KNOWN
-    from jaxq.export.load import load_program
-    from jaxq.export.verify import FAMILIES, certificate, compare_families, new_tallies, readers
+    from jaxq.export.evaluate.load import load_program
+    from jaxq.export.evaluate.program import FAMILIES as KNOWN
+    from jaxq.export.proof.certificate import FAMILIES, certificate, compare_families, new_tallies, readers
 
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")

@@ -12,7 +12,7 @@ that gives LSQ's gradient to the scale (Esser et al. 2020, eq. 3) and LSQ+'s to 
 eq. 5). The LSQ paper masks on the unrounded `r / s`; PyTorch and this file on the rounded integer: they differ within
 half a step of a bound.
 
-Not here: TFLite's fixed-point forms (`jaxq.export.kernels`), and which tensor gets which scale (`jaxq.plan`).
+Not here: TFLite's fixed-point forms (`jaxq.export.evaluate.kernels`), and which tensor gets which scale (`jaxq.plan`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Activation functions in the fixed-point form of their kernels, with the gradient of the function that they stand for.
 
-A rule is as in `ops.integer_ops`; it returns the kernel's integer. Sources: XNNPACK qs8-vlrelu, and for what it does not
-take TFLite's builtin kernels (internal/reference/hard_swish.h, leaky_relu.h).
+A rule is as in `ops.integer_ops`; it returns the kernel's integer. Sources: XNNPACK qs8-vlrelu, and for what it does
+not take TFLite's builtin kernels (internal/reference/hard_swish.h, leaky_relu.h).
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def rescaled(x: Any, scale: Array) -> Array:
 def looked_up(
     real: Callable[..., Array], integers: Callable[..., Array], multiplier: Callable[..., Any]
 ) -> Callable[..., Array]:
-    """Rule of an op that TFLite computes by tables: its integers (`numerics.lut_int16`), the float function's gradient."""
+    """Rule of an op that TFLite computes by tables (`numerics.lut_int16`), with the float function's gradient."""
 
     def rule(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
         q, s = lax.stop_gradient(x.q).astype(jnp.int32), lax.stop_gradient(x.scale)

@@ -5,7 +5,7 @@ which is then rounded (ties to even) and clipped, as XNNPACK does; straight-thro
 differentiable, scales and zero points included. `reals` is the float reading of the same folded graph: calibration
 and analysis run it.
 
-Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their like (`jaxq.export.kernels`).
+Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their like (`jaxq.export.evaluate.kernels`).
 """
 
 from __future__ import annotations

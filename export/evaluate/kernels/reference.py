@@ -1,0 +1,327 @@
+"""The `reference` family: LiteRT with OpResolverType.BUILTIN_REF.
+
+Integer requantization is gemmlowp's, rounded twice (MBQM), except in FULLY_CONNECTED, which multiplies in
+float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.errors import ExportError
+from jaxq.export.evaluate.kernels import builtin, contraction, lut, movement, pooling, resize, softmax, wide
+from jaxq.export.evaluate.kernels.fixedpoint import (
+    multiply_by_quantized_multiplier,
+    quantize_multiplier,
+    requantize_double,
+)
+from jaxq.export.evaluate.kernels.operands import (
+    Kernel,
+    Ratio,
+    activation,
+    builtin_bounds,
+    centred,
+    constant,
+    limits,
+    option_float,
+    option_int,
+    option_str,
+    present,
+    ratio32,
+    ratio32_64,
+    saturate,
+    scale,
+    scales,
+    source,
+    target,
+    zero_point,
+)
+from jaxq.export.program import Operator, Tensor
+from jaxq.numerics.fixed_point import rescale_by_15_bits
+
+Tensors = tuple[Tensor, ...]
+Values = list[jax.Array | None]
+Align = Callable[[jax.Array, tuple[np.ndarray, np.ndarray], int], jax.Array]
+ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB by the inputs' type
+
+
+def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """CONV_2D: `MBQM(acc + bias, f64 s_x s_w[c] / s_y) + z_y`, clamped. Weights OHWI."""
+    return [requantized(op, tensors, convolution(op, tensors, values))]
+
+
+def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """DEPTHWISE_CONV_2D: as CONV_2D. Weights 1HWO."""
+    return [requantized(op, tensors, depthwise_convolution(op, tensors, values))]
+
+
+def transpose_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """TRANSPOSE_CONV: as CONV_2D. Inputs: output shape, weights OHWI, x, bias."""
+    return [requantized(op, tensors, transposed_convolution(op, tensors, values), x_at=2)]
+
+
+def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """FULLY_CONNECTED: `round_half_away(f64(acc) * m) + z_y` with m in float64
+    (integer_ops/fully_connected.h).
+    """
+    x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    acc = dense(op, tensors, values)
+    low, high = builtin_bounds(y, activation(op))
+    if x.dtype == "int16":
+        return [_dense16(op, tensors, acc)]
+    m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
+    steps = requantize_double(acc, m, low - zero_point(y), high - zero_point(y))
+    return [(steps + zero_point(y)).astype(y.dtype)]
+
+
+def _dense16(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+    x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if long_bias(op, tensors):
+        raise ExportError("FULLY_CONNECTED of int16 with an int64 bias: not modelled. Write an int32 bias.")
+    m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
+    return saturate(wide.round_double(acc, m), y, *builtin_bounds(y, activation(op)))
+
+
+def batch_matmul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32_64) -> list[jax.Array]:
+    """BATCH_MATMUL: MBQM with `m = f64(f32(s_1 s_2)) / f64(s_y)`: the product of scales is rounded to
+    float32.
+    """
+    a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    multiplier = quantize_multiplier(ratio(scale(y), scale(a), scale(b)))
+    steps = multiply_by_quantized_multiplier(matrix_product(op, tensors, values), multiplier)
+    return [saturate(steps + zero_point(y), y, *limits(y))]
+
+
+def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """ADD: both inputs to the grid `2 max(s_1, s_2) / 2^20`, then MBQM to the output's."""
+    return [added(op, tensors, values, 1, aborts=True)]
+
+
+def sub(op: Operator, tensors: Tensors, values: Values, aborts: bool = False) -> list[jax.Array]:
+    """SUB: as ADD, with a minus. `aborts`: whether the runtime aborts where ADD does."""
+    return [added(op, tensors, values, -1, aborts=aborts)]
+
+
+def _twice(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray], extra: int) -> jax.Array:
+    return multiply_by_quantized_multiplier(x << extra, multiplier)
+
+
+def added(
+    op: Operator, tensors: Tensors, values: Values, sign: int, align: Align = _twice, aborts: bool = True
+) -> jax.Array:
+    """The sum on the output's grid. `align(x, multiplier, bits)` brings an operand to the common one."""
+    a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if y.dtype == "int16" and option_int(op, "pot_scale_int16", 1):
+        raise ExportError(
+            f"{op.kind} of int16 with pot_scale_int16: that kernel is not modelled. Set the option false."
+        )
+    extra = ADD_SHIFT[y.dtype]
+    twice = float(np.float32(2) * max(scale(a), scale(b)))
+    out = twice / float(np.float32(1 << extra) * scale(y))
+    if aborts and out >= 1:
+        raise ExportError(f"{op.kind}: 2 max(s1, s2) / (2^{extra} s_y) = {out:.3g} >= 1 aborts TFLite. Raise s_y.")
+    sides = [
+        align(centred(present(op, values, i), t), quantize_multiplier(float(scale(t)) / twice), extra)
+        for i, t in enumerate((a, b))
+    ]
+    steps = multiply_by_quantized_multiplier(sides[0] + sign * sides[1], quantize_multiplier(out))
+    return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
+
+
+def mul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
+    """MUL: `MBQM((x1 - z1)(x2 - z2), s_1 s_2 / s_y) + z_y`."""
+    a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    product = centred(present(op, values), a) * centred(present(op, values, 1), b)
+    multiplier = quantize_multiplier(ratio(scale(y), scale(a), scale(b)))
+    steps = multiply_by_quantized_multiplier(product, multiplier)
+    return [saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))]
+
+
+def max_pool(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """MAX_POOL_2D of the raw integers, clamped."""
+    y = target(op, tensors)
+    return [saturate(pooling.maximum(op, present(op, values)), y, *builtin_bounds(y, activation(op)))]
+
+
+def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """MEAN: MBQM of `sum - n z_x` with 1/n folded into the multiplier by integer division (reduce.cc)."""
+    x, y = source(op, tensors), target(op, tensors)
+    total, count = centred_sum(op, tensors, values)
+    q, shift = quantize_multiplier(float(scale(x)) / float(scale(y)))
+    bits = min(count.bit_length() - 1, 32, 31 + int(shift))
+    folded = (np.int32((int(q) << bits) // count), np.int32(int(shift) - bits))
+    steps = multiply_by_quantized_multiplier(total, (np.asarray(folded[0]), np.asarray(folded[1])))
+    return [saturate(steps + zero_point(y), y, *limits(y))]
+
+
+def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """SUM: `MBQM(sum - n z_x, f64 s_x / s_y) + z_y`.
+
+    The released kernel takes the bytes of int8 tensors for uint8, when it reads and when it clips and writes
+    (kernels/reduce.cc); so does this one, for it says what that runtime computes.
+    """
+    x, y = source(op, tensors), target(op, tensors)
+    value = present(op, values)
+    total, count = centred_sum(op, tensors, [value.view(jnp.uint8) if x.dtype == "int8" else value, *values[1:]])
+    multiplier = quantize_multiplier(float(scale(x)) / float(scale(y)))
+    steps = multiply_by_quantized_multiplier(total, multiplier) + zero_point(y)
+    return [jnp.clip(steps, 0, 255).astype(jnp.uint8).view(y.dtype)]
+
+
+def logistic(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """LOGISTIC by table."""
+    return _table(lut.logistic, op, tensors, values)
+
+
+def tanh(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """TANH by table."""
+    return _table(lut.tanh, op, tensors, values)
+
+
+def softmax_last_axis(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """SOFTMAX in gemmlowp fixed point."""
+    beta = option_float(op, "beta", 0.0)
+    return [softmax.fixed_point(present(op, values), source(op, tensors), target(op, tensors), beta)]
+
+
+def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """QUANTIZE: from float32 `round_half_away(x / s) + z`, a true division; from integers MBQM."""
+    x, y = source(op, tensors), target(op, tensors)
+    if x.dtype != "float32":
+        return builtin.requantize(op, tensors, values)
+    value = present(op, values)
+    # XLA would turn division by a constant into multiplication by its reciprocal, one ulp off, barrier or not: so the
+    # divisor depends on the value.
+    steps = value / jnp.where(jnp.isnan(value), value, scale(y))
+    low, high = (limit - zero_point(y) for limit in limits(y))
+    whole = jnp.trunc(steps)
+    rounded = whole + jnp.where(jnp.abs(steps - whole) >= 0.5, jnp.sign(steps), 0.0)
+    return [(jnp.clip(rounded, low, high).astype(jnp.int32) + zero_point(y)).astype(y.dtype)]
+
+
+def convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
+    """CONV_2D accumulator with bias, int32 (N, H', W', O)."""
+    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
+
+    def convolve(x: jax.Array) -> jax.Array:
+        return contraction.convolve(x, weights, _strides(op), _dilations(op), padding)
+
+    return _plus_bias(
+        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
+    )
+
+
+def depthwise_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
+    """DEPTHWISE_CONV_2D accumulator with bias, int32 (N, H', W', O)."""
+    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
+
+    def convolve(x: jax.Array) -> jax.Array:
+        return contraction.convolve_depthwise(x, weights, _strides(op), _dilations(op), padding)
+
+    return _plus_bias(
+        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
+    )
+
+
+def transposed_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
+    """TRANSPOSE_CONV accumulator with bias, int32 (N, H', W', O)."""
+    x, weights = centred(present(op, values, 2), source(op, tensors, 2)), weight(op, tensors, values)
+    height, width = (int(size) for size in constant(op, tensors, 0)[1:3])
+    padding = option_str(op, "padding", "SAME")
+    return _plus_bias(contraction.convolve_transposed(x, weights, _strides(op), padding, (height, width)), values, 3)
+
+
+def dense(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
+    """FULLY_CONNECTED accumulator with bias, int32, in the output's shape."""
+    x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
+
+    def multiply(x: jax.Array) -> jax.Array:
+        return contraction.multiply_dense(x.reshape(-1, weights.shape[1]), weights)
+
+    acc = wide.by_bytes(multiply, x, source(op, tensors).dtype)
+    return _plus_bias(acc, values, 2).reshape(target(op, tensors).shape)
+
+
+def matrix_product(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
+    """BATCH_MATMUL accumulator, int32; options `adj_x` and `adj_y` transpose the last two axes."""
+    a, b = (centred(present(op, values, i), source(op, tensors, i)) for i in (0, 1))
+    a = a.swapaxes(-1, -2) if option_int(op, "adj_x", 0) else a
+    b = b.swapaxes(-1, -2) if option_int(op, "adj_y", 0) else b
+    return contraction.multiply_batched(a, b)
+
+
+def centred_sum(op: Operator, tensors: Tensors, values: Values) -> tuple[jax.Array, int]:
+    """`sum(x - z_x)` over the constant axes of input 1, int32, and the number of terms."""
+    x = centred(present(op, values), source(op, tensors))
+    axes = tuple(int(axis) for axis in constant(op, tensors, 1).reshape(-1))
+    total = x.sum(axis=axes, keepdims=bool(option_int(op, "keep_dims", 0)))
+    return total, int(np.prod([x.shape[axis] for axis in axes]))
+
+
+def weight(op: Operator, tensors: Tensors, values: Values) -> contraction.Weights:
+    """Centred weights (input 1), on the host where they are a constant: then they bound the accumulator."""
+    w = source(op, tensors, 1)
+    if w.data is not None:
+        return np.asarray(w.data).astype(np.int32) - np.int32(zero_point(w))
+    return centred(present(op, values, 1), w)
+
+
+def _plus_bias(acc: jax.Array, values: Values, position: int) -> jax.Array:
+    bias = values[position] if position < len(values) else None
+    return acc if bias is None else acc + bias.astype(jnp.int32)
+
+
+def _strides(op: Operator) -> tuple[int, int]:
+    return option_int(op, "stride_h", 0), option_int(op, "stride_w", 0)
+
+
+def _dilations(op: Operator) -> tuple[int, int]:
+    return option_int(op, "dilation_h_factor", 1), option_int(op, "dilation_w_factor", 1)
+
+
+def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
+    """An accumulator, int32 (..., channels), as the output: `MBQM(acc, f64 s_x s_w[c] / s_y) + z_y`, clamped."""
+    x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
+    multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
+    if long_bias(op, tensors, 3 if x_at else 2):
+        steps = rescale_by_15_bits(acc, *map(jnp.asarray, multiplier))
+    else:
+        steps = multiply_by_quantized_multiplier(acc, multiplier)
+    return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
+
+
+def long_bias(op: Operator, tensors: Tensors, position: int = 2) -> bool:
+    """Whether an op has an int64 bias, and with it int64 sums and a multiplier of 15 bits."""
+    return len(op.inputs) > position and op.inputs[position] >= 0 and source(op, tensors, position).dtype == "int64"
+
+
+def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    x, y = source(op, tensors), target(op, tensors)
+    return [lut.look_up(lut.builtin_table(real, x, y), present(op, values), x)]
+
+
+KERNELS: dict[str, Kernel] = {
+    **movement.KERNELS,
+    **builtin.KERNELS,
+    "CONV_2D": conv,
+    "DEPTHWISE_CONV_2D": depthwise_conv,
+    "TRANSPOSE_CONV": transpose_conv,
+    "FULLY_CONNECTED": fully_connected,
+    "BATCH_MATMUL": batch_matmul,
+    "ADD": movement.adding_integers(add),
+    "SUB": sub,
+    "MUL": mul,
+    "MAX_POOL_2D": max_pool,
+    "MEAN": mean,
+    "SUM": sum_axes,
+    "LOGISTIC": wide.by_width(logistic, wide.KERNELS["reference"]["LOGISTIC"]),
+    "TANH": wide.by_width(tanh, wide.KERNELS["reference"]["TANH"]),
+    "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
+    "QUANTIZE": quantize,
+    "LEAKY_RELU": builtin.leaky_relu,
+    "RESIZE_BILINEAR": resize.bilinear_builtin,
+}

@@ -1,0 +1,1 @@
+"""From a trained plan to a TFLite program: weights to integers, ops to operators."""

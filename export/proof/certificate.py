@@ -1,0 +1,285 @@
+"""The certificate: integer for integer, the artifact against the training forward and against the runtimes.
+
+Three comparisons, tensor by tensor. *simulation*: the training forward against our `xnnpack` reading, on every
+activation; equal, but for tensors after a table op (LOGISTIC, SOFTMAX ...), where one step may differ at the op
+itself. *xnnpack*, *reference* and, where asked for, *tflm*: our reading of each kernel family against the runtime
+running the very file; equal without exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxq.errors import ExportError
+from jaxq.export.evaluate.kernels import floats, hybrid
+from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
+from jaxq.export.program import Operator, Program
+from jaxq.export.runtimes.litert import run, runtime_version
+from jaxq.graph import Graph, Op
+from jaxq.ops import OPS
+from jaxq.plan.plan import Plan
+
+FAMILIES = ("xnnpack", "reference")
+FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
+
+
+@dataclasses.dataclass
+class Tally:
+    """One comparison: integers and numbers of float32 operators compared, within which tolerances, and by tensor how
+    many differ and by how much at most.
+    """
+
+    compared: int = 0
+    floats: int = 0
+    differing: dict[str, int] = dataclasses.field(default_factory=dict)
+    largest: dict[str, int] = dataclasses.field(default_factory=dict)
+    tolerances: set[float] = dataclasses.field(default_factory=set)
+
+    def add(self, name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> None:
+        """Compare one tensor of one batch. `tolerance`: of floats, as a share of the tensor's largest magnitude."""
+        wanted = np.asarray(theirs, np.float64).reshape(np.shape(ours))
+        gap = np.abs(np.asarray(ours, np.float64) - wanted)
+        gap = np.where(gap <= tolerance * np.max(np.abs(wanted), initial=0.0), 0.0, gap)
+        gap = np.nan_to_num(gap, nan=1.0, posinf=2.0**31)  # what is no number differs
+        self.compared += 0 if tolerance else gap.size
+        self.floats += gap.size if tolerance else 0
+        self.tolerances.update([tolerance] if tolerance else [])
+        self.differing[name] = self.differing.get(name, 0) + int(np.count_nonzero(gap))
+        self.largest[name] = max(self.largest.get(name, 0), int(np.max(gap, initial=0)))
+
+    @property
+    def total(self) -> int:
+        """How many integers differ."""
+        return sum(self.differing.values())
+
+    @property
+    def what(self) -> str:
+        """What was compared, in words."""
+        if not self.floats:
+            return f"{self.compared:,} integers"
+        within = " and ".join(f"{t:g}" for t in sorted(self.tolerances, reverse=True))
+        return f"{self.compared:,} integers and {self.floats:,} numbers of float32 operators (to {within})"
+
+    @property
+    def first(self) -> str | None:
+        """The first tensor, in the order of computation, with a differing integer."""
+        return next((name for name, count in self.differing.items() if count), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What was compared and what differed.
+
+    exact_sites: activations upon which no table op acts. table_sites: results of table ops of exact inputs.
+    """
+
+    examples: int
+    runtime: str
+    families: Mapping[str, Tally]
+    simulation: Tally | None
+    exact_sites: frozenset[str]
+    table_sites: frozenset[str] = frozenset()
+
+    @property
+    def tolerance(self) -> float:
+        """0 for integers; of a file that holds float32 operators, the gap that counts as none, by its largest."""
+        return FLOAT_TOLERANCE if any(tally.floats for tally in self.families.values()) else 0.0
+
+    @property
+    def differing_integers(self) -> dict[str, int]:
+        """By kernel family, how many integers of the file differ from our reading."""
+        return {name: tally.total for name, tally in self.families.items()}
+
+    @property
+    def compared_integers(self) -> int:
+        """How many integers were compared with the runtimes."""
+        return sum(tally.compared for tally in self.families.values())
+
+    @property
+    def simulation_differing(self) -> int:
+        """How many integers of the training forward differ from the xnnpack reading, where they must be equal."""
+        if self.simulation is None:
+            return 0
+        return sum(count for name, count in self.simulation.differing.items() if name in self.exact_sites)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every integer that must be equal is."""
+        return not any(self.differing_integers.values()) and self.simulation_differing == 0 and not self._table_misses
+
+    @property
+    def _table_misses(self) -> list[str]:
+        """Table ops that miss their kernel by more than one step, though their input is exact."""
+        return [n for n in self.table_sites if self.simulation is not None and self.simulation.largest.get(n, 0) > 1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The certificate as JSON values."""
+        simulation = self.simulation
+        return {
+            "ok": self.ok,
+            "examples": self.examples,
+            "tolerance": self.tolerance,
+            "runtime": self.runtime,
+            "differing_integers": self.differing_integers,
+            "compared_integers": self.compared_integers,
+            "first_divergent": {name: tally.first for name, tally in self.families.items()},
+            "training_forward": None if simulation is None else {
+                "compared": simulation.compared,
+                "differing": self.simulation_differing,
+                "after_table_ops": {n: c for n, c in simulation.differing.items() if c and n not in self.exact_sites},
+                "largest_step": max(simulation.largest.values(), default=0),
+            },
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """Two to four lines."""
+        lines = [f"certificate: {self.examples} examples, {self.runtime}"]
+        for name, tally in self.families.items():
+            where = f", first in {tally.first}" if tally.total else ""
+            lines.append(f"  {name}: {tally.total} of {tally.what} differ{where}")
+        if self.simulation is not None:
+            lines.append(f"  training forward: {_simulation_text(self)}")
+        return "\n".join(lines)
+
+
+def _simulation_text(certificate: Certificate) -> str:
+    tally = certificate.simulation
+    assert tally is not None
+    loose = {n: c for n, c in tally.differing.items() if n not in certificate.exact_sites}
+    text = f"{certificate.simulation_differing} of {tally.what} differ"
+    if sum(loose.values()):
+        worst = max(tally.largest[n] for n in loose)
+        text += f"; after table ops {sum(loose.values()):,}, by at most {worst} step{'s' if worst > 1 else ''}"
+    return text
+
+
+Reader = Callable[..., dict[int, jax.Array]]
+
+
+def readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
+    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index. Of a program
+    whose operators are compared one by one: the runtime's tensors -> ours.
+
+    Raises ExportError for a family that does not exist, or that lacks an operator of the program.
+    """
+    if one_by_one(program):
+        return {family: jax.jit(each_operator(program, family)) for family in families}
+    return whole_readers(program, families)
+
+
+def whole_readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
+    """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
+    return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in families}
+
+
+def one_by_one(program: Program) -> bool:
+    """Whether the operators are compared one by one: some quantize, as they run or in a QUANTIZE of its own, floats
+    that others compute, so that a last bit may become a step.
+    """
+    computed = {i for op in program.operators if floats.is_float(op, program.tensors) for i in op.outputs}
+    quantized = any(op.kind == "QUANTIZE" and op.inputs[0] in computed for op in program.operators)
+    return quantized or any(hybrid.is_hybrid(op, program.tensors) for op in program.operators)
+
+
+def compare_families(
+    data: bytes,
+    program: Program,
+    inputs: Sequence[np.ndarray],
+    ours: Mapping[str, Reader],
+    tallies: Mapping[str, Tally],
+) -> None:
+    """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
+
+    Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
+    comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE, and where
+    activations are quantized as they run each operator does so on the runtime's own numbers.
+    """
+    for family, tally in tallies.items():
+        found = None if one_by_one(program) else ours[family](*inputs)
+        if found is not None:
+            refuse_aborting(program, found)
+        theirs = run(data, inputs, family, every_tensor=True)
+        assert isinstance(theirs, dict)
+        found = ours[family](theirs) if found is None else found
+        tolerances = _tolerances(program)
+        for index, tolerance in tolerances.items():
+            tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index], tolerance)
+        for index, output in zip(program.outputs, run(data, inputs, family), strict=True):
+            name, tolerance = f"{program.tensors[index].name} (output)", tolerances.get(index, 0.0)
+            tally.add(name, np.asarray(found[index]), np.asarray(output), tolerance)
+
+
+def _tolerances(program: Program) -> dict[int, float]:
+    """What may differ in each tensor that an operator computes: nothing, but for float32 operators."""
+    folded = folded_tensors(program)
+    written = [(op, index) for op in program.operators for index in op.outputs if index not in folded]
+    return {index: tolerance_of(op, program) for op, index in written if program.tensors[index].dtype != "resource"}
+
+
+def tolerance_of(op: Operator, program: Program) -> float:
+    """What may differ in an operator's result, as a share of its greatest number."""
+    return FLOAT_TOLERANCE if floats.is_float(op, program.tensors) else 0.0
+
+
+def exact_sites(graph: Graph) -> frozenset[str]:
+    """The activations that no table op feeds; there training and the xnnpack reading agree in every integer."""
+    loose: set[int] = set()
+    for op in graph.ops:
+        if _is_table(op) or op.kind == "FLOAT" or loose.intersection(op.inputs):
+            loose.update(op.outputs)
+    return frozenset(name for value, name in graph.site_names.items() if value not in loose)
+
+
+def table_sites(graph: Graph) -> frozenset[str]:
+    """The results of table ops whose inputs are exact: within one step of their kernel."""
+    exact, names = exact_sites(graph), graph.site_names
+    tables = [op for op in graph.ops if _is_table(op) and all(names.get(v) in exact for v in op.inputs)]
+    return frozenset(names[v] for op in tables for v in op.outputs)
+
+
+def loose_sites(plan: Plan) -> frozenset[str]:
+    """What training may miss by one step though its operands are the runtime's: results of table ops, and of float
+    islands, which are rounded to integers.
+    """
+    islands = () if plan.recipe.floats else plan.islands
+    loose = [op for op in plan.graph.ops if _is_table(op) or op.name in islands]
+    return frozenset(plan.graph.site_names[v] for op in loose for v in op.outputs)
+
+
+def _is_table(op: Op) -> bool:
+    return op.kind in OPS and OPS[op.kind].table
+
+
+def refuse_aborting(program: Program, found: Mapping[int, jax.Array]) -> None:
+    """Raise ExportError where TFLite's reference SOFTMAX would abort the process (exponentials that sum to 512)."""
+    for op in program.operators:
+        if op.kind != "SOFTMAX":
+            continue
+        x = program.tensors[op.inputs[0]]
+        if x.shape[-1] >= 512 and x.quantization is not None:
+            q = np.asarray(found[op.inputs[0]], np.float32) * x.quantization.scale[0]
+            worst = float(np.max(np.sum(np.exp(q - np.max(q, -1, keepdims=True)), -1)))
+            if worst >= 511.0:
+                raise ExportError(
+                    f"{program.tensors[op.outputs[0]].name}: a SOFTMAX over {x.shape[-1]} nearly equal numbers (sum of "
+                    f"exponentials {worst:.0f}) aborts TFLite's reference kernel and TFLite Micro at 512. Export the "
+                    "logits, and take the softmax on the host."
+                )
+
+
+def new_tallies(families: Iterable[str] = FAMILIES) -> dict[str, Tally]:
+    """An empty tally for each family."""
+    return {family: Tally() for family in families}
+
+
+def certificate(
+    examples: int, tallies: Mapping[str, Tally], simulation: Tally | None, graph: Graph | None
+) -> Certificate:
+    """The certificate of finished tallies; `graph` is the training forward's, if that was compared."""
+    exact, tables = (frozenset(), frozenset()) if graph is None else (exact_sites(graph), table_sites(graph))
+    return Certificate(examples, runtime_version(tallies), dict(tallies), simulation, exact, tables)

@@ -1,0 +1,1 @@
+"""The native interpreters that judge a file: LiteRT and TFLite Micro."""

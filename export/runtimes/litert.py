@@ -1,0 +1,156 @@
+"""The referees: LiteRT's interpreter, imported here alone, and TFLite Micro's beside it (`runtime_tflm`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxq.errors import ExportError, InputError
+from jaxq.export.flatbuffer.read import read
+from jaxq.export.flatbuffer.write import write
+from jaxq.export.program import Program
+from jaxq.export.runtimes import tflm
+
+PACKAGE = "ai-edge-litert"
+RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
+PACKAGES: dict[str, str] = {**dict.fromkeys(RESOLVERS, PACKAGE), "tflm": tflm.PACKAGE}
+
+
+def runtime_version(families: Iterable[str] = RESOLVERS) -> str:
+    """`ai-edge-litert 2.3.0 (x86_64)`: what "bit-exact" was measured against; every package that the families need."""
+    packages = dict.fromkeys(PACKAGES[family] for family in families)
+    return f"{', '.join(f'{name} {_version(name)}' for name in packages)} ({platform.machine()})"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise (_missing() if package == PACKAGE else tflm.missing()) from error
+
+
+def run(
+    data: bytes, inputs: Sequence[np.ndarray], family: str, every_tensor: bool = False, threads: int = 1
+) -> tuple[np.ndarray, ...] | dict[int, np.ndarray]:
+    """Run a .tflite file on the family's runtime, one example at a time, and stack the results.
+
+    `inputs`: in the file's shapes, or with a batch in place of their leading 1 (as `evaluate` takes them).
+    Returns the outputs in the file's order, or with `every_tensor` a dict from tensor index to the value that
+    the runtime computed. `threads` is for LiteRT.
+
+    XNNPACK and TFLite Micro keep no intermediate values, so for `every_tensor` the file is rewritten with all of
+    them as outputs.
+    """
+    program = read(data)
+    wanted = _run_time_tensors(program) if every_tensor else program.outputs
+    # An input can be no output of the same graph under every delegate: it is known without running.
+    computed = tuple(index for index in wanted if index not in program.inputs)
+    if every_tensor:
+        data = write(dataclasses.replace(program, outputs=computed, input_names=(), output_names=()))
+    invoke = _opened(data, family, threads)
+    results = [invoke(example) for example in _examples(program, inputs)]
+    stacked = _stacked(program, inputs, results)
+    if not every_tensor:
+        return tuple(stacked)
+    return dict(zip(program.inputs, inputs, strict=True)) | dict(zip(computed, stacked, strict=True))
+
+
+def _opened(data: bytes, family: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """A function that runs one example on the family's runtime."""
+    if family not in PACKAGES:
+        raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(PACKAGES)}.")
+    if family in RESOLVERS:
+        return functools.partial(_invoke, _interpreter(data, family, threads))
+    return tflm.opened(data, read(data))
+
+
+def _interpreter(data: bytes, family: str, threads: int) -> Any:
+    try:
+        from ai_edge_litert import interpreter as litert
+    except ImportError as error:
+        raise _missing() from error
+    try:
+        interpreter = litert.Interpreter(
+            model_content=data,
+            experimental_op_resolver_type=litert.OpResolverType[RESOLVERS[family]],
+            num_threads=threads,
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"LiteRT ({family}) refuses the file: {error}") from error
+    return interpreter
+
+
+def _missing() -> ExportError:
+    return ExportError(f"The package {PACKAGE} is not installed. Run: pip install 'jaxq[export]'")
+
+
+def _run_time_tensors(program: Program) -> tuple[int, ...]:
+    written = [index for op in program.operators for index in op.outputs if index >= 0]
+    numbers = [index for index in written if program.tensors[index].dtype != "resource"]
+    return tuple(dict.fromkeys([*program.inputs, *numbers]))
+
+
+def _as_in_file(program: Program, inputs: Sequence[np.ndarray]) -> bool:
+    shapes = [program.tensors[index].shape for index in program.inputs]
+    return all(value.shape == shape for value, shape in zip(inputs, shapes, strict=True))
+
+
+def _examples(program: Program, inputs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    if len(inputs) != len(program.inputs):
+        raise InputError(f"{len(inputs)} inputs for a program that has {len(program.inputs)}.")
+    if _as_in_file(program, inputs):
+        return [list(inputs)]
+    batched = [program.tensors[index].shape[:1] == (1,) for index in program.inputs]
+    sizes = {len(value) for value, has_batch in zip(inputs, batched, strict=True) if has_batch}
+    if len(sizes) != 1:
+        raise InputError(f"Inputs with batches of different sizes: {sorted(sizes)}.")
+    return [
+        [value[i : i + 1] if has_batch else value for value, has_batch in zip(inputs, batched, strict=True)]
+        for i in range(sizes.pop())
+    ]
+
+
+def prepared(data: bytes, example: Sequence[np.ndarray], threads: int) -> Callable[[], None]:
+    """A function that runs one example and nothing else, for timing: XNNPACK, on so many threads.
+
+    Raises ExportError where LiteRT is missing, refuses the file or stops at the example; InputError for an input.
+    """
+    interpreter = _interpreter(data, "xnnpack", threads)
+    _invoke(interpreter, list(example))
+    return interpreter.invoke
+
+
+def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
+    for detail, value in zip(interpreter.get_input_details(), example, strict=True):
+        try:
+            interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
+        except ValueError as error:
+            raise InputError(f"LiteRT refuses the input {detail['name']!r}: {error}") from error
+    try:
+        interpreter.invoke()
+    except RuntimeError as error:
+        raise ExportError(f"LiteRT stopped while it ran the file: {error}") from error
+    return [interpreter.get_tensor(detail["index"]).copy() for detail in interpreter.get_output_details()]
+
+
+def _stacked(program: Program, inputs: Sequence[np.ndarray], results: list[list[np.ndarray]]) -> list[np.ndarray]:
+    if _as_in_file(program, inputs):
+        return results[0]
+    return [_joined(np.stack(values)) for values in zip(*results, strict=True)]
+
+
+def _joined(stacked: np.ndarray) -> np.ndarray:
+    """(batch, 1, ...) to (batch, ...), as `evaluate` does."""
+    return stacked.squeeze(1) if stacked.ndim > 1 and stacked.shape[1] == 1 else stacked
+
+
+def load_check(data: bytes) -> None:
+    """Load a file and allocate its tensors as a phone would. Raises ExportError with what LiteRT says."""
+    _interpreter(data, "xnnpack", threads=1)
