@@ -42,11 +42,11 @@ from jaxq.export.proof.certificate import (
     tolerance_of,
 )
 from jaxq.export.runtimes import litert
-from jaxq.faces import bind
 from jaxq.frontends.batches import chunks, refuse_non_finite
+from jaxq.frontends.core import Bound
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
-from jaxq.quantize import Bound
+from jaxq.quantize import bind
 from jaxq.simulate.forward import simulate
 
 

@@ -8,11 +8,11 @@ from jaxq import analyze as analyze
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
+from jaxq.frontends.function import QuantizedFunction as QuantizedFunction
 from jaxq.nnx import FakeQuant as FakeQuant
 from jaxq.plan.recipe import Recipe as Recipe
 from jaxq.plan.recipe import Rule as Rule
 from jaxq.plan.scheme import Scheme as Scheme
-from jaxq.quantize import QuantizedFunction as QuantizedFunction
 from jaxq.quantize import quantize as quantize
 
 if TYPE_CHECKING:  # at run time both come by __getattr__, for training needs no LiteRT

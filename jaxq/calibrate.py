@@ -12,12 +12,13 @@ import numpy as np
 
 from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError
-from jaxq.faces import bind
+from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
+from jaxq.frontends.core import Bound, Captured
 from jaxq.graph import MASK, Op
 from jaxq.observers import histogram, minmax
 from jaxq.plan.plan import Group, Plan
-from jaxq.quantize import Bound, Captured
+from jaxq.quantize import bind
 from jaxq.simulate.forward import reals
 from jaxq.simulate.qparams import range_parameters
 from jaxq.simulate.weights import weight_scale, weight_values
@@ -73,17 +74,6 @@ def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
             "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"
         )
     return _ranges(bound, seen.captured, seen.finish())
-
-
-def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A batch as call arguments: an array; a tuple of positional inputs, the last of which may be a dict of keyword
-    inputs; or such a dict alone.
-    """
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    if not isinstance(batch, tuple | list):
-        return (batch,), {}
-    return (tuple(batch[:-1]), dict(batch[-1])) if batch and isinstance(batch[-1], Mapping) else (tuple(batch), {})
 
 
 class _Observed:

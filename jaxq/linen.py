@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import linen
 
 from jaxq.frontends.call import leaf_names
+from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.plan import Plan
 from jaxq.plan.scheme import RANGE_KEYS
-from jaxq.quantize import Bound, Captured, Core, initial_ranges
 
 RANGES = "ranges"
 

@@ -20,11 +20,11 @@ import jaxq.export
 import jaxq.nnx
 from jaxq.export.proof.certificate import Certificate
 from jaxq.export.runtimes.litert import run
-from jaxq.faces import bind
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
+from jaxq.quantize import bind
 from tests.zoo import ZOO, Case, examples
 
 RECIPES: dict[str, str | Mapping[str, Any]] = {

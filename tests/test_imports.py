@@ -16,28 +16,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports from its own row and from the rows above it in this list. A name covers its submodules.
 LAYERS = [
-    ["jaxq.errors", "jaxq.text", "jaxq.progress", "jaxq.call"],
-    ["jaxq.numerics", "jaxq.fixedpoint", "jaxq.lookup16", "jaxq.scheme", "jaxq.target", "jaxq.placed"],
-    ["jaxq.graph", "jaxq.dynamic"],
+    ["jaxq.errors", "jaxq.display"],
+    ["jaxq.numerics"],
+    ["jaxq.graph"],
     ["jaxq.ops"],
-    [
-        "jaxq.recipe",
-        "jaxq.precision",
-        "jaxq.forms",
-        "jaxq.squares",
-        "jaxq.islands",
-        "jaxq.ties",
-        "jaxq.plan",
-        "jaxq.qparams",
-        "jaxq.ranges",
-        "jaxq.weights",
-    ],
-    ["jaxq.observed", "jaxq.simulate"],
-    ["jaxq.quantize", "jaxq.nnx", "jaxq.linen", "jaxq.faces"],
-    ["jaxq.calibrate", "jaxq.optim", "jaxq.examples", "jaxq.analyze"],
+    ["jaxq.plan", "jaxq.observers"],
+    ["jaxq.simulate"],
+    ["jaxq.frontends"],
+    ["jaxq.nnx", "jaxq.linen"],
+    ["jaxq.quantize"],
+    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export"],
-    ["jaxq.recipes", "jaxq.report", "jaxq.cli", "jaxq.__main__"],
+    ["jaxq.recipes", "jaxq.cli", "jaxq.__main__"],
 ]
 
 # Who may import what: files relative to jaxq/, as globs. The longest matching name decides.
@@ -46,9 +37,9 @@ WALLS = {
     "jax._src": [],
     "flax": ["nnx.py", "linen.py", "graph/patterns.py", "recipes/*"],
     "flatbuffers": ["export/flatbuffer/*"],
-    "ai_edge_litert": ["export/runtime.py"],
+    "ai_edge_litert": ["export/runtimes/litert.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
-    "tflite_micro": ["export/runtime_tflm.py"],
+    "tflite_micro": ["export/runtimes/tflm.py"],
     "tensorflow": [],
     "export": [],  # by its bare name a second copy of every class: import jaxq.export
     "recipes": [],
@@ -213,7 +204,7 @@ def test_an_upward_import_is_seen(module: str, source: str, seen: str):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("jaxq.plan", "from jaxq import ops, recipe\nfrom .errors import PlanError\nimport jax"),
+        ("jaxq.plan", "from jaxq import ops\nfrom .errors import PlanError\nimport jax"),
         ("jaxq.export.lower", "import jaxq\nfrom jaxq.graph.ir import Graph\nfrom .program import Program"),
         ("jaxq.cli.main", "def f():\n    import jaxq.recipes, jaxq.export"),
         ("jaxq", "from .quantize import quantize\ndef __getattr__(name):\n    from jaxq import export"),
@@ -243,16 +234,16 @@ def test_a_downward_import_is_allowed(module: str, source: str):
             "plan.py:2 imports jax.extend: jax.extend belongs in graph/capture.py",
         ),
         (
-            "export/runtime.py",
+            "export/runtimes/litert.py",
             "from ai_edge_litert import schema_py_generated",
-            "export/runtime.py:1 imports ai_edge_litert.schema_py_generated: "
+            "export/runtimes/litert.py:1 imports ai_edge_litert.schema_py_generated: "
             "ai_edge_litert.schema_py_generated belongs in export/flatbuffer/*",
         ),
         (
             "export/flatbuffer/read.py",
             "import ai_edge_litert.interpreter",
             "export/flatbuffer/read.py:1 imports ai_edge_litert.interpreter: "
-            "ai_edge_litert belongs in export/runtime.py",
+            "ai_edge_litert belongs in export/runtimes/litert.py",
         ),
         (
             "export/x.py",

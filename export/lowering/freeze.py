@@ -19,12 +19,12 @@ from jaxq.errors import ExportError, RangeError
 from jaxq.export.evaluate.kernels.wide import POWERS, powers_of_two
 from jaxq.export.lowering.constants import Operand, Scales, operands_of, table_of
 from jaxq.frontends.call import is_key
+from jaxq.frontends.core import check_ranges
 from jaxq.graph import Equation, Graph, Op, with_ones
 from jaxq.numerics.rounding import SMALLEST_SCALE
 from jaxq.ops import OPS
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.target import target_named
-from jaxq.quantize import check_ranges
 from jaxq.simulate.qparams import qparams
 from jaxq.simulate.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 

@@ -27,8 +27,8 @@ from jaxq.export.proof.certificate import FAMILIES, Reader, exact_sites, refuse_
 from jaxq.export.proof.contents import Change, changes
 from jaxq.export.proof.divergence import ANYTHING, Divergence, Link, Values, Watch
 from jaxq.export.runtimes import litert
-from jaxq.faces import bind
 from jaxq.frontends.batches import chunks
+from jaxq.quantize import bind
 
 TRAINING, MODEL = "training forward", "model as read"
 

@@ -15,10 +15,10 @@ from jaxq.analyze.difference import Difference, Differences, Error
 from jaxq.analyze.parts import Parts, parts
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.faces import bind
 from jaxq.frontends.batches import chunks
+from jaxq.frontends.core import Bound, check_ranges
 from jaxq.plan.plan import Plan
-from jaxq.quantize import Bound, check_ranges
+from jaxq.quantize import bind
 from jaxq.simulate.qparams import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")

@@ -14,11 +14,11 @@ import numpy as np
 from jaxq.analyze.diff import refuse_floats
 from jaxq.display.text import aligned
 from jaxq.errors import InputError
-from jaxq.faces import bind
 from jaxq.frontends.batches import chunks
+from jaxq.frontends.core import Captured, check_ranges
 from jaxq.numerics.rounding import carrier_bounds, true_divide
 from jaxq.ops.integer_ops import Carrier
-from jaxq.quantize import Captured, check_ranges
+from jaxq.quantize import bind
 from jaxq.simulate.forward import reals, simulate
 from jaxq.simulate.qparams import Ranges
 

@@ -78,7 +78,7 @@ def diff(
 
 def _integers(q: Quantized, arrays: tuple[Any, ...], file: pathlib.Path | None) -> tuple[Any, str | None]:
     """The comparison of integers; or None and the reason, for a model that cannot be exported (yet)."""
-    from jaxq.export.proof import diff as integer_diff
+    from jaxq.export import diff as integer_diff
 
     try:
         return integer_diff(q.model, arrays, *q.state, file=file, progress=sys.stdout.isatty()), None

@@ -41,12 +41,12 @@ def quantized(loaded: Loaded, recipe: str) -> Quantized:
 
 
 def _kind(loaded: Loaded) -> str:
-    from jaxq.faces import face_of
     from jaxq.linen import quantize_linen
     from jaxq.nnx import quantize_nnx
+    from jaxq.quantize import frontend_of
 
     try:
-        face = face_of(loaded.model)
+        face = frontend_of(loaded.model)
     except TypeError as e:
         raise usage(f"{loaded.name}: {e}") from e
     return {quantize_nnx: "nnx", quantize_linen: "linen"}.get(face, "function")
@@ -54,8 +54,8 @@ def _kind(loaded: Loaded) -> str:
 
 def _with_ranges(q: Any, variables: Any) -> Any:
     """Linen variables with a range for every site, as `qmodule.init` would make them, parameters unchanged."""
-    from jaxq.faces import bind
-    from jaxq.quantize import initial_ranges
+    from jaxq.frontends.core import initial_ranges
+    from jaxq.quantize import bind
 
     if "ranges" in variables:
         return variables

@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from jaxq.calibrate import batch_arguments
 from jaxq.errors import InputError
-from jaxq.quantize import Bound
+from jaxq.frontends.core import Bound
 
 BATCH = 64  # examples at a time
+
+
+def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch as call arguments: an array; a tuple of positional inputs, the last of which may be a dict of keyword
+    inputs; or such a dict alone.
+    """
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    if not isinstance(batch, tuple | list):
+        return (batch,), {}
+    return (tuple(batch[:-1]), dict(batch[-1])) if batch and isinstance(batch[-1], Mapping) else (tuple(batch), {})
 
 
 def chunks(bound: Bound, batches: Any, purpose: str) -> Iterator[list[np.ndarray]]:

@@ -2,7 +2,7 @@
 
 A rule `(op, inputs, scale, zero_point) -> v` returns the output in units of its own step with the zero point removed,
 before rounding and clipping (`simulate.forward` does both, ties to even); a rule whose kernel rounds otherwise returns
-the rounded number. Inputs are carriers. Sources: XNNPACK `qs8-*` kernels and TFLite's builtin ones for what XNNPACK leaves.
+the rounded number. Inputs are carriers. Sources: XNNPACK `qs8-*` kernels and TFLite's builtin ones for the rest.
 """
 
 from __future__ import annotations

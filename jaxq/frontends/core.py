@@ -1,0 +1,211 @@
+"""What the NNX, Linen and function interfaces share: capture, plan and run one target. Knows no Flax.
+
+A target is captured once with the example, for its plan. At every call the function is captured again for the shapes of
+that call (cached), so any batch size works; the plan's names are the same each time: the keys of the ranges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from jaxq.errors import InputError, RangeError
+from jaxq.frontends.call import Call, is_key, places, split_call
+from jaxq.graph import capture
+from jaxq.plan.plan import Plan, make_plan
+from jaxq.plan.recipe import Recipe
+from jaxq.plan.scheme import is_range
+from jaxq.simulate.forward import Record, reals, simulate
+from jaxq.simulate.qparams import Ranges
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captured:
+    """A plan for one set of shapes, the structure of the function's result, and the compiled simulation."""
+
+    plan: Plan
+    structure: Any
+    simulate: Callable[..., list[Any]]
+
+
+class Core:
+    """Captures, plans and runs one target.
+
+    `fn(params, *args, **kwargs)`; `names` are the paths of the leaves of params.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.plan: Plan | None = None
+        self.example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._captured: dict[Hashable, Captured] = {}
+
+    def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Keep the shapes and dtypes of the example's arrays; they are what `plan` and export default to."""
+        if not split_call(args, kwargs).arrays:
+            raise InputError(
+                'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'
+            )
+        self.example = jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
+
+    def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example as arrays of zeros."""
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, self.example)
+
+    def capture(
+        self, fn: Callable[..., Any], key: Hashable, params: Any, names: Sequence[str], args: Any, kwargs: Any
+    ) -> Captured:
+        """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
+        call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
+        self.check_names(args, kwargs)
+        shapes = tuple(
+            (tuple(a.shape), jnp.dtype(a.dtype) if not is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
+        )
+        full_key = (key, call.static, shapes)
+        if full_key not in self._captured:
+            self._check_inputs(call.arrays)
+            self._captured[full_key] = self._capture(fn, params, names, call)
+        return self._captured[full_key]
+
+    def _capture(self, fn: Callable[..., Any], params: Any, names: Sequence[str], call: Call) -> Captured:
+        leaves, tree = jax.tree.flatten(params)
+        structures: list[Any] = []
+
+        def flat(*arrays: Any) -> list[Any]:
+            args, kwargs = call.rebuild(arrays[len(leaves) :])
+            out, structure = jax.tree.flatten(fn(jax.tree.unflatten(tree, arrays[: len(leaves)]), *args, **kwargs))
+            structures.append(structure)
+            return [jnp.asarray(o) if not is_key(o) else o for o in out]
+
+        shaped = [_canonical(a) for a in (*leaves, *call.arrays)]
+        graph = capture(flat, shaped[: len(leaves)], names, shaped[len(leaves) :])
+        plan = make_plan(graph, self.recipe)
+        return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
+
+    def check_names(self, args: Any, kwargs: Any) -> None:
+        """The arrays of a call come in the places they had in the example, for sites are named by their order."""
+        here, known = places(args, kwargs), places(*self.example)
+        if here != known:
+            raise InputError(
+                f"The model was quantized with the inputs {', '.join(known)}; this call gives "
+                f"{', '.join(here) or 'none'} (numbers are positions). Give them as in the example of jaxq.quantize (a "
+                "batch for calibration: a tuple, ending in a dict of keywords)."
+            )
+
+    def _check_inputs(self, arrays: Sequence[Any]) -> None:
+        """Compare a call with the example:
+
+        same number, same sizes but for the first axis, floats where it has floats.
+        """
+        known = split_call(*self.example).arrays
+        for i, (array, example) in enumerate(zip(arrays, known, strict=True)):
+            shape, dtype = tuple(example.shape), example.dtype
+            if len(array.shape) != len(shape) or tuple(array.shape[1:]) != shape[1:]:
+                raise InputError(
+                    f"Input {i} has shape {tuple(array.shape)}; the model was quantized with {shape}, and only the "
+                    "first axis, the batch, may differ. Resize the input, or quantize again with an example of "
+                    "this shape."
+                )
+            if jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.floating):
+                raise InputError(
+                    f"Input {i} has dtype {array.dtype}; the model was quantized with {dtype}. Convert it, scaled "
+                    "as in training (images: `x.astype('float32') / 255`)."
+                )
+
+    def run(
+        self, captured: Captured, params: Any, ranges: Ranges, args: Any, kwargs: Any, record: Record | None = None
+    ) -> Any:
+        """The simulated forward: the function's result, on the integers of the device."""
+        check_ranges(captured.plan, ranges)
+        run = captured.simulate if record is None else functools.partial(simulate, captured.plan, record=record)
+        outputs = run(jax.tree.leaves(params), _plain(ranges), split_call(args, kwargs).arrays)
+        return jax.tree.unflatten(captured.structure, outputs)
+
+    def with_arrays(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example's arguments with these arrays in the place of its own."""
+        return split_call(*self.example).rebuild(arrays)
+
+    def arrays(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """The arrays of a call, in the order of the graph's inputs."""
+        return split_call(args, kwargs).arrays
+
+    def reals(self, captured: Captured, params: Any, args: Any, kwargs: Any) -> dict[str, jax.Array]:
+        """The float reading of the folded graph: every activation by its site's name."""
+        found = reals(captured.plan, jax.tree.leaves(params), split_call(args, kwargs).arrays)
+        return {captured.plan.graph.site_names[v]: array for v, array in found.items()}
+
+
+def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
+    return {name: dict(r) for name, r in ranges.items()}
+
+
+def _canonical(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array as JAX will hold it: numpy's float64 is float32 here."""
+    dtype = array.dtype if is_key(array) else jax.dtypes.canonicalize_dtype(array.dtype)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
+
+
+def _shaped(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else leaf
+
+
+class Bound(NamedTuple):
+    """A quantized target with its state, in the one form that calibration, analysis and export take.
+
+    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's.
+    """
+
+    core: Core
+    captured: Callable[..., Captured]
+    params: Any
+    ranges: Mapping[str, Mapping[str, jax.Array]]
+
+
+def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
+    """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale."""
+    plan = captured.plan
+    ranges = {g.name: new_range() for g in plan.groups.values() if g.has_range}
+    for op in plan.graph.ops:
+        if (site := plan.weight_site(op)) is not None:
+            ranges[site] = new_range(shape=(plan.graph.avals[op.inputs[1]].shape[-1],))
+    return ranges
+
+
+def new_range(shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
+    """An uncalibrated range: NaN, so that using it cannot go unnoticed. A weight's range observes nothing."""
+    return {
+        "scale": jnp.full(shape, jnp.nan, jnp.float32),
+        "zero_point": jnp.zeros((), jnp.float32),
+        "observed": jnp.full((2,), 0.0 if shape else jnp.nan, jnp.float32),
+    }
+
+
+def check_ranges(plan: Plan, ranges: Ranges) -> None:
+    """Raise RangeError for a range that is missing or, where its value is known, not finite."""
+    for name, group in plan.groups.items():
+        if not group.has_range:
+            continue
+        if name not in ranges or not is_range(ranges[name]):
+            raise RangeError(
+                f"{name} has no range: the ranges given are of another model or recipe ({len(ranges)} of them). "
+                "Take them from this quantized model."
+            )
+        _check_finite(name, ranges[name], "observed" if group.scheme.ranges == "ema" else "scale")
+
+
+def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in held.values()) or np.all(np.isfinite(np.asarray(held[key]))):
+        return
+    if not np.all(np.isfinite(np.asarray(held["observed"]))):
+        raise RangeError(f"{name} has no range yet ({key} {np.asarray(held[key])}). Call jaxq.calibrate first.")
+    raise RangeError(
+        f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good "
+        "checkpoint, or lower the ranges' rate."
+    )

@@ -1,0 +1,63 @@
+"""The function interface: `f(params, *inputs)` quantized, in optax's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxq.frontends.call import leaf_names
+from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
+from jaxq.plan.plan import Plan
+from jaxq.simulate.qparams import Ranges
+
+
+class QuantizedFunction(NamedTuple):
+    """A quantized function, in optax's shape. Both members are pure.
+
+    init(params, *example) -> ranges, not yet calibrated. apply(params, ranges, *args, **kwargs) -> the function's
+    result.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    core: Core
+    captured: Callable[..., Captured]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan made from the example."""
+        assert self.core.plan is not None
+        return self.core.plan
+
+
+def quantize_function(
+    fn: Callable[..., Any], core: Core, example: Sequence[Any], example_kwargs: Mapping[str, Any]
+) -> QuantizedFunction:
+    """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`."""
+
+    core.remember_example(example[1:], example_kwargs)
+
+    def captured(params: Any, *args: Any, **kwargs: Any) -> Captured:
+        args, kwargs = (args, kwargs) if args or kwargs else core.example
+        return core.capture(fn, fn, params, leaf_names(params), args, kwargs)
+
+    def init(params: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, jax.Array]]:
+        return initial_ranges(captured(params, *args, **kwargs))
+
+    def apply(params: Any, ranges: Ranges, *args: Any, **kwargs: Any) -> Any:
+        core.check_names(args, kwargs)
+        return core.run(captured(params, *args, **kwargs), params, ranges, args, kwargs)
+
+    core.plan = captured(example[0]).plan
+    return QuantizedFunction(init, apply, core, captured)
+
+
+def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> Bound:
+    """What calibration and export need of a quantized function, its parameters and ranges."""
+
+    def captured(*args: Any, **kwargs: Any) -> Captured:
+        return function.captured(params, *args, **kwargs)
+
+    return Bound(function.core, captured, params, ranges)
