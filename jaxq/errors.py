@@ -4,6 +4,7 @@
     ├── CaptureError          a model that cannot become a graph
     │   ├── ControlFlowError      scan, while, cond
     │   └── BatchStatisticsError  a normalization that reads its own batch
+    ├── GraphError            a rewrite of jaxq that broke a graph: a fault of jaxq
     ├── RecipeError           a recipe that cannot be read, or that says something impossible
     │   └── UnmatchedRuleError    a rule whose pattern matches no site
     ├── PlanError             a recipe, a graph and a target that do not fit together
@@ -36,6 +37,10 @@ class ControlFlowError(CaptureError):
 
 class BatchStatisticsError(CaptureError):
     """A normalization reads statistics of its own batch, so its output depends on the other examples."""
+
+
+class GraphError(JaxqError):
+    """A rewrite of jaxq made a graph that is not legal (`jaxq.graph.verify`): a fault of jaxq, not of its user."""
 
 
 class RecipeError(JaxqError):

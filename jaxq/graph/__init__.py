@@ -23,6 +23,7 @@ from jaxq.graph.ir import clip_name as clip_name
 from jaxq.graph.ir import weight_origins as weight_origins
 from jaxq.graph.ir import with_ones as with_ones
 from jaxq.graph.raising import raise_equations
+from jaxq.graph.verify import verify as verify
 
 
 def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str], inputs: Sequence[Any]) -> Graph:
@@ -45,7 +46,8 @@ def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str],
     )
     sites = naming.site_names(entering, ops, paths)
     avals = builder.avals
-    return Graph(avals, tuple(entering), paths, recorded.constants, weights, ops, outputs, sites)
+    graph = Graph(avals, tuple(entering), paths, recorded.constants, weights, ops, outputs, sites)
+    return verify(graph, after="capture")
 
 
 def _live(weights: Sequence[Equation], needed: Sequence[int]) -> tuple[Equation, ...]:
