@@ -17,6 +17,7 @@ from jaxq.errors import GraphError
 from jaxq.graph import Aval, Equation, Graph, Op, capture, verify
 from jaxq.graph.verify import WEIGHTED
 from jaxq.ops import OPS
+from jaxq.plan.plan import DECISIONS, REWRITES
 from tests.zoo import ZOO
 
 FLOAT = np.dtype(np.float32)
@@ -133,3 +134,15 @@ def test_capture_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxq.graph.fuse", lambda builder, outputs: ())
     with pytest.raises(GraphError, match=re.escape("After capture the graph is not legal: the outputs")):
         capture(lambda x: [jnp.tanh(x)], [], [], [jnp.zeros((2, 3))])
+
+
+def test_the_plan_verifies_after_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.zeros((1, 3), np.float32)
+    for name, passes in [*((name, REWRITES) for name in REWRITES), *((name, DECISIONS) for name in DECISIONS)]:
+        with monkeypatch.context() as patch:
+            broken = lambda plan, run=passes[name]: dataclasses.replace(  # noqa: E731
+                run(plan), graph=dataclasses.replace(plan.graph, outputs=(-1,))
+            )
+            patch.setitem(passes, name, broken)
+            with pytest.raises(GraphError, match=f"After {name} the graph is not legal: the outputs reads value -1"):
+                _ = jaxq.quantize(lambda params, x: jnp.tanh(x), "int8", {}, x).plan

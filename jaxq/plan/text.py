@@ -1,0 +1,79 @@
+"""A plan as text: weights, activations, float islands, and what the target says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxq.ops.dynamic_range import WAYS
+from jaxq.plan.decompositions import FORMS
+from jaxq.plan.mean_of_squares import SQUARES
+from jaxq.plan.target import target_named
+
+if TYPE_CHECKING:
+    from jaxq.plan.groups import Group
+    from jaxq.plan.plan import Plan
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan, one fact a line."""
+    target = target_named(plan.recipe.target)
+    lines = [
+        f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output "
+        f"{plan.recipe.output}",
+        f"weights ({len(plan.weights)})",
+        *(f"  {name}: {scheme}{_weight_note(plan, name)}" for name, scheme in plan.weights.items()),
+        f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",
+        *(f"  {_group_text(g)}" for g in plan.groups.values()),
+        f"float islands ({len(plan.islands)})",
+        *(f"  {name}: {reason}" for name, reason in plan.islands.items()),
+    ]
+    lines += [f"  {op.name}: {_form_text(op.attrs['form'])}" for op in plan.graph.ops if "form" in op.attrs]
+    lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
+    return "\n".join([*lines, _verdict(plan)])
+
+
+def _form_text(form: str) -> str:
+    if form == SQUARES:
+        return f"{form} as a product of two vectors, none of whose terms is rounded"
+    return f"{form} as {FORMS[form].meaning}, which the target has kernels for"
+
+
+def _weight_note(plan: Plan, name: str) -> str:
+    """What the device does with weights of 4 bits, and with weights of 8 that meet floats."""
+    if plan.weights[name].bits == 8:
+        return "; input quantized as it runs" if plan.arithmetic[name] in WAYS else ""
+    if plan.storage[name] == "int8":
+        return "; stored as int8"
+    return "" if plan.arithmetic[name] == "float32" else "; a slow kernel (not delegated)"
+
+
+def _group_text(group: Group) -> str:
+    text = f"{group.name}: {group.scheme}"
+    if group.fixed is not None:
+        text = f"{group.name}: int{group.scheme.bits} fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
+    if group.fake_quant is not None:
+        text += f"; range of {group.fake_quant}"
+    if group.derived is not None:
+        text += f"; of {group.derived}"
+    if group.nonnegative:
+        text += "; zero point at the least integer (ReLU)"
+    if len(group.members) > 1:
+        text += f"; shared with {', '.join(group.members[1:])} (tied by {', '.join(group.ties)})"
+    return text
+
+
+def _verdict(plan: Plan) -> str:
+    target = target_named(plan.recipe.target)
+    refused = sorted({op.kind for op in plan.graph.ops if target.refuses(op.kind)})
+    if plan.islands and not target.float_islands:
+        refused = sorted({*refused, *plan.islands})
+    if refused:
+        return f"verdict: {target.title} does not take {', '.join(refused)}"
+    if plan.recipe.floats:
+        as_it_runs = "; what meets them is quantized as it runs" if plan.recipe.activations.dynamic else ""
+        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits{as_it_runs}"
+    if plan.islands:
+        unknown = sum(op.kind == "FLOAT" for op in plan.graph.ops)
+        text = f"verdict: {len(plan.islands)} ops run in floating point, between DEQUANTIZE and QUANTIZE"
+        return text + (f"; export will refuse {unknown} of them, which TFLite does not have" if unknown else "")
+    return f"verdict: every tensor is an integer; {target.title} takes every op"
