@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,11 +17,11 @@ from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import Bound, Captured
 from jaxq.graph import MASK, Op
-from jaxq.observers import histogram, minmax
+from jaxq.observers import METHODS, Batch, Observer, Wanted
 from jaxq.plan.plan import Group, Plan
 from jaxq.quantize import bind
+from jaxq.range_methods import METHODS as RANGE_METHODS
 from jaxq.simulate.forward import reals
-from jaxq.simulate.qparams import range_parameters
 from jaxq.simulate.weights import weight_scale, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]
@@ -49,7 +50,7 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
 
 
 def _refuse_overwriting(bound: Bound) -> None:
-    done = [name for name, r in bound.ranges.items() if np.all(np.isfinite(np.asarray(r["scale"])))]
+    done = [name for name, r in bound.ranges.items() if all(np.all(np.isfinite(np.asarray(a))) for a in r.values())]
     if done:
         raise CalibrationError(
             f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or "
@@ -73,18 +74,16 @@ def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
         raise CalibrationError(
             "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"
         )
-    return _ranges(bound, seen.captured, seen.finish())
+    return _ranges(bound, seen.captured, seen.finish(seen.captured.plan))
 
 
 class _Observed:
-    """What has been seen of each group so far."""
+    """What has been seen of each group so far: the state of its observer, by the group's name."""
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self.recipe = bound.core.recipe.activations
         self.captured: Captured | None = None
-        self.extremes: dict[str, np.ndarray] = {}
-        self.histograms: dict[str, histogram.Histogram] = {}
+        self.states: dict[str, Any] = {}
         self._jitted: dict[int, Callable[..., Any]] = {}
 
     def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -97,30 +96,32 @@ class _Observed:
         extremes, values = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
         _refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():
-            self.extremes[name] = minmax.update(self.extremes.get(name, minmax.start()), np.asarray(pair))
-            for array in values.get(name, ()):
-                self.histograms[name] = histogram.update(
-                    self.histograms.get(name, histogram.start()), np.asarray(array)
-                )
+            observer = _observer(captured.plan.groups[name])
+            batch = Batch(np.asarray(pair), [np.asarray(array) for array in values.get(name, ())])
+            self.states[name] = observer.update(self.states.get(name, observer.start()), batch)
 
     def _observe(self, captured: Captured) -> Callable[..., Any]:
-        keep = self.recipe.calibration == "percentile"
         if id(captured) not in self._jitted:
-            self._jitted[id(captured)] = jax.jit(
-                lambda params, arrays: group_values(captured.plan, params, arrays, keep)
-            )
+            self._jitted[id(captured)] = jax.jit(functools.partial(group_values, captured.plan))
         return self._jitted[id(captured)]
 
-    def finish(self) -> dict[str, tuple[float, float]]:
-        if self.recipe.calibration == "percentile":
-            return {name: histogram.finish(h, self.recipe.percentile) for name, h in self.histograms.items()}
-        return {name: minmax.finish(pair) for name, pair in self.extremes.items()}
+    def finish(self, plan: Plan) -> dict[str, tuple[float, float]]:
+        """The range of each group, as its observer finds it."""
+        groups = {name: plan.groups[name] for name in self.states}
+        wanted = {name: Wanted(g.grid, g.scheme.percentile) for name, g in groups.items()}
+        return {n: _observer(g).finish(self.states[n], wanted[n]) for n, g in groups.items()}
+
+
+def _observer(group: Group) -> Observer:
+    return METHODS[group.scheme.calibration]
 
 
 def group_values(
-    plan: Plan, params: Sequence[Any], arrays: Sequence[jax.Array], keep: bool
+    plan: Plan, params: Sequence[Any], arrays: Sequence[jax.Array]
 ) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]]]:
-    """Each group's [min, max] over its members, in the float reading; with `keep` also the numbers themselves."""
+    """Each group's [min, max] over its members, in the float reading; and the numbers themselves of the groups whose
+    observer reads them.
+    """
     members: dict[str, list[jax.Array]] = {}
     masks = {g.name: m for op in plan.graph.ops if (m := _mask(op)) and (g := plan.group(op.outputs[0]))}
     for value, array in [*reals(plan, params, arrays).items(), *_tables_of_rows(plan, params)]:
@@ -129,7 +130,7 @@ def group_values(
             found = [array] if group.name not in masks else unmasked(array, masks[group.name])
             members.setdefault(group.name, []).extend(found)
     extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
-    return extremes, (members if keep else {})
+    return extremes, {name: m for name, m in members.items() if _observer(plan.groups[name]).reads_values}
 
 
 def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Array]]:
@@ -226,9 +227,7 @@ def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
             f"{group.name} is zero in all of the calibration data: a range of no width. Is the layer dead, or the "
             "data all zeros? Calibrate on typical inputs, or remove the layer."
         )
-    ends = jnp.float32(low), jnp.float32(high)
-    scale, zero_point = range_parameters(*ends, group)
-    return {"scale": scale, "zero_point": zero_point, "observed": jnp.stack(ends)}
+    return RANGE_METHODS[group.scheme.ranges].init(jnp.float32(low), jnp.float32(high), group.grid)
 
 
 def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
@@ -238,6 +237,7 @@ def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
     env = weight_values(plan.graph, jax.tree.leaves(bound.params)) if trained else {}  # seconds where there are many
     for site, op in trained.items():
         w = jnp.asarray(env[op.inputs[1]], jnp.float32)
-        scale = weight_scale(w, plan.weights[op.name], None, jnp.float32(1.0))
-        found[site] = {"scale": scale, "zero_point": jnp.float32(0.0), "observed": jnp.zeros(2, jnp.float32)}
+        scheme = plan.weights[op.name]
+        scale = weight_scale(w, scheme, None, jnp.float32(1.0))
+        found[site] = RANGE_METHODS[scheme.ranges].scaled(scale, scheme.grid)
     return found

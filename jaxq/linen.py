@@ -17,7 +17,6 @@ from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.plan import Plan
-from jaxq.plan.scheme import RANGE_KEYS
 
 RANGES = "ranges"
 
@@ -108,5 +107,5 @@ def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
         args, kwargs = (args, kwargs) if args or kwargs else qmodule.core.example
         return captured_linen(qmodule.module, qmodule.core, user, {}, args, kwargs)
 
-    ranges = {n: {k: jnp.asarray(r[k]) for k in RANGE_KEYS} for n, r in variables.get(RANGES, {}).items()}
+    ranges = {n: {k: jnp.asarray(value) for k, value in r.items()} for n, r in variables.get(RANGES, {}).items()}
     return Bound(qmodule.core, captured, (user, {}), ranges)

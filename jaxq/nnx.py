@@ -62,7 +62,7 @@ class QuantizedModel(nnx.Module):
 
     def pure_ranges(self) -> dict[str, dict[str, jax.Array]]:
         """The ranges as plain arrays."""
-        return {n: {k: r[k][...] for k in ("scale", "zero_point", "observed")} for n, r in self.ranges.items()}
+        return {n: {k: value[...] for k, value in r.items()} for n, r in self.ranges.items()}
 
     def set_ranges(self, ranges: Mapping[str, Mapping[str, jax.Array]]) -> None:
         """Give every range new values."""

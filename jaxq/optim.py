@@ -15,10 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxq.numerics.rounding import scale_and_zero_point
-from jaxq.plan.scheme import is_range
-
-STEPS = 255.0  # a zero point moves in steps; as a part of the range it is comparable with a scale's logarithm
+from jaxq.range_methods import RangeMethod, State, is_range, method_of
 
 
 class PartitionState(NamedTuple):
@@ -66,7 +63,7 @@ def partition(
         plain, found = _split(params)
         weight_updates, weight_state = weights.update(plain_grads, state.weights, plain)
         moves: Any
-        moves, range_state = learner.update(_log_gradients(range_grads, found), state.ranges, _coordinates(found))
+        moves, range_state = learner.update(_gradients(range_grads, found), state.ranges, _coordinates(found))
         rate = jnp.maximum(1.0 - decay, 1.0 / (state.step + 2.0))
         phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
         new = [_range_update(r, g, m, phase) for r, g, m in zip(found, range_grads, moves, strict=True)]
@@ -81,30 +78,32 @@ class _Phase(NamedTuple):
     rate: jax.Array
 
 
-def _range_update(r: Any, gradient: Any, move: Any, phase: _Phase) -> dict[str, jax.Array]:
+def _range_update(state: State, gradient: State, moves: State, phase: _Phase) -> dict[str, jax.Array]:
+    """The change of a range: by its optimizer, or after the moving [min, max], or none."""
+    method = _method(state)
     observed = -phase.rate * gradient["observed"]
-    scale = r["scale"] * jnp.expm1(jnp.clip(move["scale"], -1.0, 1.0))
-    zero_point = STEPS * move["zero_point"]
-    if r["scale"].ndim == 0:  # a weight's range, a vector, has nothing to observe
-        seen = r["observed"] + observed
-        target, target_zero = scale_and_zero_point(seen[0], seen[1])
-        follows = jnp.any(gradient["observed"] != 0.0)  # a frozen range observes nothing
-        target, target_zero = (jnp.where(follows, t, r[k]) for t, k in ((target, "scale"), (target_zero, "zero_point")))
-        scale = jnp.where(phase.observing, target - r["scale"], scale)
-        zero_point = jnp.where(phase.observing, target_zero - r["zero_point"], zero_point)
-    moved = {"scale": scale, "zero_point": zero_point, "observed": observed}
-    return {key: jnp.where(phase.frozen, jnp.zeros_like(value), value) for key, value in moved.items()}
+    changes = method.moved(state, moves)
+    if all(array.ndim == 0 for key, array in state.items() if key != "observed"):  # a weight's, a vector, observes none
+        follows = phase.observing & jnp.any(gradient["observed"] != 0.0)  # nor does a frozen one
+        after = method.following(state, state["observed"] + observed)
+        stays = {key: jnp.where(phase.observing, 0.0, change) for key, change in changes.items()}
+        changes = {key: jnp.where(follows, after[key], stays[key]) for key in changes}
+    changes = {**changes, "observed": observed}
+    return {key: jnp.where(phase.frozen, jnp.zeros_like(change), change) for key, change in changes.items()}
 
 
-def _coordinates(ranges: list[Any]) -> list[dict[str, jax.Array]]:
-    return [{"scale": jnp.log(jnp.abs(r["scale"])), "zero_point": r["zero_point"] / STEPS} for r in ranges]
+def _method(state: State) -> RangeMethod:
+    method = method_of(state)
+    assert method is not None
+    return method
 
 
-def _log_gradients(gradients: list[Any], ranges: list[Any]) -> list[dict[str, jax.Array]]:
-    return [
-        {"scale": g["scale"] * r["scale"], "zero_point": g["zero_point"] * STEPS}
-        for g, r in zip(gradients, ranges, strict=True)
-    ]
+def _coordinates(ranges: list[State]) -> list[dict[str, jax.Array]]:
+    return [_method(r).coordinates(r) for r in ranges]
+
+
+def _gradients(gradients: list[State], ranges: list[State]) -> list[dict[str, jax.Array]]:
+    return [_method(r).gradients(r, g) for g, r in zip(gradients, ranges, strict=True)]
 
 
 def _split(tree: Any) -> tuple[Any, list[Any]]:

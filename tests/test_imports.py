@@ -20,7 +20,7 @@ LAYERS = [
     ["jaxq.numerics"],
     ["jaxq.graph"],
     ["jaxq.ops"],
-    ["jaxq.plan", "jaxq.observers"],
+    ["jaxq.plan", "jaxq.observers", "jaxq.range_methods"],
     ["jaxq.simulate"],
     ["jaxq.frontends"],
     ["jaxq.nnx", "jaxq.linen"],

@@ -29,6 +29,7 @@ from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
+from jaxq.range_methods.affine import standing
 from jaxq.simulate.forward import reals, simulate
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.weights import integer_bias, quantized_operand, quantized_weight, weight_values
@@ -138,7 +139,7 @@ def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
     small = dataclasses.replace(
         graph, inputs=inputs, params={}, constants=constants, weights=(), ops=(op,), outputs=op.outputs
     )
-    ranges = {name: _standing(known.parameters[name]) for name in groups}
+    ranges = {name: standing(known.parameters[name]) for name in groups}
     if (site := plan.weight_site(op)) is not None:
         ranges[site] = dict(known.ranges[site])
     return dataclasses.replace(plan, graph=small, groups=groups), ranges
@@ -147,10 +148,6 @@ def _by_itself(known: _Known, op: Op) -> tuple[Plan, dict[str, Any]]:
 def _standing_group(group: Group) -> Group:
     scheme = dataclasses.replace(group.scheme, ranges="frozen")
     return dataclasses.replace(group, fake_quant=None, derived=None, scheme=scheme)
-
-
-def _standing(parameters: QParams) -> dict[str, jax.Array]:
-    return {"scale": parameters.scale, "zero_point": parameters.zero_point, "observed": jnp.zeros(2, jnp.float32)}
 
 
 def _with_constants(plan: Plan, constants: Mapping[int, Any]) -> Plan:

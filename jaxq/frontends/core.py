@@ -21,7 +21,7 @@ from jaxq.frontends.call import Call, is_key, places, split_call
 from jaxq.graph import capture
 from jaxq.plan.plan import Plan, make_plan
 from jaxq.plan.recipe import Recipe
-from jaxq.plan.scheme import is_range
+from jaxq.range_methods import METHODS, new_state
 from jaxq.simulate.forward import Record, reals, simulate
 from jaxq.simulate.qparams import Ranges
 
@@ -171,20 +171,12 @@ class Bound(NamedTuple):
 def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
     """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale."""
     plan = captured.plan
-    ranges = {g.name: new_range() for g in plan.groups.values() if g.has_range}
+    ranges = {g.name: new_state(METHODS[g.scheme.ranges], g.grid) for g in plan.groups.values() if g.has_range}
     for op in plan.graph.ops:
         if (site := plan.weight_site(op)) is not None:
-            ranges[site] = new_range(shape=(plan.graph.avals[op.inputs[1]].shape[-1],))
+            scheme, channels = plan.weights[op.name], plan.graph.avals[op.inputs[1]].shape[-1]
+            ranges[site] = new_state(METHODS[scheme.ranges], scheme.grid, (channels,))
     return ranges
-
-
-def new_range(shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
-    """An uncalibrated range: NaN, so that using it cannot go unnoticed. A weight's range observes nothing."""
-    return {
-        "scale": jnp.full(shape, jnp.nan, jnp.float32),
-        "zero_point": jnp.zeros((), jnp.float32),
-        "observed": jnp.full((2,), 0.0 if shape else jnp.nan, jnp.float32),
-    }
 
 
 def check_ranges(plan: Plan, ranges: Ranges) -> None:
@@ -192,12 +184,13 @@ def check_ranges(plan: Plan, ranges: Ranges) -> None:
     for name, group in plan.groups.items():
         if not group.has_range:
             continue
-        if name not in ranges or not is_range(ranges[name]):
+        method = METHODS[group.scheme.ranges]
+        if name not in ranges or not method.holds(ranges[name]):
             raise RangeError(
                 f"{name} has no range: the ranges given are of another model or recipe ({len(ranges)} of them). "
                 "Take them from this quantized model."
             )
-        _check_finite(name, ranges[name], "observed" if group.scheme.ranges == "ema" else "scale")
+        _check_finite(name, ranges[name], method.needs)
 
 
 def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:

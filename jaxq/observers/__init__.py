@@ -1,5 +1,14 @@
-"""How a range comes from calibration data: one method, one short file, of pure functions over numpy arrays.
+"""How the range of a tensor comes from calibration data: one method, one short file, and one row of METHODS."""
 
-A method has `start() -> state`, `update(state, array) -> state` and `finish(state, ...) -> (low, high)`. The state's
-size does not depend on how much data is seen.
-"""
+from __future__ import annotations
+
+from jaxq.observers.minmax import MINMAX
+from jaxq.observers.observer import Batch as Batch
+from jaxq.observers.observer import Observer as Observer
+from jaxq.observers.observer import Wanted as Wanted
+from jaxq.observers.percentile import PERCENTILE
+
+METHODS: dict[str, Observer] = {
+    "minmax": MINMAX,
+    "percentile": PERCENTILE,
+}

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxq.observers.observer import Batch, Observer, Wanted
+
 
 def start() -> np.ndarray:
     """The empty range, [inf, -inf]."""
     return np.array([np.inf, -np.inf], np.float32)
 
 
-def update(state: np.ndarray, extremes: np.ndarray) -> np.ndarray:
-    """The range that also holds `extremes`, a batch's [min, max]."""
-    return np.array([min(state[0], extremes[0]), max(state[1], extremes[1])], np.float32)
+def update(state: np.ndarray, batch: Batch) -> np.ndarray:
+    """The range that also holds a batch."""
+    low, high = batch.extremes
+    return np.array([min(state[0], low), max(state[1], high)], np.float32)
 
 
-def finish(state: np.ndarray) -> tuple[float, float]:
+def finish(state: np.ndarray, wanted: Wanted) -> tuple[float, float]:
     """[low, high] in real units."""
     return float(state[0]), float(state[1])
+
+
+MINMAX = Observer(start, update, finish)

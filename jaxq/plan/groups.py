@@ -11,7 +11,7 @@ from jaxq.ops import OPS
 from jaxq.plan.islands import is_real
 from jaxq.plan.precision import WIDE
 from jaxq.plan.recipe import Recipe, rule_for
-from jaxq.plan.scheme import Scheme
+from jaxq.plan.scheme import Grid, Scheme
 from jaxq.plan.shared_scales import Ties
 from jaxq.plan.target import target_named
 
@@ -39,6 +39,11 @@ class Group:
     def has_range(self) -> bool:
         """Whether the scale is this group's own to train."""
         return self.fixed is None and self.fake_quant is None and self.derived is None
+
+    @property
+    def grid(self) -> Grid:
+        """The integers of its tensors."""
+        return self.scheme.grid._replace(nonnegative=self.nonnegative)
 
 
 def solve_groups(
@@ -87,6 +92,8 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, m
         or root in solver.symmetric
         or (recipe.activations.symmetric if rule.symmetric is None else rule.symmetric),
         ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
+        calibration=recipe.activations.calibration,
+        percentile=recipe.activations.percentile,
     )
     return Group(
         names[0],

@@ -1,24 +1,25 @@
 """How a tensor is quantized, as frozen values: `Scheme` says it before training, `QParams` while a model runs.
 
-A *range* is a plain mapping of three float32 arrays, so that it is a subtree of any pytree, of Linen's variables and
-of an NNX state alike:
-
-    scale         ()  or (channels,)   the trained step, in real units; > 0
-    zero_point    ()                   the trained zero point, in steps; used rounded
-    observed      (2,)                 moving [min, max] of the tensor, in real units
-
-`is_range` recognises one by its keys.
+What a range holds beside them is declared by its method (`jaxq.range_methods`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-RANGE_KEYS = frozenset({"scale", "zero_point", "observed"})
+
+class Grid(NamedTuple):
+    """The integers that a scale spreads over a range: `qmin` to `qmax`. symmetric: zero point 0. nonnegative: zero
+    point `qmin`.
+    """
+
+    qmin: int
+    qmax: int
+    symmetric: bool = False
+    nonnegative: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Scheme:
     scale, None for one scale. narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018,
     section 3).
     ranges: "learned" by gradient, "frozen", or "follow" (a weight's scale is max|w| / 127 at every step).
+    calibration: how the range is found in data; percentile: the per cent that "percentile" keeps.
     """
 
     bits: int = 8
@@ -36,6 +38,8 @@ class Scheme:
     axis: int | None = None
     narrow: bool = False
     ranges: str = "learned"
+    calibration: str = "minmax"
+    percentile: float = 99.99
 
     @property
     def qmax(self) -> int:
@@ -46,6 +50,11 @@ class Scheme:
     def qmin(self) -> int:
         """The least integer, -128 for 8 bits, -127 when narrow."""
         return -self.qmax if self.narrow else -self.qmax - 1
+
+    @property
+    def grid(self) -> Grid:
+        """The integers of the type."""
+        return Grid(self.qmin, self.qmax, self.symmetric)
 
     def __str__(self) -> str:
         """`int8 per-channel(3) symmetric learned`."""
@@ -58,8 +67,3 @@ class QParams(NamedTuple):
 
     scale: Float[Array, "..."]
     zero_point: Float[Array, ""]
-
-
-def is_range(node: Any) -> bool:
-    """Whether a pytree node is a range: a mapping with exactly the three keys."""
-    return isinstance(node, Mapping) and frozenset(node) == RANGE_KEYS
