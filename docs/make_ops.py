@@ -33,7 +33,7 @@ from jaxq.graph.patterns import PATTERNS
 from jaxq.graph.raising import RAISE
 from jaxq.ops import OPS
 from jaxq.ops.fake_quant import jaxq_fake_quant
-from jaxq.plan.precision import WIDE, dynamic_arithmetic
+from jaxq.plan.precision import dynamic_arithmetic
 from jaxq.plan.target import TARGETS
 
 PAGE = pathlib.Path(__file__).parent / "ops.md"
@@ -254,7 +254,7 @@ def rules_row(kind: str) -> list[str]:
 
 def widths(kind: str) -> str:
     """What becomes of activations of 16 bits."""
-    if kind not in WIDE:
+    if not OPS[kind].int16:
         return "computes in 8"
     return f"for all but {', '.join(name for name, target in TARGETS.items() if not target.wide)}"
 

@@ -18,7 +18,7 @@ from jaxq.errors import ExportError, InputError
 from jaxq.export.evaluate.kernels import fixedpoint
 from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.lowering.versions import version_for
+from jaxq.export.operators import call_of, lowest_version
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
 from jaxq.export.runtimes import litert
 
@@ -123,15 +123,16 @@ def packed(built: Program) -> Program:
 
 def wide(built: Program, bias: str = "int32") -> Program:
     """The program on int16 of a 200th of the scales, with a bias fifty times greater."""
-    version = version_for(built.operators[0].kind, "int16", 1)
     options: dict[str, Option] = {}
     if built.operators[0].kind in ("CONV_2D", "FULLY_CONNECTED") and bias == "int32":
         options = {"quantized_bias_type": 2}
     if built.operators[0].kind in ("ADD", "SUB"):
         options = {"pot_scale_int16": False}
     operator = built.operators[0]
-    operator = dataclasses.replace(operator, version=version, options={**operator.options, **options})
-    return dataclasses.replace(built, tensors=tuple(_widened(t, bias) for t in built.tensors), operators=(operator,))
+    operator = dataclasses.replace(operator, options={**operator.options, **options})
+    tensors = tuple(_widened(t, bias) for t in built.tensors)
+    version = lowest_version(call_of(dataclasses.replace(built, tensors=tensors), operator))
+    return dataclasses.replace(built, tensors=tensors, operators=(dataclasses.replace(operator, version=version),))
 
 
 def _widened(tensor: Tensor, bias: str) -> Tensor:

@@ -21,6 +21,7 @@ from jaxq.export.evaluate.kernels import floats, hybrid
 from jaxq.export.evaluate.kernels.operands import activation, builtin_bounds, limits, scale, scales, zero_point
 from jaxq.export.evaluate.program import Environment, checked, initial_state, interpret, kernels_of, over_batch
 from jaxq.export.evaluate.variables import State
+from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.numerics.rounding import straight_through
 
@@ -123,10 +124,10 @@ def _gathered(op: Operator, exact: jax.Array, values: list[Any], tensors: Tensor
 
 def _with_bias(op: Operator, tensors: Tensors, reals: list[Any]) -> list[Any]:
     """A contraction's bias as a real number also where the file gives it no scale: it is that of x by the weights'."""
-    position = floats.BIASES.get(op.kind, len(reals))
+    position = CONTRACTIONS[op.kind].bias if op.kind in CONTRACTIONS else len(reals)
     if position >= len(reals) or reals[position] is None or tensors[op.inputs[position]].quantization is not None:
         return reals
-    x, w = (tensors[op.inputs[at]] for at in (position - 1 if op.kind == "TRANSPOSE_CONV" else 0, 1))
+    x, w = (tensors[op.inputs[at]] for at in CONTRACTIONS[op.kind][:2])
     return [*reals[:position], reals[position] * (scale(x) * scales(w)), *reals[position + 1 :]]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxq.export.lint.finding import Spot
 from jaxq.export.lint.view import (
-    CONTRACTIONS,
     first_output,
     index_at,
     is_integer,
@@ -19,6 +18,7 @@ from jaxq.export.lint.view import (
     written,
     zero_points,
 )
+from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program
 
 ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}

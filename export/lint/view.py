@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
+from jaxq.export.operators import CONTRACTIONS, Layout
 from jaxq.export.program import Operator, Program, Tensor
 
 LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 FLOATS = frozenset({"float16", "float32", "float64"})
 SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
-
-
-class Layout(NamedTuple):
-    """Where a contraction has its operands among its inputs, and the weights' axis of output channels."""
-
-    x: int
-    weights: int
-    bias: int
-    axis: int
-
-
-CONTRACTIONS = {
-    "CONV_2D": Layout(0, 1, 2, 0),
-    "DEPTHWISE_CONV_2D": Layout(0, 1, 2, 3),
-    "FULLY_CONNECTED": Layout(0, 1, 2, 0),
-    "TRANSPOSE_CONV": Layout(2, 1, 3, 0),
-}
 
 
 def of_kinds(program: Program, *kinds: str) -> Iterator[tuple[int, Operator]]:

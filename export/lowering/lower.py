@@ -1,7 +1,7 @@
 """How each op of the graph is written in TFLite: `RULES`, one a kind. A rule `(writer, op) -> None` adds operators.
 
-What cannot be written is in `REFUSED`, with what to do instead. Versions are the lowest that express the op: old
-consumers (the Edge TPU compiler, TFLite Micro) refuse higher ones.
+What cannot be written is in `REFUSED`, with what to do instead. The writer gives each operator the lowest version that
+expresses it (`jaxq.export.operators`): old consumers (the Edge TPU compiler, TFLite Micro) refuse higher ones.
 """
 
 from __future__ import annotations
@@ -114,33 +114,33 @@ RULES: dict[str, Rule] = {
     "FULLY_CONNECTED": contractions.fully_connected,
     "GATHER": movement.gather,
     "GELU": elementwise.gelu,
-    "HARD_SWISH": elementwise.plain(1),
+    "HARD_SWISH": elementwise.plain(),
     "LEAKY_RELU": elementwise.leaky_relu,
-    "LOGICAL_AND": elementwise.copying(1),
-    "LOGISTIC": elementwise.plain(2),
-    "MAXIMUM": elementwise.copying(2),
+    "LOGICAL_AND": elementwise.copying(),
+    "LOGISTIC": elementwise.plain(),
+    "MAXIMUM": elementwise.copying(),
     "MAX_POOL_2D": windows.pool,
     "MEAN": reductions.reduction,
-    "MINIMUM": elementwise.copying(2),
+    "MINIMUM": elementwise.copying(),
     "MUL": elementwise.binary,
     "PAD": movement.pad,
     "REDUCE_MAX": reductions.reduction,
     "REDUCE_MIN": reductions.reduction,
-    "RELU": elementwise.plain(2),
-    "RELU6": elementwise.plain(2),
+    "RELU": elementwise.plain(),
+    "RELU6": elementwise.plain(),
     "RELU_N1_TO_1": elementwise.relu_n1_to_1,
     "REQUANTIZE": elementwise.requantize,
     "RESHAPE": movement.reshape,
     "RESIZE_BILINEAR": windows.resize_bilinear,
     "SELECT": movement.select,
     "SLICE": movement.slice_,
-    "SOFTMAX": elementwise.plain(2, beta=1.0),
+    "SOFTMAX": elementwise.plain(beta=1.0),
     "SPLIT": movement.split,
     "STOP_GRADIENT": elementwise.nothing,
     "STRIDED_SLICE": movement.strided_slice,
     "SUB": elementwise.binary,
     "TABLE": elementwise.table,
-    "TANH": elementwise.plain(2),
+    "TANH": elementwise.plain(),
     "TRANSPOSE": movement.transpose,
     "TRANSPOSE_CONV": contractions.transpose_conv,
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.lowering.freeze import Frozen
-from jaxq.export.lowering.versions import HYBRID, hybrid_version, version_for
+from jaxq.export.operators import Call, lowest_version
 from jaxq.export.program import Operator, Quantization, Tensor
 from jaxq.graph import Op
 
@@ -75,15 +75,10 @@ class Writer:
         dtype = self.graph.avals[value].dtype
         return "float32" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)
 
-    def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], version: int, **options: Any) -> None:
-        """Append an operator. version: the lowest that takes int8; of another type its own is looked up."""
-        dtypes = {self.tensors[i].dtype for i in (*inputs, *outputs)}
-        own = self.tensors[outputs[0]].dtype
-        grid = self.tensors[inputs[1]].quantization if len(inputs) > 1 else None
-        if own == "float32" and grid is not None and kind in HYBRID:
-            version = hybrid_version(kind, grid.scale.size, version)
-        else:
-            version = version_for(kind, "int16" if "int16" in dtypes else own, version)
+    def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
+        """Append an operator, in the lowest version that takes its tensors and options."""
+        read, written = ([self.tensors[i] for i in indices] for indices in (inputs, outputs))
+        version = lowest_version(Call(kind, read, written, options))
         self.operators.append(Operator(kind, tuple(inputs), tuple(outputs), options, version))
 
     def input(self, value: int, index: int) -> int:
@@ -95,7 +90,7 @@ class Writer:
             return self.activation(value)
         self._refuse_uint8(value, dtype)
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
-        self.emit("QUANTIZE", [outer], [self.activation(value)], 1)
+        self.emit("QUANTIZE", [outer], [self.activation(value)])
         return outer
 
     def output(self, value: int) -> int:
@@ -105,8 +100,7 @@ class Writer:
             return inner
         self._refuse_uint8(value, dtype)
         outer = self.tensor(self._outer(value, dtype, f"{self.graph.site_names[value]}:{dtype}"))
-        kind, version = ("DEQUANTIZE", 2) if dtype == "float32" else ("QUANTIZE", 1)
-        self.emit(kind, [inner], [outer], version)
+        self.emit("DEQUANTIZE" if dtype == "float32" else "QUANTIZE", [inner], [outer])
         return outer
 
     def _refuse_uint8(self, value: int, dtype: str) -> None:
@@ -134,7 +128,7 @@ class Writer:
         name = f"{op.name}:operand{index}"
         shape = self.graph.avals[value].shape
         requantized = self.tensor(Tensor(name, shape, self.integer(op.outputs[0]), out))
-        self.emit("QUANTIZE", [self.tensor_of[value]], [requantized], 1)
+        self.emit("QUANTIZE", [self.tensor_of[value]], [requantized])
         return requantized
 
 

@@ -1,7 +1,7 @@
 """Which part of its inputs one element of an operator's output is computed from.
 
-`READS[kind](op, tensors, index, position)` is that block of the input at `position`, as one slice an axis, in the
-file's own shapes. What the table lacks may read its whole input.
+`READS[class](op, tensors, index, position)` is that block of the input at `position`, as one slice an axis, in the
+file's own shapes. `jaxq.export.operators` has each kind's class; what has none may read its whole input.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxq.export.operators import OPERATORS
 from jaxq.export.program import Operator, Tensor
 
 Index = tuple[int, ...]
@@ -21,10 +22,8 @@ Tensors = tuple[Tensor, ...]
 def read_block(op: Operator, tensors: Tensors, index: Index, position: int) -> Block:
     """The block of the input at `position` that the output element at `index` reads."""
     shape = tensors[op.inputs[position]].shape
-    rule = READS.get(op.kind)
-    if rule is None:
-        return tuple(slice(0, size) for size in shape)
-    return rule(op, tensors, index, position)
+    reads = OPERATORS[op.kind].reads if op.kind in OPERATORS else "all"
+    return tuple(slice(0, size) for size in shape) if reads == "all" else READS[reads](op, tensors, index, position)
 
 
 def _one(index: Index) -> Block:
@@ -149,36 +148,16 @@ def _begun(op: Operator, tensors: Tensors, index: Index, position: int) -> Block
 
 Rule = Callable[[Operator, Tensors, Index, int], Block]
 
-# Sorted; only of kinds whose output elements read less than everything.
+# By the classes that `jaxq.export.operators.Facts.reads` names. Sorted.
 READS: dict[str, Rule] = {
-    "ADD": _same,
-    "AVERAGE_POOL_2D": _window,
-    "CONCATENATION": _joined,
-    "CONV_2D": _window,
-    "DEPTHWISE_CONV_2D": _window,
-    "DEQUANTIZE": _same,
-    "FULLY_CONNECTED": _dense,
-    "GELU": _same,
-    "HARD_SWISH": _same,
-    "LEAKY_RELU": _same,
-    "LOGISTIC": _same,
-    "MAXIMUM": _same,
-    "MAX_POOL_2D": _window,
-    "MEAN": _reduced,
-    "MINIMUM": _same,
-    "MUL": _same,
-    "PAD": _padded,
-    "PADV2": _padded,
-    "QUANTIZE": _same,
-    "RELU": _same,
-    "RELU6": _same,
-    "RELU_N1_TO_1": _same,
-    "RESHAPE": _flat,
-    "SELECT_V2": _same,
-    "SLICE": _begun,
-    "SOFTMAX": _row,
-    "SUB": _same,
-    "SUM": _reduced,
-    "TANH": _same,
-    "TRANSPOSE": _permuted,
+    "begun": _begun,
+    "dense": _dense,
+    "flat": _flat,
+    "joined": _joined,
+    "padded": _padded,
+    "permuted": _permuted,
+    "reduced": _reduced,
+    "row": _row,
+    "same": _same,
+    "window": _window,
 }

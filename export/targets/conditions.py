@@ -11,23 +11,12 @@ from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
-from jaxq.export.lint.view import CONTRACTIONS, read_at, written
+from jaxq.export.lint.view import read_at, written
+from jaxq.export.operators import CONTRACTIONS, OPERATORS
 from jaxq.export.program import Operator, Program, Tensor, describe
 from jaxq.export.targets.device import Check
 
 Shape4 = tuple[int, int, int, int]
-
-# Inputs that say how to compute and not what: the axes of a reduction, the shape of a RESHAPE.
-PARAMETERS: Mapping[str, tuple[int, ...]] = {
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ANY", "REDUCE_ALL", "REDUCE_PROD"), (1,)),
-    **dict.fromkeys(("ARG_MAX", "ARG_MIN", "BROADCAST_TO", "EXPAND_DIMS", "MIRROR_PAD", "PAD", "RESHAPE"), (1,)),
-    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "TILE", "TRANSPOSE"), (1,)),
-    **dict.fromkeys(("SLICE", "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND"), (1, 2)),
-    **dict.fromkeys(("SPLIT", "TRANSPOSE_CONV"), (0,)),
-    "PADV2": (1,),
-    "SPLIT_V": (1, 2),
-    "STRIDED_SLICE": (1, 2, 3),
-}
 
 
 def present(program: Program, op: Operator) -> Iterator[Tensor]:
@@ -37,7 +26,7 @@ def present(program: Program, op: Operator) -> Iterator[Tensor]:
 
 def feature_maps(program: Program, op: Operator) -> Iterator[Tensor]:
     """What an operator computes from and into: its data without weights and parameters."""
-    known = {*PARAMETERS.get(op.kind, ())}
+    known = {*OPERATORS[op.kind].parameters} if op.kind in OPERATORS else set()
     if op.kind in CONTRACTIONS:
         known |= {CONTRACTIONS[op.kind].weights, CONTRACTIONS[op.kind].bias}
     for position in range(len(op.inputs)):

@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from jaxq.export.lint.view import CONTRACTIONS, LIMITS, read_at, written, zero_points
+from jaxq.export.lint.view import LIMITS, read_at, written, zero_points
+from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets.conditions import (
     axes,

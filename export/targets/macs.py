@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from jaxq.export.lint.view import CONTRACTIONS, read_at, written
+from jaxq.export.lint.view import read_at, written
+from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program
 
 

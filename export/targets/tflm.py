@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jaxq.export.lint.view import CONTRACTIONS, read_at
+from jaxq.export.lint.view import read_at
+from jaxq.export.operators import CONTRACTIONS, OPERATORS
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets.conditions import constant, dtypes, feature_maps, not_hybrid, pairs, reads, writes
 from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
@@ -16,32 +17,6 @@ from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, t
 _KERNELS = "tensorflow/tflite-micro, tensorflow/lite/micro/kernels"
 _RESOLVER = "tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc"
 NO_KERNEL = "no kernel"
-
-# The types that a kernel reads and writes, beside parameters, weights and biases.
-TYPES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB"), ("float32", "int8", "int16", "int32")),
-    **dict.fromkeys(("EXPAND_DIMS", "PACK", "PAD", "PADV2"), ("float32", "int8", "int16", "int32")),
-    **dict.fromkeys(("RESIZE_NEAREST_NEIGHBOR", "SPLIT", "SPLIT_V", "UNPACK"), ("float32", "int8", "int16", "int32")),
-    **dict.fromkeys(("ABS", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONV_2D"), ("float32", "int8", "int16")),
-    **dict.fromkeys(("DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LEAKY_RELU", "LOGISTIC"), ("float32", "int8", "int16")),
-    **dict.fromkeys(("MAX_POOL_2D", "MEAN", "PRELU", "RELU", "RELU6", "SOFTMAX", "SUM"), ("float32", "int8", "int16")),
-    **dict.fromkeys(("TANH", "TRANSPOSE", "TRANSPOSE_CONV"), ("float32", "int8", "int16")),
-    **dict.fromkeys(("BATCH_TO_SPACE_ND", "DEPTH_TO_SPACE", "ELU", "HARD_SWISH", "L2_NORMALIZATION"),
-                    ("float32", "int8")),
-    **dict.fromkeys(("LOG_SOFTMAX", "MIRROR_PAD", "NEG", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_BILINEAR", "RSQRT"),
-                    ("float32", "int8")),
-    **dict.fromkeys(("SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH"), ("float32", "int8")),
-    **dict.fromkeys(("CEIL", "COS", "EXP", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "L2_POOL_2D", "LOG", "ROUND", "SIN"),
-                    ("float32",)),
-    **dict.fromkeys(("SQRT", "SQUARE"), ("float32",)),
-    **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR", "REDUCE_ALL"), ("bool",)),
-    "CONCATENATION": ("float32", "int8", "int16", "int32", "int64", "bool"),
-    "DIV": ("float32", "int8", "int32"),
-    "REVERSE_V2": ("float32", "int8", "uint8", "int16", "int32", "int64", "bool"),
-    "SLICE": ("float32", "int8", "int16", "int32", "bool"),
-    "SQUARED_DIFFERENCE": ("float32", "int8", "int16", "int32"),
-    "STRIDED_SLICE": ("float32", "int8", "int16", "int32", "bool"),
-}  # fmt: skip
 
 # Kinds whose kernel copies bytes, or whose types are not kept in a table.
 _ANY = ("ADD_N", "ASSIGN_VARIABLE", "BROADCAST_ARGS", "CALL_ONCE", "CUMSUM", "CUSTOM:ethos-u", "EMBEDDING_LOOKUP")
@@ -98,9 +73,9 @@ _CONSTANT = _from_code("constant parameters", constant(1))
 
 OPERATORS = table(
     {
-        **{kind: (_typed(names),) for kind, names in TYPES.items()},
+        **{kind: (_typed(facts.tflm),) for kind, facts in OPERATORS.items() if facts.tflm},
         **dict.fromkeys(_COMPARED, _COMPARABLE),
-        **{kind: (_typed(TYPES[kind]), _WEIGHTS, _ONE_ARITHMETIC) for kind in CONTRACTIONS},
+        **{kind: (_typed(OPERATORS[kind].tflm), _WEIGHTS, _ONE_ARITHMETIC) for kind in CONTRACTIONS},
         **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
                         (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
                          _from_code("an int32 output", writes(("int32",))))),

@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op
-from jaxq.ops import OPS
+from jaxq.ops import FIXED_INT16, OPS
 from jaxq.plan.islands import is_real
-from jaxq.plan.precision import WIDE
 from jaxq.plan.recipe import Recipe, rule_for
 from jaxq.plan.scheme import Grid, Scheme
 from jaxq.plan.shared_scales import Ties
 from jaxq.plan.target import target_named
-
-# The scale and zero point of every op that has prescribed ones, in 16 bits.
-FIXED_WIDE = (1 / 32768, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +95,7 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, m
         names[0],
         scheme,
         names,
-        FIXED_WIDE if fixed is not None and bits == 16 else fixed,
+        FIXED_INT16 if fixed is not None and bits == 16 else fixed,
         not scheme.symmetric and _nonnegative(made, members),
         quantizers[0].name if quantizers else None,
         derived,
@@ -117,7 +113,7 @@ def _bits(
         return ops[0].attrs["bits"], graph.site_names[source[0]]
     names = [graph.site_names[v] for v in members]
     asked = rule_for(recipe, names).activation_bits
-    narrow = [op for op in ops if op.kind not in WIDE]
+    narrow = [op for op in ops if not (op.kind in OPS and OPS[op.kind].int16)]
     target = target_named(recipe.target)
     if (asked or recipe.activations.bits) == 8:
         return 8, None

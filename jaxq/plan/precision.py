@@ -24,17 +24,6 @@ def storage(op: Op, scheme: Scheme, target: Target) -> str:
     return "int4" if packed else "int8"
 
 
-# Ops that TFLite computes on activations of 16 bits by arithmetic that is known here. The rest computes in 8.
-WIDE = frozenset(
-    {
-        "ADD", "AFFINE", "AVERAGE_POOL_2D", "CLIP", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DROPOUT",
-        "FULLY_CONNECTED", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "RELU", "RELU6", "RELU_N1_TO_1",
-        "REQUANTIZE", "RESHAPE", "SLICE", "SOFTMAX", "SPLIT", "STOP_GRADIENT", "STRIDED_SLICE", "SUB", "TANH",
-        "TRANSPOSE",
-    }
-)  # fmt: skip
-
-
 def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
     """How the device brings an op's sum to the output's scale: "float32" (XNNPACK) or one of TFLite's builtin ways.
 

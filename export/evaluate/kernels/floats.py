@@ -208,9 +208,6 @@ def dequantized(value: jax.Array, tensor: Tensor) -> jax.Array:
     return steps.astype(jnp.float32) * q.scale.reshape(shape)
 
 
-# Where a contraction has its bias.
-BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
-
 KERNELS: dict[str, Kernel] = {
     **movement.KERNELS,
     "PAD": pad,

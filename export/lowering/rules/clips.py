@@ -55,7 +55,7 @@ def _emit_clip(w: Writer, op: Op, source: int, value: int, bounds: tuple[float, 
         out = w.activation(value) if last else w.activation(value, ":floored")
         like = w.like(value, f"{op.name}:{kind.lower()}", (1,))
         constant = w.constant(like.name, np.full((1,), q, like.dtype), like.quantization)
-        w.emit(kind, [source, constant], [out], 2)
+        w.emit(kind, [source, constant], [out])
         source = out
     if not steps:
         w.tensor_of[value] = source

@@ -47,8 +47,7 @@ def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
     if _hybrid(w, op):
         return [stored, bias]
     wide = w.tensor(Tensor(f"{op.name}:float32", tuple(data.shape), "float32"))
-    version = {"float16": 3, "int8": 5, "int4": 6}[w.tensors[stored].dtype]
-    w.emit("DEQUANTIZE", [stored], [wide], version)
+    w.emit("DEQUANTIZE", [stored], [wide])
     return [wide, bias]
 
 
@@ -85,10 +84,9 @@ def _windowed(w: Writer, op: Op) -> None:
     options |= {"dilation_h_factor": dilation_h, "dilation_w_factor": dilation_w}
     if depthwise:
         options["depth_multiplier"] = op.attrs["multiplier"]
-    version = 7 if _packed(w, op) else 6 if not depthwise and op.attrs["groups"] > 1 else 3
     fused, outs = clips.clipped(w, op)
     options |= {} if depthwise else _bias_type(w, op)
-    w.emit(op.kind, [x, *weights], outs[:1], version, **options, fused_activation_function=fused)
+    w.emit(op.kind, [x, *weights], outs[:1], **options, fused_activation_function=fused)
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
@@ -105,13 +103,13 @@ def affine(w: Writer, op: Op) -> None:
     options |= {"dilation_h_factor": 1, "dilation_w_factor": 1, "fused_activation_function": fused}
     x = w.tensor_of[op.inputs[0]]
     if len(shape) == 4:
-        w.emit("DEPTHWISE_CONV_2D", [x, *weights], outs[:1], 3, **options)
+        w.emit("DEPTHWISE_CONV_2D", [x, *weights], outs[:1], **options)
     else:
         four = (1, 1, int(np.prod(shape[:-1])), shape[-1])
         before = w.tensor(w.like(op.inputs[0], f"{op.name}:in4", four))
         after = w.tensor(w.like(op.outputs[0], f"{op.name}:out4", four))
         movement.emit_reshape(w, op.name + ":to4", x, before, four)
-        w.emit("DEPTHWISE_CONV_2D", [before, *weights], [after], 3, **options)
+        w.emit("DEPTHWISE_CONV_2D", [before, *weights], [after], **options)
         movement.emit_reshape(w, op.name + ":from4", after, outs[0], shape)
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
@@ -127,11 +125,10 @@ def _dense(w: Writer, op: Op, q: np.ndarray) -> None:
     keep = len(w.graph.avals[op.inputs[0]].shape) > 2
     fused, outs = clips.clipped(w, op)
     inputs = [w.tensor_of[op.inputs[0]], *weights]
-    version = 10 if _packed(w, op) else 5 if keep else 4
     options = {"keep_num_dims": keep, "fused_activation_function": fused, **_bias_type(w, op)}
     if _hybrid(w, op):  # else the reference kernel, which XNNPACK has no part in, takes a symmetric range
         options["asymmetric_quantize_inputs"] = True
-    w.emit("FULLY_CONNECTED", inputs, outs[:1], version, **options)
+    w.emit("FULLY_CONNECTED", inputs, outs[:1], **options)
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
@@ -146,10 +143,10 @@ def transpose_conv(w: Writer, op: Op) -> None:
     full = outs[0] if made == sizes else w.activation(op.outputs[0], ":whole", (n, *made, channels))
     stride_h, stride_w = op.attrs["stride"]
     options = {"padding": padding, "stride_h": stride_h, "stride_w": stride_w, "fused_activation_function": fused}
-    w.emit("TRANSPOSE_CONV", inputs, [full], 3 if fused == "NONE" else 4, **options)
+    w.emit("TRANSPOSE_CONV", inputs, [full], **options)
     if made != sizes:
         block = [w.ints(f"{op.name}:begin", (0, *before, 0)), w.ints(f"{op.name}:size", (n, *sizes, channels))]
-        w.emit("SLICE", [full, *block], outs[:1], 2)
+        w.emit("SLICE", [full, *block], outs[:1])
     clips.clip_after(w, outs, op, op.attrs["activation"] or (0.0, 0.0))
 
 
@@ -170,5 +167,5 @@ def batch_matmul(w: Writer, op: Op) -> None:
     """BATCH_MATMUL, neither side transposed; it fuses no activation."""
     inputs = [w.read(op, 0), w.read(op, 1)]
     _, outs = clips.clipped(w, op, fused=("NONE",))
-    w.emit("BATCH_MATMUL", inputs, outs[:1], 2, adj_x=False, adj_y=False)
+    w.emit("BATCH_MATMUL", inputs, outs[:1], adj_x=False, adj_y=False)
     clips.clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from jaxq.export.lowering.rules import clips
 from jaxq.export.lowering.writer import INT8, INT32, Rule, Writer
@@ -17,35 +14,26 @@ def binary(w: Writer, op: Op) -> None:
     """ADD, SUB, MUL, and the clip behind them."""
     inputs = [w.read(op, 0), w.read(op, 1)]
     fused, outs = clips.clipped(w, op)
-    version = 3 if op.kind == "MUL" and _product(w, op, inputs) >= 1 else 2
     options = {"pot_scale_int16": False} if op.kind != "MUL" and w.frozen.plan.bits(op) == 16 else {}
-    w.emit(op.kind, inputs, outs[:1], version, **options, fused_activation_function=fused)
+    w.emit(op.kind, inputs, outs[:1], **options, fused_activation_function=fused)
     clips.clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
 
 
-def _product(w: Writer, op: Op, inputs: Sequence[int]) -> float:
-    """The product of the inputs' scales by the output's; 0 for floats."""
-    scales = [w.tensors[i].quantization for i in inputs]
-    if w.frozen.plan.group(op.outputs[0]) is None:
-        return 0.0
-    return float(np.prod([q.scale[0] for q in scales if q is not None])) / float(w.frozen.of(op.outputs[0])[0])
-
-
-def plain(version: int, **options: Any) -> Rule:
+def plain(**options: Any) -> Rule:
     """One input, one output, the kind of the op."""
 
     def rule(w: Writer, op: Op) -> None:
-        w.emit(op.kind, [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], version, **options)
+        w.emit(op.kind, [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], **options)
 
     return rule
 
 
-def copying(version: int, **options: Any) -> Rule:
+def copying(**options: Any) -> Rule:
     """Of all its inputs, requantized where they have to be."""
 
     def rule(w: Writer, op: Op) -> None:
         inputs = [w.read(op, i) for i in range(len(op.inputs))]
-        w.emit(op.kind, inputs, [w.activation(op.outputs[0])], version, **options)
+        w.emit(op.kind, inputs, [w.activation(op.outputs[0])], **options)
 
     return rule
 
@@ -53,7 +41,7 @@ def copying(version: int, **options: Any) -> Rule:
 def compare(w: Writer, op: Op) -> None:
     """EQUAL, LESS and their like."""
     inputs = [w.read(op, i) for i in range(2)]
-    w.emit(op.attrs["relation"], inputs, [w.activation(op.outputs[0])], 1)
+    w.emit(op.attrs["relation"], inputs, [w.activation(op.outputs[0])])
 
 
 def table(w: Writer, op: Op) -> None:
@@ -65,26 +53,26 @@ def table(w: Writer, op: Op) -> None:
     index = w.tensor(Tensor(f"{op.name}:index", shape, "int32"))
     out = w.activation(op.outputs[0])
     entries = w.constant(f"{op.name}:table", w.frozen.tables[op.name], w.tensors[out].quantization)
-    w.emit("CAST", [w.tensor_of[op.inputs[0]]], [code], 1, in_data_type=INT8, out_data_type=INT32)
-    w.emit("ADD", [code, w.ints(f"{op.name}:first", [128])], [index], 1, fused_activation_function="NONE")
-    w.emit("GATHER", [entries, index], [out], 2 if w.tensors[out].dtype == "int8" else 3, axis=0, batch_dims=0)
+    w.emit("CAST", [w.tensor_of[op.inputs[0]]], [code], in_data_type=INT8, out_data_type=INT32)
+    w.emit("ADD", [code, w.ints(f"{op.name}:first", [128])], [index], fused_activation_function="NONE")
+    w.emit("GATHER", [entries, index], [out], axis=0, batch_dims=0)
 
 
 def requantize(w: Writer, op: Op) -> None:
     """QUANTIZE."""
-    w.emit("QUANTIZE", [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])], 2)
+    w.emit("QUANTIZE", [w.tensor_of[op.inputs[0]]], [w.activation(op.outputs[0])])
 
 
 def leaky_relu(w: Writer, op: Op) -> None:
     """LEAKY_RELU."""
     inputs = [w.tensor_of[op.inputs[0]]]
-    w.emit("LEAKY_RELU", inputs, [w.activation(op.outputs[0])], 1, alpha=float(op.attrs["alpha"]))
+    w.emit("LEAKY_RELU", inputs, [w.activation(op.outputs[0])], alpha=float(op.attrs["alpha"]))
 
 
 def gelu(w: Writer, op: Op) -> None:
     """GELU."""
     inputs = [w.tensor_of[op.inputs[0]]]
-    w.emit("GELU", inputs, [w.activation(op.outputs[0])], 2, approximate=op.attrs["approximate"])
+    w.emit("GELU", inputs, [w.activation(op.outputs[0])], approximate=op.attrs["approximate"])
 
 
 def nothing(w: Writer, op: Op) -> None:
@@ -94,4 +82,4 @@ def nothing(w: Writer, op: Op) -> None:
 
 def relu_n1_to_1(w: Writer, op: Op) -> None:
     """LiteRT has no kernel of its own for int16."""
-    (clips.clip if w.frozen.plan.bits(op) == 16 else plain(1))(w, op)
+    (clips.clip if w.frozen.plan.bits(op) == 16 else plain())(w, op)

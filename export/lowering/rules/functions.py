@@ -37,7 +37,7 @@ class Function:
         inputs = [v if isinstance(v, int) else self._constant(v) for v in operands]
         self.count += 1
         out = self.writer.tensor(Tensor(f"{self.op.name}:{self.count}", self.shape, dtype))
-        self.writer.emit(kind, inputs, [out], 1, **options)
+        self.writer.emit(kind, inputs, [out], **options)
         return out
 
     def _constant(self, value: np.ndarray | np.generic) -> int:

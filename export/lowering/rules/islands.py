@@ -33,13 +33,13 @@ class Island:
                 self.integers.tensor_of[value] = made
             else:
                 del self.floats.tensor_of[value]
-                self.integers.emit("QUANTIZE", [made], [self.integers.activation(value)], 1)
+                self.integers.emit("QUANTIZE", [made], [self.integers.activation(value)])
 
     def _enter(self, value: int) -> None:
         held = self.integers.tensor_of[value]
         if self.integers.frozen.plan.group(value) is not None:
             shape, name = self.integers.graph.avals[value].shape, self.floats.graph.site_names[value]
             wide = self.integers.tensor(Tensor(f"{name}:again", tuple(shape), "float32"))
-            self.integers.emit("DEQUANTIZE", [held], [wide], 2)
+            self.integers.emit("DEQUANTIZE", [held], [wide])
             held = wide
         self.floats.tensor_of[value] = held

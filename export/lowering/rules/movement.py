@@ -12,7 +12,7 @@ from jaxq.graph import Op
 
 def emit_reshape(w: Writer, name: str, source: int, out: int, shape: Sequence[int]) -> None:
     """A RESHAPE of one tensor to another."""
-    w.emit("RESHAPE", [source, w.ints(f"{name}:shape", shape)], [out], 1, new_shape=tuple(int(d) for d in shape))
+    w.emit("RESHAPE", [source, w.ints(f"{name}:shape", shape)], [out], new_shape=tuple(int(d) for d in shape))
 
 
 def reshape(w: Writer, op: Op) -> None:
@@ -21,71 +21,67 @@ def reshape(w: Writer, op: Op) -> None:
 
 
 def transpose(w: Writer, op: Op) -> None:
-    """TRANSPOSE, with the version that its rank needs."""
+    """TRANSPOSE."""
     perm = op.attrs["perm"]
-    version = {5: 4, 6: 6}.get(len(perm), 2)
     w.emit(
         "TRANSPOSE",
         [w.tensor_of[op.inputs[0]], w.ints(f"{op.name}:perm", perm)],
         [w.activation(op.outputs[0])],
-        version,
     )
 
 
 def pad(w: Writer, op: Op) -> None:
     """PAD with zeros."""
     pads = w.constant(f"{op.name}:pads", np.asarray(op.attrs["pads"], np.int32))
-    version = 4 if len(op.attrs["pads"]) > 4 else 2
-    w.emit("PAD", [w.tensor_of[op.inputs[0]], pads], [w.activation(op.outputs[0])], version)
+    w.emit("PAD", [w.tensor_of[op.inputs[0]], pads], [w.activation(op.outputs[0])])
 
 
 def concatenation(w: Writer, op: Op) -> None:
     """CONCATENATION, of inputs that are requantized where they have to be."""
     inputs = [w.read(op, i) for i in range(len(op.inputs))]
     outs = [w.activation(op.outputs[0])]
-    w.emit("CONCATENATION", inputs, outs, 2, axis=op.attrs["axis"], fused_activation_function="NONE")
+    w.emit("CONCATENATION", inputs, outs, axis=op.attrs["axis"], fused_activation_function="NONE")
 
 
 def split(w: Writer, op: Op) -> None:
     """SPLIT; its axis is the first operand."""
     axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
     outs = [w.activation(v) for v in op.outputs]
-    w.emit("SPLIT", [axis, w.tensor_of[op.inputs[0]]], outs, 2, num_splits=op.attrs["splits"])
+    w.emit("SPLIT", [axis, w.tensor_of[op.inputs[0]]], outs, num_splits=op.attrs["splits"])
 
 
 def slice_(w: Writer, op: Op) -> None:
     """SLICE."""
     block = [w.ints(f"{op.name}:begin", op.attrs["begin"]), w.ints(f"{op.name}:size", op.attrs["size"])]
-    w.emit("SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])], 2)
+    w.emit("SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])])
 
 
 def strided_slice(w: Writer, op: Op) -> None:
     """STRIDED_SLICE."""
     block = [w.ints(f"{op.name}:{key}", op.attrs[key]) for key in ("begin", "end", "strides")]
-    w.emit("STRIDED_SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])], 2)
+    w.emit("STRIDED_SLICE", [w.tensor_of[op.inputs[0]], *block], [w.activation(op.outputs[0])])
 
 
 def gather(w: Writer, op: Op) -> None:
     """GATHER at constant indices."""
     inputs = [w.read(op, 0), w.read(op, 1)]
-    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], 2, axis=op.attrs["axis"], batch_dims=0)
+    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], axis=op.attrs["axis"], batch_dims=0)
 
 
 def embedding(w: Writer, op: Op) -> None:
     """GATHER of rows."""
     inputs = [w.read(op, 1), w.read(op, 0)]
-    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], 2, axis=0, batch_dims=0)
+    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], axis=0, batch_dims=0)
 
 
 def broadcast_to(w: Writer, op: Op) -> None:
     """BROADCAST_TO."""
     shape = w.ints(f"{op.name}:shape", op.attrs["shape"])
     out = w.activation(op.outputs[0])
-    version = 3 if w.tensors[out].dtype in ("int8", "int16") else 2
-    w.emit("BROADCAST_TO", [w.tensor_of[op.inputs[0]], shape], [out], version)
+    w.emit("BROADCAST_TO", [w.tensor_of[op.inputs[0]], shape], [out])
 
 
 def select(w: Writer, op: Op) -> None:
     """SELECT_V2."""
     inputs = [w.read(op, i) for i in range(3)]
-    w.emit("SELECT_V2", inputs, [w.activation(op.outputs[0])], 1)
+    w.emit("SELECT_V2", inputs, [w.activation(op.outputs[0])])

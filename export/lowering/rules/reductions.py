@@ -11,10 +11,10 @@ from jaxq.graph import Op
 def reduction(w: Writer, op: Op) -> None:
     """MEAN, REDUCE_MAX or REDUCE_MIN."""
     axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
-    w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], 2, keep_dims=op.attrs["keepdims"])
+    w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], keep_dims=op.attrs["keepdims"])
 
 
 def arg_max(w: Writer, op: Op) -> None:
     """ARG_MAX, int32."""
     axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
-    w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], 2, output_type=INT32)
+    w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], output_type=INT32)

@@ -38,9 +38,9 @@ def padded(w: Writer, op: Op, lowest: bool = False) -> int:
         like = w.like(value, f"{op.name}:least", (1,))
         number = np.finfo(np.float32).min if like.dtype == "float32" else np.iinfo(like.dtype).min
         least = w.constant(like.name, np.full((1,), number, like.dtype), like.quantization)
-        w.emit("PADV2", [w.tensor_of[value], table, least], [out], 2)
+        w.emit("PADV2", [w.tensor_of[value], table, least], [out])
     else:
-        w.emit("PAD", [w.tensor_of[value], table], [out], 2)
+        w.emit("PAD", [w.tensor_of[value], table], [out])
     return out
 
 
@@ -58,13 +58,13 @@ def pool(w: Writer, op: Op) -> None:
         )
     x = padded(w, op, lowest=not average) if explicit else w.tensor_of[op.inputs[0]]
     size = {"filter_height": window[0], "filter_width": window[1], "stride_h": stride_h, "stride_w": stride_w}
-    w.emit(op.kind, [x], [w.activation(op.outputs[0])], 2, padding=padding, **size, fused_activation_function="NONE")
+    w.emit(op.kind, [x], [w.activation(op.outputs[0])], padding=padding, **size, fused_activation_function="NONE")
 
 
 def resize_bilinear(w: Writer, op: Op) -> None:
     """RESIZE_BILINEAR with the pixels' centres aligned."""
     size = w.constant(f"{op.name}:size", np.asarray(op.attrs["size"], np.int32))
     w.emit(
-        "RESIZE_BILINEAR", [w.tensor_of[op.inputs[0]], size], [w.activation(op.outputs[0])], 3,
+        "RESIZE_BILINEAR", [w.tensor_of[op.inputs[0]], size], [w.activation(op.outputs[0])],
         align_corners=False, half_pixel_centers=True,
     )  # fmt: skip
