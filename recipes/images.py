@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
+from jaxq.recipes.pictures import read_picture
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -73,15 +74,10 @@ def _chosen(folder: pathlib.Path, count: int | None, seed: int) -> Sequence[path
 
 def _square(file: pathlib.Path, side: int) -> np.ndarray:
     """The middle square of one image, scaled."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(file) as image:
-            return np.asarray(_scaled(image.convert("RGB"), side), np.uint8)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as e:
-        raise InputError(
-            f"{file} is no image that can be read ({str(e).splitlines()[0]}). Delete or replace it."
-        ) from e
+        return np.asarray(_scaled(read_picture(file), side), np.uint8)
+    except InputError as e:
+        raise InputError(f"{str(e).splitlines()[0]} Delete or replace it.") from e
 
 
 def _scaled(image: Any, side: int) -> Any:

@@ -282,7 +282,7 @@ def test_misuse(case: Case) -> None:
     [
         (b"x = [", "{} is not TOML: Invalid value (at end of document)."),
         (b"\xff\xfe", "{} is not TOML: 'utf-8' codec can't decode byte 0xff"),
-        (b"#" * 2_000_000, "{} has 2,000,000 bytes; a recipe has at most 1,048,576. Is it another file?"),
+        (b"#" * 2_000_000, "{} has 2,000,000 bytes; a recipe has at most 262,144. Is it another file?"),
         (b"weights = 3", "In {}: Expected `object`, got `int` - at `$.weights`."),
         (b"[activation]", "In {}: Object contains unknown field `activation`. Did you mean 'activations'"),
     ],

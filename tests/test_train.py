@@ -276,7 +276,7 @@ def test_what_is_wrong_with_a_folder(folder: pathlib.Path, tmp_path: pathlib.Pat
     assert f"There is no folder {folder}/test. {folder} holds tests, train. Did you mean 'tests'?" in said(folder)
     (folder / "tests").rename(folder / "test")
     (folder / "train" / "cat" / "0.png").write_bytes(b"no picture")
-    assert said(folder).startswith(f"{folder}/train/cat/0.png is no image that can be read (")
+    assert said(folder).startswith(f"{folder}/train/cat/0.png cannot be read as a photo: ")
     for file in (folder / "train" / "cat").iterdir():
         file.unlink()
     assert said(folder).startswith(f"{folder}/train/cat holds no image (.bmp, .jpeg, .jpg, .png, .webp).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,7 +10,9 @@ import msgspec
 import typer
 
 from jaxq.cli.failures import usage
+from jaxq.errors import RecipeError
 from jaxq.export.metadata import Metadata, TensorMetadata
+from jaxq.plan.toml_file import read_toml
 
 MetadataFile = Annotated[
     pathlib.Path | None,
@@ -20,16 +21,17 @@ MetadataFile = Annotated[
         help="What the file shall say of itself: names, normalization, labels.",
     ),
 ]  # fmt: skip
+LARGEST_FILE = 1 << 20  # bytes: labels and vocabularies may stand in the file itself
 FIELDS = {"labels", "vocabulary"}  # each a list of strings, or the path of a text file, from the TOML file's folder
 
 
 def read_metadata_file(path: pathlib.Path) -> Metadata:
     """The metadata that a TOML file describes, by the names of Metadata's fields. Raises a usage error."""
     try:
-        values = _with_lines(tomllib.loads(path.read_text("utf-8")), path.parent)
+        values = _with_lines(read_toml(path, LARGEST_FILE), path.parent)
         return msgspec.convert(_known(values, Metadata), Metadata)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise usage(f"{path} is not TOML: {e}.") from e
+    except RecipeError as e:
+        raise usage(str(e)) from e
     except (msgspec.ValidationError, KeyError) as e:
         raise usage(f"In {path}: {e}.") from e
 

@@ -12,6 +12,7 @@ from jaxq.errors import InputError
 from jaxq.export.io_formulas import described, formula, prepared
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program, describe
+from jaxq.recipes.pictures import read_picture
 
 MODES = {"RGB": "RGB", "GRAYSCALE": "L"}
 FROM, TO = 8, 7  # the shorter side becomes 8/7 of the input's (256 for 224), then the middle is cut out
@@ -34,22 +35,18 @@ def file_inputs(text: str, program: Program, metadata: Metadata) -> list[np.ndar
 
 
 def photo(path: pathlib.Path, mode: str, height: int, width: int) -> np.ndarray:
-    """Pixels uint8 [1, height, width, channels] of a photo. Raises InputError for a file that is none."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise InputError("Photos are read by the package pillow. Run: pip install 'jaxq[recipes]'") from None
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(_middle(image.convert(mode), height, width, Image.Resampling.BILINEAR), np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InputError(f"{path} cannot be read as a photo: {e}") from e
-    return pixels.reshape(1, height, width, -1)
+    """Pixels uint8 [1, height, width, channels] of a photo, as a viewer shows it. Raises InputError for a file that is
+    none, and for one that is too large.
+    """
+    image = read_picture(path, mode)
+    return np.asarray(_middle(image, height, width), np.uint8).reshape(1, height, width, -1)
 
 
-def _middle(image: Any, height: int, width: int, filtered: Any) -> Any:
+def _middle(image: Any, height: int, width: int) -> Any:
     """The middle of a PIL image, scaled so that it fills the input with 1/16 more at both ends."""
+    from PIL import Image
+
     factor = FROM / TO * max(width / image.width, height / image.height)
     scaled = round(image.width * factor), round(image.height * factor)
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-    return image.resize(scaled, filtered).crop((left, top, left + width, top + height))
+    return image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))

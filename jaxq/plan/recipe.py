@@ -13,17 +13,15 @@ from __future__ import annotations
 import fnmatch
 import os
 import pathlib
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from jaxq.display.text import did_you_mean
+from jaxq.display.text import did_you_mean, shortened
 from jaxq.errors import RecipeError, UnmatchedRuleError
 from jaxq.plan.target import target_named
-
-LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+from jaxq.plan.toml_file import read_toml
 
 IOType = Literal["int8", "uint8", "float32"]
 
@@ -134,28 +132,17 @@ def read_recipe(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> 
     path = pathlib.Path(source)
     if path.suffix != ".toml":
         raise RecipeError(
-            f"There is no recipe {str(source)!r}. {did_you_mean(str(source), SHIPPED)} Or give a path to a .toml file."
+            f"There is no recipe {shortened(str(source))!r}. {did_you_mean(str(source), SHIPPED)} Or give a path to a "
+            ".toml file."
         )
-    return _convert(_read_toml(path), str(path))
-
-
-def _read_toml(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise RecipeError(f"{path} has {size:,} bytes; a recipe has at most {LARGEST_FILE:,}. Is it another file?")
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as e:
-        raise RecipeError(f"Cannot read the recipe {path}: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise RecipeError(f"{path} is not TOML: {e}.") from e
+    return _convert(read_toml(path), shortened(str(path)))
 
 
 def _convert(values: Mapping[str, Any], where: str) -> Recipe:
     try:
         return _checked(msgspec.convert(dict(values), Recipe), where)
     except msgspec.ValidationError as e:
-        raise RecipeError(f"In {where}: {e}.{_suggestion(str(e))}") from e
+        raise RecipeError(f"In {where}: {shortened(str(e))}.{_suggestion(str(e))}") from e
 
 
 def _checked(recipe: Recipe, where: str) -> Recipe:

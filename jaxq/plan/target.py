@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxq.display.text import did_you_mean
+from jaxq.display.text import did_you_mean, shortened
 from jaxq.errors import RecipeError
 
 EVERYTHING = frozenset({"*"})
@@ -97,4 +97,4 @@ def target_named(name: str) -> Target:
     """The target of this name. Raises RecipeError with the nearest names."""
     if name in TARGETS:
         return TARGETS[name]
-    raise RecipeError(f"There is no target {name!r}. {did_you_mean(name, TARGETS)}")
+    raise RecipeError(f"There is no target {shortened(name)!r}. {did_you_mean(name, TARGETS)}")
