@@ -1,9 +1,10 @@
 """What jaxq costs on an accelerator: QAT steps beside bfloat16 float steps, integers beside the CPU's, a loaded file.
 
-    python benchmarks/gpu.py [--rounds 10] [--batch 256] [--resolution 160] [--length 128] [--anywhere]
+    python benchmarks/gpu.py [--only load] [--only mobilenet] [--only encoder] [--rounds 10] [--anywhere]
 
-Made to end within four minutes on one GPU. Where JAX sees none it says so and ends; `--anywhere` runs it all the same,
-which on a CPU is a test of the script with small numbers (`--batch 4 --resolution 32 --length 8 --config bert-tiny`).
+Each part prints its lines as they come and ends within four minutes on one GPU. Where JAX sees no GPU the script says
+so and ends; `--anywhere` runs it all the same, which on a CPU is a test of the script with small numbers (`--batch 4
+--resolution 32 --length 8 --config bert-tiny`).
 
 The float step computes in bfloat16 with float32 parameters. The quantized step carries its integers in bfloat16
 (`carrier = "bfloat16"`), which is exact. Both are taken in turns, and the ratio is the median over the rounds.
@@ -22,8 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
 import jaxq
 from jaxq.quantize import bind
@@ -31,6 +30,8 @@ from jaxq.recipes.bert import CONFIGS, SentenceModel
 from jaxq.recipes.mobilenet_v2 import MobileNetV2
 from jaxq.simulate.forward import simulate
 
+PARTS = ("load", "mobilenet", "encoder")
+START = time.perf_counter()
 FILE = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "mobilenet_v2.tflite"
 
 
@@ -132,6 +133,28 @@ def loaded_rates(batch: int, rounds: int) -> dict[str, float]:
     return rates
 
 
+def load_line(batch: int, rounds: int) -> str:
+    """What a loaded file computes a second, as text."""
+    rates = loaded_rates(batch, rounds)
+    ratio = rates["jaxq.load"] / rates["LiteRT, 1 thread"]
+    return f"{FILE.name}: " + ", ".join(f"{k} {v:,.0f} examples/s" for k, v in rates.items()) + f", ratio {ratio:.1f}"
+
+
+def step_line(build: Callable[[], nnx.Module], qmodel: Any, x: np.ndarray, rounds: int) -> str:
+    """What a step costs, as text."""
+    taken = step_seconds(build, qmodel, x, rounds)
+    steady = {key: values[2:] for key, values in taken.items()}
+    ratio = float(np.median(np.divide(steady["jaxq"], steady["float"])))
+    middle = ", ".join(f"{key} {1e3 * float(np.median(v)):.1f} ms" for key, v in steady.items())
+    first = ", ".join(f"{key} {values[0]:.1f} s" for key, values in taken.items())
+    return f"bfloat16 step: {middle}, ratio {ratio:.2f}; first step: {first}"
+
+
+def say(text: str) -> None:
+    """Print a line with the seconds since the process began."""
+    print(f"{time.perf_counter() - START:6.1f} s  {text}", flush=True)
+
+
 def _seconds(run: Callable[[], Any], rounds: int) -> float:
     """The median time of a call, after one that is not counted."""
     run()
@@ -143,55 +166,41 @@ def _seconds(run: Callable[[], Any], rounds: int) -> float:
     return float(np.median(times))
 
 
-def models(options: argparse.Namespace) -> dict[str, tuple[Callable[[], nnx.Module], np.ndarray]]:
-    """Each network to train, and a batch for it."""
+def models(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[], nnx.Module], np.ndarray]]:
+    """By part: the name of a network to train, what builds it, and a batch for it."""
     rng = np.random.default_rng(0)
     images = rng.random((options.batch, options.resolution, options.resolution, 3), np.float32)
     tokens = rng.integers(1, 30_000, (options.batch, options.length)).astype(np.int32)
     config = CONFIGS[options.config]
+    mobile, encoder = f"MobileNetV2, {options.resolution} px", f"{options.config}, {options.length} tokens"
     return {
-        f"MobileNetV2, {options.resolution} px": (lambda: MobileNetV2(rngs=nnx.Rngs(0)), images),
-        f"{options.config}, {options.length} tokens": (lambda: SentenceModel(config, 2, rngs=nnx.Rngs(0)), tokens),
+        "mobilenet": (mobile, lambda: MobileNetV2(rngs=nnx.Rngs(0)), images),
+        "encoder": (encoder, lambda: SentenceModel(config, 2, rngs=nnx.Rngs(0)), tokens),
     }
 
 
 def main() -> None:
-    """Print the two tables."""
+    """Print a line for each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("rounds", 10), ("batch", 256), ("resolution", 160), ("length", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--config", choices=CONFIGS, default="minilm-l6")
     parser.add_argument("--anywhere", action="store_true", help="run without a GPU as well")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be given again")
     options = parser.parse_args()
     if jax.default_backend() == "cpu" and not options.anywhere:
         print("gpu: JAX sees no accelerator on this machine; ran nothing")
         return
-    device = f"jax {jax.__version__}, {jax.devices()[0].device_kind}"
-    console, start = Console(width=140), time.perf_counter()
-    table = Table(title=f"training step, batch {options.batch}, {device}, median of {options.rounds}")
-    for column in (
-        "model",
-        "bf16 float ms",
-        "jaxq ms",
-        "ratio",
-        "first step, s: float, jaxq",
-        "integers unlike a CPU's",
-    ):
-        table.add_column(column)
-    for name, (build, x) in models(options).items():
-        qmodel = quantized(build, x)
-        unlike = differing(qmodel, x[:4])
-        taken = step_seconds(build, qmodel, x, options.rounds)
-        steady = {key: values[2:] for key, values in taken.items()}
-        ratio = float(np.median(np.divide(steady["jaxq"], steady["float"])))
-        middle = [f"{1e3 * float(np.median(v)):.1f}" for v in steady.values()]
-        first = ", ".join(f"{values[0]:.1f}" for values in taken.values())
-        table.add_row(name, *middle, f"{ratio:.2f}", first, unlike)
-        print(f"{name}: {' / '.join(middle)} ms, ratio {ratio:.2f}, {unlike} differ", flush=True)
-    console.print(table)
-    rates = loaded_rates(options.batch, options.rounds)
-    print(f"{FILE.name}, batch {options.batch}:", ", ".join(f"{k} {v:,.0f} examples/s" for k, v in rates.items()))
-    print(f"ratio {rates['jaxq.load'] / rates['LiteRT, 1 thread']:.1f}; {time.perf_counter() - start:.0f} s in all")
+    parts = options.only or PARTS
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, batch {options.batch}, median of {options.rounds}")
+    if "load" in parts:
+        say(load_line(options.batch, options.rounds))
+    for part, (name, build, x) in models(options).items():
+        if part in parts:
+            say(f"{name}: calibrating")
+            qmodel = quantized(build, x)
+            say(f"{name}: {step_line(build, qmodel, x, options.rounds)}")
+            say(f"{name}: {differing(qmodel, x[:4])} integers of the training forward differ from a CPU's")
 
 
 if __name__ == "__main__":
