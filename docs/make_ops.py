@@ -256,7 +256,7 @@ def widths(kind: str) -> str:
     """What becomes of activations of 16 bits."""
     if not OPS[kind].int16:
         return "computes in 8"
-    return f"for all but {', '.join(name for name, target in TARGETS.items() if not target.wide)}"
+    return f"for all but {', '.join(name for name, target in TARGETS.items() if not target.int16)}"
 
 
 def dynamic(kind: str) -> bool:

@@ -27,7 +27,8 @@ HEAD = """\
 
 tells of any .tflite file where each operator goes, in the target's own words, what share of the multiplications (MACs)
 that is, and which operator to change first. Exit code 0: everything maps. 1: something does not. 2: the command line
-is wrong. Before training, the plan asks the smaller table `jaxq.plan.target.TARGETS`, which knows kinds of ops alone.
+is wrong. Before training, the plan asks `jaxq.plan.target.TARGETS`, which has the kinds of operators of
+each target and none of their limits.
 
 Every entry says where it comes from: *measured* (jaxq's tests run it on the runtime or the compiler named), *vendor*
 (the vendor's document or source code says so), *inferred* (from logs, issues, neighbouring versions).

@@ -15,7 +15,6 @@ from ai_edge_litert.interpreter import Interpreter
 from jaxq.errors import RecipeError
 from jaxq.export.flatbuffer.schema import OPERATORS
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.lowering.lower import RULES
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.export.targets import TARGETS, check, device_named, edgetpu, macs, memory
 from jaxq.export.targets.device import INFERRED, MEASURED, VENDOR
@@ -161,31 +160,37 @@ def test_every_entry_has_a_source(name: str) -> None:
     assert list(device.operators) == sorted(device.operators)
 
 
-# What the graph's ops are in a file, where it is not the operator of the same name.
-WRITTEN = {
-    "AFFINE": ("DEPTHWISE_CONV_2D", "RESHAPE"),
-    "COMPARE": ("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL"),
-    "CLIP": ("MAXIMUM", "MINIMUM"),
-    "EMBEDDING": ("GATHER",),
-    "SELECT": ("SELECT_V2",),
-    "REQUANTIZE": ("QUANTIZE",),
-    "TABLE": ("CAST", "ADD", "GATHER"),
-}
-NO_OPERATOR = {"DROPOUT", "FAKE_QUANT", "STOP_GRADIENT"}
-CHECKED_AS = {"ethos-u": "ethos-u55"}
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_plan_and_the_check_read_one_value(name: str) -> None:
+    device, target = TARGETS[name], PLANNED[name]
+    assert device.target is target
+    assert target.operators is None or target.operators == device.operators.keys()
+    assert target.evidence in (MEASURED, VENDOR, INFERRED) and target.source
+
+
+LACKING = {
+    "edgetpu": {"ARG_MAX", "BATCH_MATMUL", "BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "GELU", "HARD_SWISH",
+                "LEAKY_RELU", "LOGICAL_AND", "SELECT", "TABLE"},
+    "ethos-u": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
+    "ethos-u55": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
+    "ethos-u65": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
+    "ethos-u85": {"BROADCAST_TO"},
+    "litert": set(),
+    "tflm": {"RELU_N1_TO_1"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_the_plan_forbids_what_the_check_does_not_list(name: str) -> None:
-    planned_for, device = PLANNED[name], TARGETS[CHECKED_AS.get(name, name)]
-    if device.runs_rest:
-        assert not planned_for.forbidden and not planned_for.tables
-        return
-    lacking = {kind for kind in RULES if kind not in NO_OPERATOR
-               and any(written not in device.operators for written in WRITTEN.get(kind, (kind,)))}  # fmt: skip
-    assert planned_for.forbidden | planned_for.tables == lacking
-    assert planned_for.composed <= lacking | {"RESIZE_BILINEAR"}  # by its factors
-    assert planned_for.evidence in (MEASURED, VENDOR, INFERRED) and planned_for.source
+def test_what_ops_a_target_cannot_run(name: str) -> None:
+    assert PLANNED[name].forbidden == LACKING[name]
+
+
+def test_what_is_written_otherwise_where_a_target_lacks_the_operator() -> None:
+    assert {name: sorted(target.composed) for name, target in PLANNED.items() if target.composed} == {
+        "edgetpu": ["HARD_SWISH", "LEAKY_RELU"],
+        **dict.fromkeys(("ethos-u", "ethos-u55", "ethos-u65", "ethos-u85"), ["RESIZE_BILINEAR"]),
+    }
+    assert {name: target.tables for name, target in PLANNED.items() if target.tables} == {"tflm": {"GELU"}}
 
 
 def stripped(built: Program) -> list[Program]:

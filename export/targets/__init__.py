@@ -1,7 +1,7 @@
 """Targets: what a device takes of a finished file, as data with provenance, and `check`, which applies it.
 
-Before training the plan asks `plan.target`, which knows kinds of ops alone. Here are the rules of one operator in its
-shapes, types, scales and versions, for any program, whoever wrote it. `TARGETS` is the table by name.
+Which operators a target has is in `jaxq.plan.target`, which the plan asks before training. Here are the limits of one
+operator in its shapes, types, scales and versions, for any program, whoever wrote it. `TARGETS` is the table by name.
 """
 
 from __future__ import annotations

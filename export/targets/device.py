@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxq.export.program import Operator, Program
+from jaxq.plan.target import Target
 
 # Where an entry comes from. MEASURED: jaxq's tests run it on the real compiler or runtime. VENDOR: the vendor's
 # document or source code says it. INFERRED: concluded from logs, issues or neighbouring versions.
@@ -33,7 +34,7 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A target's capabilities as data.
+    """The reading of a target (`jaxq.plan.target.Target`, which has the kinds of operators) for finished files.
 
     `operators`: the limits of each operator kind that it takes. `everywhere`: limits of all of them. `mapped`,
     `unlisted`, `limited`: its words for an operator that it takes, has no entry for, or takes within a limit that is
@@ -43,15 +44,13 @@ class Device:
     chip; None without such a limit. `verdict`: how much the answer is worth. `compilers`: Vela's configurations.
     """
 
-    name: str
-    title: str
+    target: Target
     verdict: str
     operators: Mapping[str, Sequence[Limit]]
     everywhere: Sequence[Limit]
     mapped: str
     unlisted: str
     limited: str
-    evidence: str
     source: str
     runs_rest: bool = False
     one_subgraph: bool = False
@@ -59,7 +58,23 @@ class Device:
     cache_bytes: int | None = None
     compilers: Sequence[str] = ()
 
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target.name
 
-def table(limits: Mapping[str, Sequence[Limit]], *plain: str) -> dict[str, tuple[Limit, ...]]:
-    """The operators of a device: `plain` kinds have no limits of their own."""
-    return {kind: tuple(limits.get(kind, ())) for kind in sorted({*limits, *plain})}
+    @property
+    def title(self) -> str:
+        """The target's full name."""
+        return self.target.title
+
+    @property
+    def evidence(self) -> str:
+        """How the kinds are known."""
+        return self.target.evidence
+
+
+def table(target: Target, limits: Mapping[str, Sequence[Limit]]) -> dict[str, tuple[Limit, ...]]:
+    """The operators of a target, each with its limits; those that the limits name, where it runs every operator."""
+    kinds = limits.keys() if target.operators is None else target.operators
+    return {kind: tuple(limits.get(kind, ())) for kind in sorted(kinds)}

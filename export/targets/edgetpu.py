@@ -24,6 +24,7 @@ from jaxq.export.targets.conditions import (
     versions,
 )
 from jaxq.export.targets.device import INFERRED, VENDOR, Check, Device, Limit, table
+from jaxq.plan.target import TARGETS
 
 _PAGE = "coral.ai, TensorFlow models on the Edge TPU, supported operations"
 _CHANGES = "google-coral/edgetpu, CHANGES.md"
@@ -120,6 +121,7 @@ _ONE_SCALE = 'Export with the target "edgetpu"; with TFLiteConverter switch scal
 _FLAT = "Export with a batch of 1."
 
 OPERATORS = table(
+    TARGETS["edgetpu"],
     {
         **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), (_PLAIN,)),
         "CONCATENATION": (_PLAIN, _known("a constant input is all zeros, and one of two", _zeros)),
@@ -156,14 +158,10 @@ OPERATORS = table(
         **dict.fromkeys(("SLICE",), (Limit("constant parameters", constant(1, 2), VENDOR, _PAGE, NOT_CONSTANT),)),
         **dict.fromkeys(("RESHAPE", "TRANSPOSE"), (_PARAMETERS,)),
     },
-    *("ADD", "EXPAND_DIMS", "L2_NORMALIZATION", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL", "QUANTIZE", "RELU", "RELU6"),
-    *("RELU_N1_TO_1", "RSQRT", "SPACE_TO_DEPTH", "SQUARED_DIFFERENCE", "SQUEEZE", "SUB", "TANH"),
-    "UNIDIRECTIONAL_SEQUENCE_LSTM",
 )
 
 EDGETPU = Device(
-    name="edgetpu",
-    title="Coral Edge TPU",
+    target=TARGETS["edgetpu"],
     verdict="rule-based: by public documents, not by the compiler",
     operators=OPERATORS,
     everywhere=(
@@ -195,7 +193,6 @@ EDGETPU = Device(
     mapped=MAPPED,
     unlisted=NOT_SUPPORTED,
     limited=UNSPECIFIED,
-    evidence=VENDOR,
     source=_PAGE,
     one_subgraph=True,
     at_ends=frozenset({"QUANTIZE", "DEQUANTIZE"}),

@@ -27,6 +27,7 @@ from jaxq.export.targets.conditions import (
     window,
 )
 from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
+from jaxq.plan.target import TARGETS
 
 _DELEGATE = "google-ai-edge/LiteRT, tflite/delegates/xnnpack/xnnpack_delegate.cc"
 _REGISTER = "google-ai-edge/LiteRT, tflite/kernels/register.cc"
@@ -136,6 +137,7 @@ _BINARY = (_EIGHTS, _SAME, _RATIO)
 _REDUCTION = (_EIGHTS, _CONSTANTS, _from_code("at least one axis", _reduced, evidence=VENDOR))
 
 OPERATORS = table(
+    TARGETS["litert"],
     {
         **dict.fromkeys(("ADD", "SUB", "MUL"), _BINARY),
         "CONV_2D": (*_WEIGHTS, _EIGHT_BIT_WEIGHTS),
@@ -180,12 +182,11 @@ OPERATORS = table(
         **dict.fromkeys(("ABS", "CEIL", "COS", "DIV", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LOG"), (_FLOATS,)),
         **dict.fromkeys(("MAXIMUM", "MINIMUM", "NEG", "PRELU", "RELU", "RELU6", "RELU_N1_TO_1"), (_FLOATS,)),
         **dict.fromkeys(("ROUND", "RSQRT", "SIN", "SOFTMAX", "SQRT", "SQUARE", "SQUARED_DIFFERENCE"), (_FLOATS,)),
-    }
+    },
 )
 
 LITERT = Device(
-    name="litert",
-    title="LiteRT on a CPU (XNNPACK)",
+    target=TARGETS["litert"],
     verdict="rule-based; the rules are compared with ai-edge-litert 2.3.0 in jaxq's tests",
     operators=OPERATORS,
     everywhere=(
@@ -195,7 +196,6 @@ LITERT = Device(
     mapped="XNNPACK",
     unlisted="TFLite kernel",
     limited="TFLite kernel",
-    evidence=MEASURED,
     source=_DELEGATE,
     runs_rest=True,
 )

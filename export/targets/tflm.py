@@ -13,16 +13,13 @@ from jaxq.export.operators import CONTRACTIONS, OPERATORS
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets.conditions import constant, dtypes, feature_maps, not_hybrid, pairs, reads, writes
 from jaxq.export.targets.device import MEASURED, VENDOR, Check, Device, Limit, table
+from jaxq.ops import COMPARISONS
+from jaxq.plan.target import TARGETS
 
 _KERNELS = "tensorflow/tflite-micro, tensorflow/lite/micro/kernels"
 _RESOLVER = "tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc"
 NO_KERNEL = "no kernel"
 
-# Kinds whose kernel copies bytes, or whose types are not kept in a table.
-_ANY = ("ADD_N", "ASSIGN_VARIABLE", "BROADCAST_ARGS", "CALL_ONCE", "CUMSUM", "CUSTOM:ethos-u", "EMBEDDING_LOOKUP")
-_ANY += ("DYNAMIC_UPDATE_SLICE", "FILL", "GATHER_ND", "IF", "READ_VARIABLE", "RESHAPE", "SHAPE", "SQUEEZE", "SVDF")
-_ANY += ("UNIDIRECTIONAL_SEQUENCE_LSTM", "VAR_HANDLE", "WHILE", "ZEROS_LIKE")
-_COMPARED = ("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL")
 
 _QUANTIZES = frozenset(
     {("float32", "int8"), ("float32", "int16"), ("int8", "int8"), ("int8", "uint8"), ("int8", "int16")}
@@ -71,10 +68,11 @@ _WEIGHTS = _from_code("weights of int8 or int4, dense ones of int4 with one scal
 _ONE_ARITHMETIC = _from_code("no dynamic range", not_hybrid, "Quantize activations, or write float weights.", MEASURED)
 _CONSTANT = _from_code("constant parameters", constant(1))
 
-OPERATORS = table(
+LIMITED = table(
+    TARGETS["tflm"],
     {
         **{kind: (_typed(facts.tflm),) for kind, facts in OPERATORS.items() if facts.tflm},
-        **dict.fromkeys(_COMPARED, _COMPARABLE),
+        **dict.fromkeys(COMPARISONS, _COMPARABLE),
         **{kind: (_typed(OPERATORS[kind].tflm), _WEIGHTS, _ONE_ARITHMETIC) for kind in CONTRACTIONS},
         **dict.fromkeys(("ARG_MAX", "ARG_MIN"),
                         (_from_code("int8 or float32", reads(0, ("int8", "float32"))),
@@ -110,18 +108,15 @@ OPERATORS = table(
             _from_code("float32, int8 or int16", reads(1, ("float32", "int8", "int16"))),
         ),
     },
-    *_ANY,
 )  # fmt: skip
 
 TFLM = Device(
-    name="tflm",
-    title="TensorFlow Lite for Microcontrollers",
+    target=TARGETS["tflm"],
     verdict="rule-based; the rules are compared with tflite-micro 0.dev20261023182759 in jaxq's tests",
-    operators=OPERATORS,
+    operators=LIMITED,
     everywhere=(),
     mapped="kernel",
     unlisted=NO_KERNEL,
     limited="kernel without this type",
-    evidence=MEASURED,
     source=_RESOLVER,
 )

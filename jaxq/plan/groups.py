@@ -117,7 +117,7 @@ def _bits(
     target = target_named(recipe.target)
     if (asked or recipe.activations.bits) == 8:
         return 8, None
-    if not target.wide:
+    if not target.int16:
         raise PlanError(f"{target.title} takes no activations of 16 bits ({target.source}). Use 8, or another target.")
     if asked and narrow:
         raise PlanError(
