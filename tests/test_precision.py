@@ -16,7 +16,8 @@ from jaxq.export.evaluate.kernels.fixedpoint import quantize_multiplier
 from jaxq.export.evaluate.kernels.wide import round_double
 from jaxq.export.proof.certificate import Tally, compare_families, new_tallies, readers
 from jaxq.numerics.fixed_point import quantized_ratio
-from jaxq.ops.builtin_ops import half_up
+from jaxq.ops.builtin_ops import REQUANTIZE
+from jaxq.ops.contract import Accumulator
 from tests.zoo import ZOO, examples
 
 FOUR_BITS = {"weights": {"bits": 4}}
@@ -120,6 +121,9 @@ def test_integer_steps_have_the_gradient_of_the_real_product() -> None:
 
     def real(acc: jax.Array, x: jax.Array, w: jax.Array, y: jax.Array) -> jax.Array:
         return acc * (x * w / y)
+
+    def half_up(acc: Any, x: Any, w: Any, y: Any) -> Any:
+        return REQUANTIZE["half up"](Accumulator(acc, acc.astype(jnp.int32)), x, w, y)
 
     for i in range(4):
         ours, wanted = (jax.jacobian(f, argnums=i)(accumulator, *scales) for f in (half_up, real))

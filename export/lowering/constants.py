@@ -46,7 +46,7 @@ def operands_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> I
             yield i, Operand(np.asarray(env[value], plan.graph.avals[value].dtype))
         elif value not in plan.graph.activations and op.kind in OWN_SCALE | ON_GRID:
             grid = _grid(plan, scales, op.outputs[0])
-            yield i, _operand(op.kind, np.asarray(env[value], np.float32), *grid, plan.bits(op))
+            yield i, _operand(op.kind, np.asarray(env[value], np.float32), *grid, plan.arithmetic[op.name].bits)
 
 
 def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int, bits: int) -> Operand:

@@ -114,7 +114,7 @@ def _float_kernel(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any) -> Ke
         trained = None if site is None else ranges[site]
         kernel = float_kernel(w, plan.weights[op.name], trained)
         return Kernel(np.asarray(kernel.q, np.int8), np.asarray(kernel.scale, np.float32), bias)
-    stored = w.astype(np.float16) if plan.recipe.weights.bits == 16 else w
+    stored = w.astype(np.float16) if plan.storage.get(op.name) == "float16" else w
     if not np.all(np.isfinite(stored)):
         raise ExportError(
             f"The weights of {op.name} reach {np.max(np.abs(w)):.4g}; float16 holds 65,504. Store them in float32."
@@ -178,7 +178,7 @@ def _kernel_numbers(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any, x_s
     w, bias = (np.asarray(env[v], np.float32) for v in op.inputs[1:])
     site = plan.weight_site(op)
     trained = None if site is None else ranges[site]
-    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.bits(op))
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.arithmetic[op.name].largest_bias)
     return kernel.q, kernel.scale, integer_bias(bias, x_scale * kernel.scale)
 
 
@@ -220,7 +220,7 @@ def _kernel(name: str, q: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Ke
 
 
 def _check_scales(frozen: Frozen, op: Op) -> None:
-    if frozen.plan.bits(op) == 16:
+    if frozen.plan.arithmetic[op.name].is_int16:
         _check_wide(frozen, op)
         return
     if op.kind in {"ADD", "SUB"}:

@@ -174,7 +174,7 @@ def _on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
     if spec.step is None:  # it copies integers, constants of its output's grid among them
         low, high = carrier_bounds(zero_point, group.scheme.bits)
         return {v: dequantize(quantize(c, scale, low, high), scale) for v, c in constants.items()}
-    return {v: quantized_operand(c, scale, plan.bits(op)).real for v, c in constants.items()}
+    return {v: quantized_operand(c, scale, plan.arithmetic[op.name].bits).real for v, c in constants.items()}
 
 
 def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
@@ -183,6 +183,6 @@ def _kernel_on_grid(known: _Known, op: Op) -> dict[int, jax.Array]:
     x_scale, site = known.parameters[group.name].scale, plan.weight_site(op)
     w, bias = (jnp.asarray(known.env[v]) for v in op.inputs[1:])
     trained = None if site is None else known.ranges[site]
-    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.bits(op))
+    kernel = quantized_weight(w, bias, plan.weights[op.name], x_scale, trained, plan.arithmetic[op.name].largest_bias)
     product = x_scale * kernel.scale
     return dict(zip(op.inputs[1:], (kernel.real, integer_bias(bias, product) * product), strict=True))

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxq.ops import activations, builtin_ops, compute, integer_ops, resizing
+from jaxq.ops.arithmetic import Arithmetic
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """One row. `step` is None where the float meaning, run on carriers, is already the integer one.
 
-    weights: the inputs after the first are a kernel and a bias. raw: they are numbers that reach the step as they are,
+    weights: the inputs after the first are a kernel and a bias. product: the step forms sums of products and takes
+    `products`, a `jaxq.ops.contract.Products`. raw: they are numbers that reach the step as they are,
     not integers. plain: the positions of inputs that are integers or booleans by nature. symmetric: those of inputs
     that need zero point 0. table: within one step, not exact. int16: there is a form on activations of 16 bits, in
     TFLite and here; an op without it computes in 8. operators: the TFLite operators that it is written as, None where
@@ -29,6 +31,7 @@ class Spec:
     step: Callable[..., Any] | None = None
     scales: str | tuple[float, int] = "same"
     weights: bool = False
+    product: bool = False
     raw: bool = False
     plain: tuple[int, ...] = ()
     symmetric: tuple[int, ...] = ()
@@ -46,23 +49,25 @@ _AFFINE, _TRANSPOSE_CONV = (
     integer_ops.contraction(compute.transpose_conv),
 )
 
-# Sorted. The steps of contractions take the carrier dtype first.
+# Sorted.
 OPS: dict[str, Spec] = {
     "ADD": Spec(compute.add, integer_ops.add, "free", int16=True),
-    "AFFINE": Spec(compute.affine, _AFFINE, "free", weights=True, int16=True, operators=("DEPTHWISE_CONV_2D",)),
+    "AFFINE": Spec(
+        compute.affine, _AFFINE, "free", weights=True, product=True, int16=True, operators=("DEPTHWISE_CONV_2D",)
+    ),
     "ARG_MAX": Spec(compute.arg_max, scales="none"),
     "AVERAGE_POOL_2D": Spec(compute.average_pool_2d, integer_ops.average_pool_2d, int16=True),
-    "BATCH_MATMUL": Spec(compute.batch_matmul, integer_ops.batch_matmul, "free", symmetric=(1,)),
+    "BATCH_MATMUL": Spec(compute.batch_matmul, integer_ops.batch_matmul, "free", product=True, symmetric=(1,)),
     "BROADCAST_TO": Spec(compute.broadcast_to),
     "CLIP": Spec(compute.clip, integer_ops.clip, int16=True, operators=("MAXIMUM", "MINIMUM")),
     "COMPARE": Spec(compute.compare, plain=(0, 1), scales="none", operators=COMPARISONS),
     "CONCATENATION": Spec(compute.concatenation, int16=True),
-    "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, int16=True),
-    "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, int16=True),
+    "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, product=True, int16=True),
+    "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, product=True, int16=True),
     "DROPOUT": Spec(compute.dropout, raw=True, int16=True, operators=()),
     "EMBEDDING": Spec(compute.embedding, plain=(0,), operators=("GATHER",)),
     "FAKE_QUANT": Spec(compute.fake_quantized, integer_ops.identity, raw=True, operators=()),
-    "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True, int16=True),
+    "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True, product=True, int16=True),
     "GATHER": Spec(compute.gather, raw=True),
     "GELU": Spec(compute.gelu, integer_ops.table(compute.gelu), "free", table=True),
     "HARD_SWISH": Spec(compute.hard_swish, activations.hard_swish, "free"),
@@ -100,7 +105,7 @@ OPS: dict[str, Spec] = {
     ),
     "TANH": Spec(compute.tanh, integer_ops.table(compute.tanh), (1 / 128, 0), table=True, int16=True),
     "TRANSPOSE": Spec(compute.transpose, int16=True),
-    "TRANSPOSE_CONV": Spec(compute.transpose_conv, _TRANSPOSE_CONV, "free", weights=True),
+    "TRANSPOSE_CONV": Spec(compute.transpose_conv, _TRANSPOSE_CONV, "free", weights=True, product=True),
 }
 
 
@@ -108,3 +113,10 @@ def operators_of(kind: str) -> tuple[str, ...]:
     """The TFLite operators that an op of the graph is written as."""
     own = OPS[kind].operators
     return (kind,) if own is None else own
+
+
+def step_of(kind: str, how: Arithmetic) -> Callable[..., Any] | None:
+    """The integer rule of a kind of op in an arithmetic; None where its float meaning is the integer one."""
+    if how.is_int16 and kind in builtin_ops.STEPS:
+        return builtin_ops.STEPS[kind]
+    return OPS[kind].step

@@ -1,8 +1,8 @@
 """Requantization as TFLite's builtin kernels do it, differentiable: int32 arithmetic, straight-through gradients.
 
-XNNPACK leaves to them convolutions with weights of 4 bits and everything in 16 bits. `RESCALE` holds what becomes of an
-accumulator that is exact in float32, `WIDE` of activations of 16 bits, `STEPS` the other ops' rules for these. A rule
-computes the real number, which carries the gradient, and beside it the kernel's integer.
+XNNPACK leaves to them convolutions with weights of 4 bits and everything in 16 bits. `REQUANTIZE` holds what becomes of
+an accumulator, `STEPS` the other ops' rules for activations of 16 bits. A rule computes the real number, which carries
+the gradient, and beside it the kernel's integer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -27,8 +26,9 @@ from jaxq.numerics.fixed_point import (
     rescale_half_up,
     srdhm,
 )
-from jaxq.numerics.rounding import round_ste, straight_through, true_divide
+from jaxq.numerics.rounding import straight_through, true_divide
 from jaxq.ops import compute
+from jaxq.ops.contract import Accumulator
 
 VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
 ADD_SHIFT = 15  # bits that ADD and SUB keep behind the point of their operands
@@ -43,56 +43,31 @@ def _integers(*arrays: Array) -> list[Array]:
     return [lax.stop_gradient(a).astype(jnp.int32) for a in arrays]
 
 
-@jax.custom_jvp
-def half_up(accumulator: Array, x_scale: Array, w_scale: Array, scale: Array) -> Array:
-    """`acc s_x s_w / s_y` by a 31-bit multiplier, rounded in the multiplication and, half up, in the shift (ruy).
-
-    The gradient is that of the real product.
-    """
-    q, shift = quantized_ratio(x_scale, w_scale, scale)
-    return rescale_half_up(accumulator.astype(jnp.int32), q, shift).astype(jnp.float32)
+def _in_float32(total: Accumulator, x_scale: Array, w_scale: Array, scale: Array) -> Array:
+    """`f32(acc) f32(f32(s_x s_w) / s_y)`: XNNPACK's one multiplication, before rounding."""
+    return total.real * true_divide(x_scale * w_scale, scale)
 
 
-@half_up.defjvp
-def _half_up_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    accumulator, x_scale, w_scale, scale = primals
-    ratio = x_scale * w_scale / scale
-    dratio = (tangents[1] * w_scale + x_scale * tangents[2] - ratio * tangents[3]) / scale
-    return half_up(*primals), tangents[0] * ratio + accumulator * dratio
+def by_multiplier(rescale: Callable[..., Array]) -> Callable[..., Array]:
+    """The way of a builtin kernel, `rescale(int32, q, shift)`. The gradient is that of the real product."""
+
+    def requantize(total: Accumulator, x_scale: Array, w_scale: Array, scale: Array) -> Array:
+        ratio = quantized_ratio(*map(lax.stop_gradient, (x_scale, w_scale, scale)))
+        return straight(_in_float32(total, x_scale, w_scale, scale), rescale(total.integer, *ratio))
+
+    return requantize
 
 
-RESCALE: dict[str, Callable[..., Array]] = {"half up": half_up}
+# By `Arithmetic.requantize`: from an accumulator to steps of the output, requantize(total, s_x, s_w, s_y).
+REQUANTIZE: dict[str, Callable[..., Array]] = {
+    "15 bits": by_multiplier(rescale_by_15_bits),
+    "float32": _in_float32,
+    "half away": by_multiplier(rescale_half_away),
+    "half up": by_multiplier(rescale_half_up),
+}
 
 
 # --- activations of 16 bits -------------------------------------------------------------------------------------------
-
-
-def wide(rescale: Callable[..., Array]) -> Callable[..., Array]:
-    """Rule of a contraction of int16 by int8: the accumulators of the upper and the lower byte, each exact in float32.
-
-    `rescale(int32, q, shift)` is the kernel's way to the output's scale.
-    """
-
-    def rule(
-        accumulate: Callable[..., Array], op: Op, x: Any, w: Any, bias: Array, *, dtype: str, scale: Array
-    ) -> Array:
-        low = lax.stop_gradient(x.q - 256.0 * jnp.round(x.q * (1.0 / 256.0)))
-        halves = ((x.q - low) * (1.0 / 256.0)).astype(dtype), low.astype(dtype)
-        high, low = (accumulate(op, half, w.q.astype(dtype)).astype(jnp.float32) for half in halves)
-        q_bias = round_ste(true_divide(bias, x.scale * w.scale))
-        real = (high * 256.0 + low + q_bias) * true_divide(x.scale * w.scale, scale)
-        i_high, i_low, i_bias = _integers(high, low, q_bias)
-        ratio = quantized_ratio(*map(lax.stop_gradient, (x.scale, w.scale, scale)))
-        return straight(real, rescale((i_high << 8) + i_low + i_bias, *ratio))
-
-    return rule
-
-
-WIDE: dict[str, Callable[..., Array]] = {
-    "half up 16": wide(rescale_half_up),
-    "half away 16": wide(rescale_half_away),
-    "15 bits": wide(rescale_by_15_bits),
-}
 
 
 def add(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:

@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxq.graph import Op
 from jaxq.numerics.dynamic_range import ASYMMETRIC_IN_VECTORS, XNNPACK, Way
+from jaxq.ops.contract import Products, contract
+from jaxq.ops.integer_ops import product_of
 
-# By what `jaxq.plan.precision.dynamic_arithmetic` says: the kernel's way, and whether each row (pixel) has a range.
+# By `Arithmetic.dynamic`: the kernel's way, and whether each row (pixel) has a range of its own.
 WAYS: dict[str, tuple[Way, bool]] = {
-    "dynamic, builtin": (ASYMMETRIC_IN_VECTORS, False),
-    "dynamic, by example": (XNNPACK, False),
-    "dynamic, by row": (XNNPACK, True),
+    "example": (XNNPACK, False),
+    "row": (XNNPACK, True),
+    "vectors": (ASYMMETRIC_IN_VECTORS, False),
 }
 
 
 def contraction(
-    compute: Callable[..., Array], how: str, op: Op, x: Float[Array, "..."], w: Any, bias: Array, dtype: str
+    accumulate: Callable[..., Array], products: Products, op: Op, x: Float[Array, "..."], w: Any, bias: Array
 ) -> Array:
-    """`(sum q_x q_w) s_x s_w + bias`, x quantized by a key of `WAYS`.
+    """`(sum q_x q_w) s_x s_w + bias`, x quantized as `products.arithmetic.dynamic` says. Straight-through gradients.
 
-    `compute(op, x, w)` is the op's float meaning, `w` a carrier; integers ride in `dtype`. Straight-through gradients.
+    `accumulate(op, x, w)` is the op's sum of products, `w` a carrier.
     """
-    way, by_row = WAYS[how]
+    way, by_row = WAYS[products.arithmetic.dynamic or ""]
     axes = (x.ndim - 1,) if by_row else tuple(range(1, x.ndim))
     held = way.quantize(x, axes)
-    total = compute(op, held.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32)
-    return way.scale(total, held.scale, w.scale) + bias
+    total = contract(product_of(accumulate, op, w.q), products, held.q, w.q)
+    return way.scale(total.real, held.scale, w.scale) + bias

@@ -7,6 +7,7 @@ the rounded number. Inputs are carriers. Sources: XNNPACK `qs8-*` kernels and TF
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,7 +20,9 @@ from jaxtyping import Array, Float
 
 from jaxq.graph import CLIPS, Op
 from jaxq.numerics.rounding import round_away, round_ste, straight_through, true_divide, unfused
-from jaxq.ops import builtin_ops, compute
+from jaxq.ops import compute
+from jaxq.ops.builtin_ops import REQUANTIZE
+from jaxq.ops.contract import Product, Products, contract
 
 
 class Carrier(NamedTuple):
@@ -38,28 +41,27 @@ class Carrier(NamedTuple):
 Rule = Callable[..., Array]
 
 
-def contraction(accumulate: Callable[..., Array]) -> Callable[..., Rule]:
-    """Rule of an op with weights: `(sum q_x q_w + round(b / (s_x s_w))) * f32(f32(s_x s_w) / s_y)`.
+def contraction(accumulate: Callable[..., Array]) -> Rule:
+    """Rule of an op with weights: the kernel's int32 accumulator, brought to the output's scale.
 
-    The accumulator is the kernel's int32, exact in float32 below 2^24; carriers may be bfloat16. The bias is an int32
-    of scale `s_x s_w` (Jacob et al. 2018, section 2.4). `arithmetic` is "float32" for XNNPACK, or a key of
-    `jaxq.ops.builtin_ops.RESCALE`.
+    The accumulator is `sum q_x q_w + round(b / (s_x s_w))`: the bias is an int32 of scale `s_x s_w` (Jacob et al. 2018,
+    section 2.4). `accumulate(op, x, w)` is the op's sum of products; `products` says how they are formed and what
+    becomes of their sum.
     """
 
-    def with_dtype(dtype: str, arithmetic: str = "float32") -> Rule:
-        def rule(op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array) -> Array:
-            if arithmetic in builtin_ops.WIDE:
-                return builtin_ops.WIDE[arithmetic](accumulate, op, x, w, bias, dtype=dtype, scale=scale)
-            product = x.scale * w.scale
-            q_bias = round_ste(true_divide(bias, product))
-            accumulator = accumulate(op, x.q.astype(dtype), w.q.astype(dtype)).astype(jnp.float32) + q_bias
-            if arithmetic != "float32":
-                return builtin_ops.RESCALE[arithmetic](accumulator, x.scale, w.scale, scale)
-            return accumulator * true_divide(product, scale)
+    def rule(
+        op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array, products: Products
+    ) -> Array:
+        q_bias = round_ste(true_divide(bias, x.scale * w.scale))
+        total = contract(product_of(accumulate, op, w.q), products, x.q, w.q, q_bias)
+        return REQUANTIZE[products.arithmetic.requantize](total, x.scale, w.scale, scale)
 
-        return rule
+    return rule
 
-    return with_dtype
+
+def product_of(accumulate: Callable[..., Array], op: Op, w: Array) -> Product:
+    """The product of an op with weights, whose output channels are the last axis of w."""
+    return Product(functools.partial(accumulate, op), math.prod(w.shape[:-1]))
 
 
 def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
@@ -67,9 +69,11 @@ def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
     return a.q * b.q * true_divide(a.scale * b.scale, scale)
 
 
-def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:
+def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array, products: Products) -> Array:
     """`sum q_a q_b * f32(f32(s_a s_b) / s_y)`, b with zero point 0 (XNNPACK batch-matrix-multiply-qs8)."""
-    return compute.batch_matmul(op, a.q, b.q) * true_divide(a.scale * b.scale, scale)
+    product = Product(functools.partial(compute.batch_matmul, op), a.q.shape[-1])
+    total = contract(product, products, a.q, b.q)
+    return REQUANTIZE[products.arithmetic.requantize](total, a.scale, b.scale, scale)
 
 
 def add(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:

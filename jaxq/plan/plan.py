@@ -12,12 +12,20 @@ from collections.abc import Callable, Mapping
 
 from jaxq.graph import Graph, Op, verify
 from jaxq.ops import OPS
+from jaxq.ops.arithmetic import FLOAT32, Arithmetic
 from jaxq.plan.decompositions import composed
 from jaxq.plan.groups import Group as Group
 from jaxq.plan.groups import solve_groups
 from jaxq.plan.islands import islands_of, names_of
 from jaxq.plan.mean_of_squares import as_products
-from jaxq.plan.precision import arithmetic, dynamic_arithmetic, inserted, separated, storage
+from jaxq.plan.precision import (
+    arithmetic,
+    dynamic_arithmetic,
+    inserted,
+    separated,
+    storage,
+    unweighted_arithmetic,
+)
 from jaxq.plan.recipe import Recipe, check_rules, rule_for
 from jaxq.plan.scheme import Scheme
 from jaxq.plan.target import target_named
@@ -35,8 +43,9 @@ class Plan:
 
     groups: activations with one range, by name. group_of: the group of a site, by the site's name. weights: by an op's
     name, how its kernel is quantized. islands: by an op's name, why it runs in floating point. requantized: the (op,
-    operand) pairs that need a QUANTIZE before. storage: by an op's name, the type of its kernel in the file.
-    arithmetic: by an op's name, how its sum is brought to the output's scale.
+    operand) pairs that need a QUANTIZE before. storage: by an op's name, the type of its kernel in the file, where it
+    is not float32.
+    arithmetic: by an op's name, how the device computes it.
     """
 
     recipe: Recipe
@@ -47,7 +56,7 @@ class Plan:
     islands: Mapping[str, str] = dataclasses.field(default_factory=dict)
     requantized: frozenset[tuple[str, int]] = frozenset()
     storage: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    arithmetic: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
 
     def group(self, value: int) -> Group | None:
         """The group of a value of the graph; None for a float."""
@@ -59,11 +68,6 @@ class Plan:
         if op.name not in self.weights or self.weights[op.name].ranges == "follow":
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
-
-    def bits(self, op: Op) -> int:
-        """The width of the activations that an op computes: 8 where they are no integers."""
-        found = [g.scheme.bits for v in op.outputs if (g := self.group(v)) is not None]
-        return found[0] if found else 8
 
     def __str__(self) -> str:
         """The whole plan as text."""
@@ -115,7 +119,7 @@ def _products_of_squares(plan: Plan) -> Plan:
 
 def _separation_of_islands(plan: Plan) -> Plan:
     """A rounded copy of what an island makes and both islands and integers read."""
-    if plan.recipe.floats or (apart := separated(plan.graph, plan.islands)) is plan.graph:
+    if (apart := separated(plan.graph, plan.islands)) is plan.graph:
         return plan
     return _islands(dataclasses.replace(plan, graph=apart))
 
@@ -153,12 +157,14 @@ def _storage(plan: Plan) -> Plan:
     """The type of each kernel in the file."""
     target = target_named(plan.recipe.target)
     stored = {op.name: storage(op, plan.weights[op.name], target) for op in _weighted(plan)}
+    if plan.recipe.weights.bits == 16:
+        stored |= {op.name: "float16" for op in plan.graph.ops if has_weights(op)}
     return dataclasses.replace(plan, storage=stored)
 
 
 def _arithmetic(plan: Plan) -> Plan:
-    """How the device brings each op's sum to the output's scale."""
-    how = {op.name: _arithmetic_of(plan, op) for op in _weighted(plan)}
+    """How the device computes each op."""
+    how = {op.name: _arithmetic_of(plan, op) for op in plan.graph.ops}
     return dataclasses.replace(plan, arithmetic=how)
 
 
@@ -193,10 +199,14 @@ def _weighted(plan: Plan) -> list[Op]:
     return [op for op in ops if op.name not in plan.islands or (few and op.kind != "AFFINE")]
 
 
-def _arithmetic_of(plan: Plan, op: Op) -> str:
-    dynamic = plan.recipe.activations.dynamic and not rule_for(plan.recipe, [op.name]).float
-    how = dynamic_arithmetic(op, plan.graph) if dynamic else None
-    return how or arithmetic(op, plan.graph, plan.storage[op.name], plan.bits(op))
+def _arithmetic_of(plan: Plan, op: Op) -> Arithmetic:
+    if op.name in plan.islands:
+        dynamic = plan.recipe.activations.dynamic and not rule_for(plan.recipe, [op.name]).float
+        return (dynamic_arithmetic(op, plan.graph) if dynamic else None) or FLOAT32
+    bits = next((group.scheme.bits for v in op.outputs if (group := plan.group(v)) is not None), 8)
+    if op.name in plan.weights:
+        return arithmetic(op, plan.graph, plan.storage[op.name], plan.weights[op.name], bits)
+    return unweighted_arithmetic(bits)
 
 
 def _rule_names(graph: Graph) -> list[str]:

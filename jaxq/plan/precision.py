@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxq.graph import Draft, Graph, Op
 from jaxq.ops import OPS
+from jaxq.ops.arithmetic import Arithmetic, Dynamic, Requantization
 from jaxq.plan.scheme import Scheme
 from jaxq.plan.target import Target
 
@@ -24,30 +25,39 @@ def storage(op: Op, scheme: Scheme, target: Target) -> str:
     return "int4" if packed else "int8"
 
 
-def arithmetic(op: Op, graph: Graph, stored: str, bits: int = 8) -> str:
-    """How the device brings an op's sum to the output's scale: "float32" (XNNPACK) or one of TFLite's builtin ways.
+def arithmetic(op: Op, graph: Graph, stored: str, scheme: Scheme, bits: int = 8) -> Arithmetic:
+    """How the device computes an op with integer weights: as XNNPACK does, or in one of TFLite's builtin ways.
 
     XNNPACK takes int4 weights of a FULLY_CONNECTED with an even number of inputs, of no convolution, and no activations
-    of 16 bits. `bits` is the width of the activations.
+    of 16 bits. `stored` is the type of the weights in the file, `bits` the width of the activations.
     """
+    return Arithmetic(bits, scheme.bits, _requantization(op, graph, stored, bits))
+
+
+def _requantization(op: Op, graph: Graph, stored: str, bits: int) -> Requantization:
     if bits == 16:
         if op.kind in ("DEPTHWISE_CONV_2D", "AFFINE"):
             return "15 bits"
-        return "half away 16" if op.attrs.get("groups", 1) > 1 else "half up 16"
+        return "half away" if op.attrs.get("groups", 1) > 1 else "half up"
     dense = op.kind == "FULLY_CONNECTED" or pointwise(op, graph)
     return "float32" if stored == "int8" or (dense and _inputs(op, graph) % 2 == 0) else "half up"
 
 
-def dynamic_arithmetic(op: Op, graph: Graph) -> str | None:
-    """How an op quantizes float activations as it runs, a key of `ops.dynamic_range.WAYS`; None for one that does not.
+def unweighted_arithmetic(bits: int) -> Arithmetic:
+    """How the device computes an op on integers that has no weights: by XNNPACK, or of 16 bits by TFLite."""
+    return Arithmetic(bits, requantize="half away" if bits == 16 else "float32")
+
+
+def dynamic_arithmetic(op: Op, graph: Graph) -> Arithmetic | None:
+    """How an op quantizes float activations as it runs; None for one that does not.
 
     XNNPACK takes a FULLY_CONNECTED by row and a CONV_2D by example; a convolution of one tap it makes a FULLY_CONNECTED
     of. DEPTHWISE_CONV_2D is left to TFLite's vector kernel. TRANSPOSE_CONV has no such kernel in the reference family.
     """
     if op.kind == "CONV_2D" and not (pointwise(op, graph) and sum(graph.avals[op.inputs[1]].shape[-2:]) > 2):
-        return "dynamic, by example"
-    return {"CONV_2D": "dynamic, by row", "FULLY_CONNECTED": "dynamic, by row", "DEPTHWISE_CONV_2D": "dynamic, builtin"
-            }.get(op.kind)  # fmt: skip
+        return Arithmetic(bits=32, dynamic="example")
+    ways: dict[str, Dynamic] = {"CONV_2D": "row", "DEPTHWISE_CONV_2D": "vectors", "FULLY_CONNECTED": "row"}
+    return Arithmetic(bits=32, dynamic=ways[op.kind]) if op.kind in ways else None
 
 
 def pointwise(op: Op, graph: Graph) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jaxq.ops.dynamic_range import WAYS
 from jaxq.plan.decompositions import FORMS
 from jaxq.plan.mean_of_squares import SQUARES
 from jaxq.plan.target import target_named
@@ -41,10 +40,10 @@ def _form_text(form: str) -> str:
 def _weight_note(plan: Plan, name: str) -> str:
     """What the device does with weights of 4 bits, and with weights of 8 that meet floats."""
     if plan.weights[name].bits == 8:
-        return "; input quantized as it runs" if plan.arithmetic[name] in WAYS else ""
+        return "; input quantized as it runs" if plan.arithmetic[name].dynamic else ""
     if plan.storage[name] == "int8":
         return "; stored as int8"
-    return "" if plan.arithmetic[name] == "float32" else "; a slow kernel (not delegated)"
+    return "" if plan.arithmetic[name].requantize == "float32" else "; a slow kernel (not delegated)"
 
 
 def _group_text(group: Group) -> str:

@@ -10,6 +10,7 @@ Not here: the exact table and fixed-point forms of LOGISTIC, SOFTMAX and their l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,8 @@ from jax import lax
 
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
-from jaxq.ops import OPS, builtin_ops, dynamic_range
+from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
+from jaxq.ops.contract import Products
 from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
 from jaxq.simulate.qparams import Ranges, qparams
@@ -74,20 +76,20 @@ class _Run:
 
     def enter(self, value: int, array: jax.Array) -> None:
         if self.plan.group(value) is None:
-            self.env[value] = _wide(jnp.asarray(array)) if self.plan.recipe.floats else array
+            self.env[value] = _wide(jnp.asarray(array))
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 
     def island(self, op: Op) -> None:
         arguments = [self._real(v) for v in op.inputs]
-        if self.plan.arithmetic.get(op.name) in dynamic_range.WAYS:
+        if self.plan.arithmetic[op.name].dynamic:
             outputs = (activated(op, self._hybrid(op, *arguments)),)
         elif op.call is not None:
             outputs = op.call(
                 *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
             )
         else:
-            if OPS[op.kind].weights and self.plan.recipe.floats:
+            if op.name in self.plan.storage:
                 arguments[1] = self._stored(op, arguments[1])
             outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *arguments)))
         for value, out in zip(op.outputs, outputs, strict=True):
@@ -103,13 +105,16 @@ class _Run:
         site = self.plan.weight_site(op)
         kernel = float_kernel(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
         x, bias = x.astype(jnp.float32), bias.astype(jnp.float32)
-        how = self.plan.arithmetic[op.name]
-        return dynamic_range.contraction(OPS[op.kind].compute, how, op, x, kernel, bias, self.plan.recipe.carrier)
+        return dynamic_range.contraction(OPS[op.kind].compute, self._products(op), op, x, kernel, bias)
+
+    def _products(self, op: Op) -> Products:
+        """How training forms an op's sums of products."""
+        return Products(self.plan.arithmetic[op.name], self.plan.recipe.carrier)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
         """The weights of an op on floats as the file holds them."""
-        if op.name not in self.plan.weights:
-            return half_precision(w) if self.plan.recipe.weights.bits == 16 else w
+        if self.plan.storage[op.name] == "float16":
+            return half_precision(w)
         site = self.plan.weight_site(op)
         return dequantized_weight(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
 
@@ -135,32 +140,35 @@ class _Run:
             self._keep(value, Carrier(in_memory(q), scale, zero_point))
 
     def _steps(self, op: Op, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
-        spec = OPS[op.kind]
-        assert spec.step is not None
-        if spec.weights:
-            x = self.env[op.inputs[0]]
-            rule = spec.step(self.plan.recipe.carrier, self.plan.arithmetic[op.name])
-            w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
-            site = self.plan.weight_site(op)
-            trained = None if site is None else self.ranges[site]
-            bits = self.plan.bits(op)
-            kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained, bits)
-            return rule(op, x, kernel, bias.astype(jnp.float32), scale=scale, zero_point=zero_point)
-        bits = self.plan.bits(op)
-        operands = [
-            self.env[v] if spec.raw and v not in self.activations else self._tensor(v, scale, bits) for v in op.inputs
-        ]
-        if bits == 16 and op.kind in builtin_ops.STEPS:
-            return builtin_ops.STEPS[op.kind](op, *operands, scale=scale, zero_point=zero_point)
-        return spec.step(op, *operands, scale=scale, zero_point=zero_point)
+        spec, how = OPS[op.kind], self.plan.arithmetic[op.name]
+        rule = step_of(op.kind, how)
+        assert rule is not None
+        if spec.product:
+            rule = functools.partial(rule, products=self._products(op))
+        return rule(op, *self._read(op, scale), scale=scale, zero_point=zero_point)
+
+    def _read(self, op: Op, scale: jax.Array) -> list[Any]:
+        """What the rule of an op reads: carriers, a bias in real numbers, and numbers that are no integers."""
+        spec, how = OPS[op.kind], self.plan.arithmetic[op.name]
+        if not spec.weights:
+            raw = [spec.raw and v not in self.activations for v in op.inputs]
+            return [
+                self.env[v] if as_it_is else self._tensor(v, scale, how.bits)
+                for v, as_it_is in zip(op.inputs, raw, strict=True)
+            ]
+        x, site = self.env[op.inputs[0]], self.plan.weight_site(op)
+        w, bias = (jnp.asarray(self.env[v]) for v in op.inputs[1:])
+        trained = None if site is None else self.ranges[site]
+        kernel = quantized_weight(w, bias, self.plan.weights[op.name], x.scale, trained, how.largest_bias)
+        return [x, kernel, bias.astype(jnp.float32)]
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
         bounds = op.attrs.get("activation")
         if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
             return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
         low, high = carrier_bounds(zero_point, group.scheme.bits)
-        builtin = group.scheme.bits == 16 or self.plan.arithmetic.get(op.name, "float32") != "float32"
-        least, greatest = fused_bounds(bounds, scale, zero_point, builtin)
+        how = self.plan.arithmetic[op.name]
+        least, greatest = fused_bounds(bounds, scale, zero_point, how.rounds_bounds_away)
         return clip_ste(round_ste(steps), jnp.maximum(low, least), jnp.minimum(high, greatest))
 
     def _operand(self, op: Op, index: int, scale: jax.Array) -> jax.Array:

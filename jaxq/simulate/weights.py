@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxq.graph import Equation, Graph
 from jaxq.numerics.rounding import SMALLEST_SCALE, clip_ste, namespace, positive, round_ste, true_divide, unfused
+from jaxq.ops.arithmetic import Arithmetic
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.scheme import Scheme
 
@@ -29,10 +30,8 @@ ELEMENTWISE = frozenset(
 
 # A channel's scale is at least this part of its tensor's largest: a dead channel keeps a scale that kernels accept.
 LEAST_RATIO = 2.0**-20
-# Biases stay below this many steps, so that adding one to an accumulator is exact in float32.
-LARGEST_BIAS = 2.0**22
-# Of activations of 16 bits the sum is an int32: a quarter of it for the bias.
-LARGEST_WIDE_BIAS = 2.0**29
+# Biases stay below this many steps (`Arithmetic.largest_bias`).
+LARGEST_BIAS = Arithmetic().largest_bias
 
 
 def weight_values(graph: Graph, params: Sequence[Any], run: Runner | None = None) -> dict[int, Any]:
@@ -111,7 +110,7 @@ def _constant(x: Any) -> Any:
 
 
 def quantized_weight(
-    w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None, x_bits: int = 8
+    w: Any, bias: Any, scheme: Scheme, x_scale: Any, trained: Mapping[str, Any] | None, largest: float = LARGEST_BIAS
 ) -> Carrier:
     """A kernel as integers in [-127, 127] with one scale an output channel (the last axis).
 
@@ -119,7 +118,6 @@ def quantized_weight(
     max|w| would send all of a channel's rounding error to its largest weight.
     """
     w, bias = w.astype(np.float32), bias.astype(np.float32)
-    largest = LARGEST_WIDE_BIAS if x_bits == 16 else LARGEST_BIAS
     if trained is None:  # max|w| / s is 127 to within an ulp: nothing to clip
         scale = unfused(_constant(weight_scale(w, scheme, bias, x_scale, largest)))
         return Carrier(round_ste(w * _reciprocal(scale)), scale, jnp.float32(0.0))

@@ -10,7 +10,6 @@ from jaxq.export.lowering.rules import clips, movement, windows
 from jaxq.export.lowering.writer import INT32, Writer
 from jaxq.export.program import Quantization, Tensor
 from jaxq.graph import Op
-from jaxq.ops.dynamic_range import WAYS
 from jaxq.plan.precision import pointwise
 from jaxq.plan.target import target_named
 
@@ -31,7 +30,7 @@ def _weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
 
 def _bias_dtype(w: Writer, op: Op) -> str:
     """int32; of a depthwise convolution of 16 bits int64, which its kernel alone takes."""
-    return "int64" if w.frozen.plan.arithmetic[op.name] == "15 bits" else "int32"
+    return "int64" if w.frozen.plan.arithmetic[op.name].requantize == "15 bits" else "int32"
 
 
 def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
@@ -53,7 +52,7 @@ def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
 
 def _hybrid(w: Writer, op: Op) -> bool:
     """Whether the op quantizes its input as it runs."""
-    return w.frozen.plan.arithmetic.get(op.name) in WAYS
+    return w.frozen.plan.arithmetic[op.name].dynamic is not None
 
 
 def _packed(w: Writer, op: Op) -> bool:
@@ -64,7 +63,7 @@ def _packed(w: Writer, op: Op) -> bool:
 def conv(w: Writer, op: Op) -> None:
     """CONV_2D or DEPTHWISE_CONV_2D, behind a PAD where its padding is neither SAME nor VALID."""
     if (
-        _packed(w, op) and not w.frozen.plan.recipe.floats and pointwise(op, w.graph)
+        _packed(w, op) and not w.frozen.plan.arithmetic[op.name].is_float and pointwise(op, w.graph)
     ):  # as such XNNPACK takes int4 weights, and not as a convolution
         _dense(w, op, w.frozen.kernels[op.name].q[0, 0])
     else:
@@ -92,7 +91,7 @@ def _windowed(w: Writer, op: Op) -> None:
 
 def _bias_type(w: Writer, op: Op) -> dict[str, Any]:
     """Activations of 16 bits say that their bias, and with it the sum, is an int32 (it may be an int64)."""
-    return {"quantized_bias_type": INT32} if w.frozen.plan.bits(op) == 16 else {}
+    return {"quantized_bias_type": INT32} if w.frozen.plan.arithmetic[op.name].is_int16 else {}
 
 
 def affine(w: Writer, op: Op) -> None:

@@ -14,7 +14,7 @@ def binary(w: Writer, op: Op) -> None:
     """ADD, SUB, MUL, and the clip behind them."""
     inputs = [w.read(op, 0), w.read(op, 1)]
     fused, outs = clips.clipped(w, op)
-    options = {"pot_scale_int16": False} if op.kind != "MUL" and w.frozen.plan.bits(op) == 16 else {}
+    options = {"pot_scale_int16": False} if op.kind != "MUL" and w.frozen.plan.arithmetic[op.name].is_int16 else {}
     w.emit(op.kind, inputs, outs[:1], **options, fused_activation_function=fused)
     clips.clip_after(w, outs, op, op.attrs.get("activation") or (0.0, 0.0))
 
@@ -82,4 +82,4 @@ def nothing(w: Writer, op: Op) -> None:
 
 def relu_n1_to_1(w: Writer, op: Op) -> None:
     """LiteRT has no kernel of its own for int16."""
-    (clips.clip if w.frozen.plan.bits(op) == 16 else plain())(w, op)
+    (clips.clip if w.frozen.plan.arithmetic[op.name].is_int16 else plain())(w, op)
