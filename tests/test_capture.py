@@ -294,7 +294,7 @@ def test_a_broadcast_that_both_operands_share_is_kept() -> None:
 def test_an_unknown_primitive_is_an_island_with_its_line(fn: Callable[..., Any], primitive: str) -> None:
     plan = jaxq.quantize(fn, "int8", {}, np.zeros(ROWS, np.float32)).plan
     assert kinds(plan.graph) == "FLOAT"
-    reason = f"`{primitive}` at {line_of(fn)} (<lambda>) is no op of TFLite's that jaxq knows"
+    reason = f"`{primitive}` ({line_of(fn)} (<lambda>)) has no export rule in jaxq"
     assert plan.islands == {"float": reason}
     assert f"float islands (1)\n  float: {reason}\n" in str(plan)
 

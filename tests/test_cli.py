@@ -194,7 +194,7 @@ def test_an_error_in_the_model_keeps_its_traceback_and_the_document(folder: path
 def test_plan_as_text(folder: pathlib.Path):
     found = call("plan", f"{folder}/models.py:net")
     assert found.code == 0 and "plan: recipe int8, target LiteRT" in found.out
-    assert "  conv/kernel: int8 per-channel(3) symmetric follow\n" in found.out
+    assert "  conv/kernel: int8, per channel (axis 3), symmetric, scale = max abs(w) / 127 at each step\n" in found.out
 
 
 def test_plan_as_json(folder: pathlib.Path):

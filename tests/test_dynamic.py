@@ -224,8 +224,9 @@ def test_a_model_computes_what_was_trained() -> None:
         hybrid.is_hybrid(op, artifact.program.tensors) == (op.kind != "MEAN") for op in artifact.program.operators
     )
     text = str(qmodel.plan)
-    assert "point/kernel: int8 per-channel(3) symmetric follow; input quantized as it runs\n" in text
-    assert text.endswith("weights are stored in 8 bits; what meets them is quantized as it runs")
+    scheme = "int8, per channel (axis 3), symmetric, scale = max abs(w) / 127 at each step"
+    assert f"point/kernel: {scheme}; its input is quantized at run time\n" in text
+    assert text.endswith("weights are stored in 8 bits; activations are quantized at run time")
     x = examples((16, 16, 3), 2)[:8]
     np.testing.assert_allclose(artifact.run(x)[0], np.asarray(qmodel(x)), atol=2e-3)
 

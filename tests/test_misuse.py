@@ -249,13 +249,13 @@ EXPORTS: list[Case] = [
     ("GELU for Coral", lambda: function(lambda p, x: nnx.gelu(x), X, recipe={"target": "edgetpu"}),
      TargetError, "gelu (GELU, " + FILE),
     ("island", lambda: function(lambda p, x: running(x), X), ExportError,
-     f"float runs in floating point: `cumsum` at {RUNNING} is no op of TFLite's that jaxq knows."),
+     f"float runs in floating point: `cumsum` ({RUNNING}) has no export rule in jaxq."),
     ("island for Coral", lambda: function(lambda p, x: running(x), X, recipe={"target": "edgetpu"}), TargetError,
      f"float (FLOAT, {RUNNING}): Coral Edge TPU does not take it"),
     ("island by rule for Coral", lambda: export(ready(
         {"target": "edgetpu", "rules": [{"match": "head/kernel", "float": True}]})), ExportError,
-     "head/kernel runs in floating point: a rule of the recipe says float. Remove the rule that makes it float: Coral "
-     "Edge TPU computes integers only."),
+     "head/kernel runs in floating point: a rule of the recipe sets float = true. Remove the rule that makes it float: "
+     "Coral Edge TPU computes integers only."),
     ("training mode", lambda: export(in_training_mode()), ExportError,
      "drops at random: the model is in training mode"),
     ("float model", lambda: export(Net(nnx.Rngs(0))), InputError, "Net is not quantized"),

@@ -73,9 +73,11 @@ def test_weights_of_4_bits_are_packed_where_there_is_a_kernel() -> None:
     }
     assert all(np.abs(k.q).max() == 7 for k in artifact.frozen.kernels.values())
     text = str(qmodel.plan)
-    assert "wide/kernel: int4 per-channel(3) symmetric follow; a slow kernel (not delegated)\n" in text
-    assert "grouped/kernel: int4 per-channel(3) symmetric follow; stored as int8\n" in text
-    assert "head/kernel: int4 per-channel(1) symmetric follow\n" in text
+    scheme = "int4, per channel (axis {}), symmetric, scale = max abs(w) / 7 at each step"
+    slow = "computed by TFLite's builtin kernel, which is slower than XNNPACK's"
+    assert f"wide/kernel: {scheme.format(3)}; {slow}\n" in text
+    assert f"grouped/kernel: {scheme.format(3)}; stored as int8\n" in text
+    assert f"head/kernel: {scheme.format(1)}\n" in text
 
 
 def test_a_rule_gives_one_layer_its_width() -> None:
@@ -200,7 +202,7 @@ def test_weight_only_training_moves_weights_on_their_grid() -> None:
 
 
 UNFIT: tuple[tuple[str, Any, str], ...] = (
-    ("ends", {"activations": {"bits": 32}}, "activations are floats, and the file's ends are int8 and int8"),
+    ("ends", {"activations": {"bits": 32}}, "in float32, but input is int8 and output is int8"),
     ("weights", {"weights": {"bits": 16}}, "weights of 16 bits are floats, and activations are integers of 8"),
 )
 
@@ -265,7 +267,10 @@ def test_rules_mix_widths_and_the_file_converts_between_them() -> None:
         found["input:int16"] == found["wide/kernel:out"] == found["mean:int16"] == found["head/kernel:out"] == "int16"
     )
     assert found["wide/kernel:out:int8"] == found["grouped/kernel:out"] == found["mean"] == "int8"
-    assert "wide/kernel:out:int8: int8 per-tensor symmetric learned; of wide/kernel:out" in str(qmodel.plan)
+    assert (
+        "wide/kernel:out:int8: int8, per tensor, symmetric, learned range; the integers of wide/kernel:out in 8 bits"
+        in str(qmodel.plan)
+    )
     scales = artifact.frozen.parameters
     assert scales["wide/kernel:out:int8"] == (scales["wide/kernel:out"][0] * np.float32(256), 0)
     assert scales["mean:int16"] == (scales["mean"][0], 0)
@@ -282,7 +287,7 @@ def test_functions_keep_their_16_bits_or_compute_in_8() -> None:
     assert found["hard_swish"] == "int8" and found["swish/kernel:out"] == "int16" and simulated is not None
     assert {(found[n], simulated.differing[n]) for n in ("tanh", "logistic", "softmax")} == {("int16", 0)}
     assert all(artifact.frozen.parameters[n] == (2.0**-15, 0) for n in ("tanh", "logistic", "softmax"))
-    assert "tanh: int16 fixed scale 3.05176e-05, zero point 0" in str(qmodel.plan)
+    assert "tanh: int16, scale 3.05176e-05 and zero point 0 prescribed by TFLite" in str(qmodel.plan)
 
 
 def test_what_16_bits_cannot_do_is_said() -> None:

@@ -29,15 +29,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "scale-denormal",
         ERROR,
-        "A scale is a normal float32, at least 2^-126.",
+        "A scale must be a normal float32, at least 2^-126.",
         "src/operators/unary-elementwise-nc.c (scale must be finite, normalized, and positive)",
-        "Give it a greater scale: at this one the tensor or the channel is all but zero. Or prune the channel.",
+        "Use a larger scale, or prune the channel: at this scale its values are almost zero.",
         scales.denormal,
     ),
     Rule(
         "scale-missing",
         ERROR,
-        "What an integer kernel computes with has a scale.",
+        "Every tensor that an integer kernel reads or writes must have a scale.",
         _SPEC,
         "Write the tensor's QuantizationParameters.",
         scales.missing,
@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "scale-per-channel",
         ERROR,
-        "What is computed at run time has one scale; only weights and biases have one for each channel.",
+        "An activation must have one scale; only weights and biases may have one per channel.",
         _SPEC,
         "Give the activation one scale.",
         scales.per_channel,
@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "zero-point-range",
         ERROR,
-        "A zero point is a value of its tensor's type; int16 tensors have 0.",
+        "A zero point must be a value of its tensor's type; for int16 it must be 0.",
         _SPEC,
         "Compute it as clip(round(low - min / scale), low, high).",
         scales.zero_point,
@@ -61,23 +61,25 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "output-fixed",
         ERROR,
-        "SOFTMAX, LOGISTIC, TANH, L2_NORMALIZATION and LOG_SOFTMAX have the output parameters of their kernels.",
+        "SOFTMAX, LOGISTIC, TANH, L2_NORMALIZATION and LOG_SOFTMAX must have the output scale and zero point "
+        "that their kernels assume.",
         _SPEC,
-        "Write those parameters, and a QUANTIZE behind the operator where others are wanted.",
+        "Use those parameters. Add a QUANTIZE after the operator if you need others.",
         scales.fixed,
     ),
     Rule(
         "scales-tied",
         ERROR,
-        "Operators that copy or select integers have equal parameters at both ends. Most kernels do not check.",
+        "The input and output of an operator that copies or selects integers must have equal scale and zero "
+        "point. Most kernels do not check.",
         _SPEC,
-        "Give both ends one scale and zero point, or put a QUANTIZE before the operator.",
+        "Use the same scale and zero point for input and output, or add a QUANTIZE before the operator.",
         scales.tied,
     ),
     Rule(
         "bias-scale",
         ERROR,
-        "A bias has scale s_x s_w, for each channel.",
+        "The scale of a bias must be input_scale * weight_scale, for each channel.",
         _SPEC,
         "Quantize the bias with the product of the input's scale and the weights', and write that product.",
         contractions.bias_scale,
@@ -85,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "bias-zero-point",
         ERROR,
-        "A bias has zero point 0: the runtime refuses others.",
+        "The zero point of a bias must be 0; the runtime refuses others.",
         "tflite/kernels/conv.cc (Prepare)",
         "Quantize the bias symmetrically.",
         contractions.bias_zero_point,
@@ -93,7 +95,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "bias-type",
         ERROR,
-        "A bias is int32; beside int16 activations int64 or int32.",
+        "A bias must be int32; with int16 activations int64 or int32.",
         "tflite/kernels/conv.cc, tflite/kernels/fully_connected.cc (Prepare)",
         "Write the bias as int32.",
         contractions.bias_type,
@@ -101,7 +103,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "bias-missing",
         ERROR,
-        "CONV_2D has a bias: the runtime refuses one without.",
+        "CONV_2D must have a bias; the runtime refuses one without.",
         "tflite/kernels/conv.cc (Prepare: has_bias)",
         "Write a bias of zeros.",
         contractions.bias_missing,
@@ -109,7 +111,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "weight-zero-point",
         ERROR,
-        "The int8 weights of a convolution have zero point 0: the runtime refuses others.",
+        "The zero point of a convolution's int8 weights must be 0; the runtime refuses others.",
         "tflite/kernels/conv.cc (Prepare: zero zero-points in per-channel quantization)",
         "Quantize the weights symmetrically.",
         contractions.weight_zero_point,
@@ -117,7 +119,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "dense-zero-point",
         ERROR,
-        "The int8 weights of FULLY_CONNECTED have zero point 0: XNNPACK in TensorFlow 2.21 computes as if they had.",
+        "The zero point of FULLY_CONNECTED's int8 weights must be 0; XNNPACK in TensorFlow 2.21 ignores others.",
         f"{_SPEC}; tflite/kernels/fully_connected.cc allows others, the delegate of that release does not read them",
         "Quantize the weights symmetrically.",
         contractions.dense_zero_point,
@@ -125,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "weight-range",
         ERROR,
-        "int8 weights are in [-127, 127]: fast kernels add two products in int16, where (-128)^2 has no room.",
+        "int8 weights must lie in [-127, 127]; fast kernels add two products in int16, which (-128)^2 overflows.",
         _SPEC,
         "Clip the weights to [-127, 127] with scale max abs(w) / 127.",
         contractions.weight_range,
@@ -133,7 +135,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "weight-axis",
         ERROR,
-        "Scales of weights run along the output channels: axis 3 of DEPTHWISE_CONV_2D, axis 0 of the others.",
+        "Weight scales must be per output channel: axis 3 of DEPTHWISE_CONV_2D, axis 0 of other operators.",
         _SPEC,
         "Quantize along that axis, and write it as quantized_dimension.",
         contractions.weight_axis,
@@ -141,7 +143,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "add-aborts",
         ERROR,
-        "ADD has 2 max(s_1, s_2) < 2^20 s_y (2^15 for int16): beyond, the runtime ends the process.",
+        "ADD requires 2 max(scale_1, scale_2) < 2^20 output_scale (2^15 for int16); otherwise the runtime "
+        "aborts the process.",
         "tflite/kernels/add.cc with QuantizeMultiplierSmallerThanOneExp (kernels/internal/quantization_util.cc)",
         "Widen the output's range, or narrow the inputs'.",
         kernels.add_aborts,
@@ -149,7 +152,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "squared-difference-aborts",
         ERROR,
-        "SQUARED_DIFFERENCE has (2 max(s_1, s_2))^2 < 2^14 s_y: beyond, the runtime ends the process.",
+        "SQUARED_DIFFERENCE requires (2 max(scale_1, scale_2))^2 < 2^14 output_scale; otherwise the runtime "
+        "aborts the process.",
         "tflite/kernels/squared_difference.cc with QuantizeMultiplierSmallerThanOneExp",
         "Widen the output's range, or narrow the inputs'.",
         kernels.squared_difference_aborts,
@@ -157,7 +161,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "hard-swish-refused",
         ERROR,
-        "HARD_SWISH has s_x < 128 s_y: beyond, the runtime refuses it.",
+        "HARD_SWISH requires input_scale < 128 output_scale; otherwise the runtime refuses it.",
         "tflite/kernels/activations.cc (HardSwishPrepare), kernels/internal/reference/hard_swish.h",
         "Widen the output's range.",
         kernels.hard_swish_refused,
@@ -165,7 +169,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "matmul-zero-point",
         ERROR,
-        "The right operand of BATCH_MATMUL has zero point 0: XNNPACK in TensorFlow 2.21 computes as if it had.",
+        "The zero point of BATCH_MATMUL's right operand must be 0; XNNPACK in TensorFlow 2.21 ignores others.",
         f"{_WINDOWS} (later versions leave such an operator to TFLite's kernel)",
         "Quantize the right operand symmetrically.",
         kernels.matmul_zero_point,
@@ -173,7 +177,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "buffer-alignment",
         ERROR,
-        "Constants begin at multiples of 16 bytes. Kernels for microcontrollers and ARM read them in wide words.",
+        "Constants should begin at multiples of 16 bytes; kernels for microcontrollers and Arm read them in "
+        "wide words.",
         f"{_SCHEMA} (Buffer.data, force_align: 16), which the generated Python code ignores",
         "Write the file with jaxq or the C++ library, or align each vector by Builder.StartVector(1, n, 16).",
         structure.misaligned,
@@ -181,15 +186,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "xnnpack-window",
         WARNING,
-        "Ratios of scales are such that XNNPACK takes the operator. Else, unsaid, a kernel runs that rounds otherwise.",
+        "input_scale / output_scale must lie in [2^-8, 2^7]; outside it XNNPACK silently falls back to a "
+        "TFLite kernel that rounds differently.",
         f"{_WINDOWS}; src/operators/unary-elementwise-nc.c (scale ratio must be in [2**-8, 2**7] range)",
-        "Bring the scales closer together: one of the ranges is far too wide or too narrow.",
+        "Bring the scales closer together. One of the ranges is much too wide or too narrow.",
         kernels.window,
     ),
     Rule(
         "sum-on-reference",
         WARNING,
-        "SUM on int8 reads its bytes as uint8 in the reference kernels, and is off by up to 159 steps there.",
+        "The reference kernel of SUM reads int8 as uint8, which is wrong by up to 159 steps.",
         "tflite/kernels/reduce.cc (EvalSum, the reference branch)",
         "Use MEAN with the scale of the output divided by the count, which every kernel has right.",
         kernels.sum_on_reference,
@@ -197,8 +203,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "softmax-classes",
         WARNING,
-        "SOFTMAX has fewer than 512 classes: the reference and the microcontroller kernel end the process where the "
-        "exponentials of a row sum to 512, as 512 near-equal classes do.",
+        "SOFTMAX should have fewer than 512 classes: the reference and microcontroller kernels abort the process when "
+        "the exponentials of a row sum to 512, which 512 nearly equal classes do.",
         "tflite/kernels/internal/reference/softmax.h (the sum is Q12.19)",
         "Leave the softmax out and return the logits.",
         kernels.softmax_classes,
@@ -206,17 +212,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "sqrt-truncates",
         WARNING,
-        "SQRT on int8 cuts its results towards zero and does not round them.",
+        "SQRT on int8 truncates its results instead of rounding them.",
         "tflite/kernels/elementwise.cc (Sqrt)",
-        "Expect half a step too little, or compute the root outside the model.",
+        "Expect results half a step too small, or compute the square root outside the model.",
         kernels.sqrt_truncates,
     ),
     Rule(
         "relu6-rescale",
         WARNING,
-        "RELU6 of its own has equal parameters at both ends: the microcontroller kernel only clips.",
+        "A separate RELU6 must have equal input and output parameters: the microcontroller kernel only clips.",
         "tensorflow/tflite-micro: tensorflow/lite/micro/kernels/activations_common.cc (Relu6Quantized)",
-        "Fuse it into the operator before it, or give both ends one scale.",
+        "Fuse it into the operator before it, or use one scale for input and output.",
         kernels.relu6_rescales,
     ),
     Rule(
@@ -230,7 +236,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "version-too-low",
         WARNING,
-        "An operator has the version that int8 came with. Runtimes that know less promise to run this one, and cannot.",
+        "The operator's version is lower than the one that added its types. An old runtime accepts the file "
+        "and then fails.",
         _VERSIONS,
         "Write the version that the message names.",
         versions.too_low,
@@ -238,7 +245,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "version-too-high",
         WARNING,
-        "An operator has the least version that expresses it. Old consumers refuse higher ones.",
+        "The operator's version is higher than it needs. Old consumers refuse the file.",
         f"{_VERSIONS}; google-coral/edgetpu issue 879, google-coral/libedgetpu issue 71",
         "Write the version that the message names.",
         versions.too_high,
@@ -246,23 +253,24 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "float-island",
         WARNING,
-        "All operators of an integer graph are on integers. Accelerators leave the others, and what follows, to a CPU.",
+        "A float operator in an integer graph. Accelerators leave it, and what follows, to a CPU.",
         "google-coral/edgetpu issue 659",
-        "Quantize the operator, or move it before or behind the model.",
+        "Quantize the operator, or compute it outside the model.",
         structure.float_island,
     ),
     Rule(
         "stray-quantize",
         WARNING,
-        "No QUANTIZE repeats its input's parameters or undoes a DEQUANTIZE.",
+        "A QUANTIZE that repeats its input's parameters or undoes a DEQUANTIZE has no effect.",
         "tflite/kernels/quantize.cc: such an operator is computed all the same; google-coral/edgetpu issue 659",
-        "Remove the pair, or the one operator.",
+        "Remove the operator, or the pair.",
         structure.stray_quantize,
     ),
     Rule(
         "signature-missing",
         WARNING,
-        "A signature names inputs and outputs: quantizers, CompiledModel and signature runners ask for it.",
+        "A file should have a signature that names its inputs and outputs; quantizers, CompiledModel and "
+        "signature runners need it.",
         f"{_SCHEMA} (SignatureDef)",
         "Write a SignatureDef with the key serving_default.",
         structure.signature_missing,
@@ -270,17 +278,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "tensor-unread",
         WARNING,
-        "Every tensor is read by an operator or is an output.",
+        "Every tensor should be read by an operator or be an output.",
         f"{_SCHEMA} (SubGraph.tensors)",
-        "Remove it: a constant costs its bytes in the file, a computed one its memory at run time.",
+        "Remove it. An unread constant costs bytes in the file, an unread result memory at run time.",
         structure.unread,
     ),
     Rule(
         "name-duplicate",
         WARNING,
-        "Every tensor has a name of its own: tools find tensors by name.",
+        "Tensor names should be unique; tools find tensors by name.",
         f"{_SCHEMA} (Tensor.name)",
-        "Name the tensors apart.",
+        "Give each tensor its own name.",
         structure.duplicate_names,
     ),
 )

@@ -17,16 +17,16 @@ def islands_of(graph: Graph, recipe: Recipe) -> dict[str, str]:
     reasons = {}
     for op in graph.ops:
         if op.kind == "FLOAT":
-            reasons[op.name] = f"`{op.attrs['primitive']}` at {op.source} is no op of TFLite's that jaxq knows"
+            reasons[op.name] = f"`{op.attrs['primitive']}` ({op.source}) has no export rule in jaxq"
         elif not (all(is_real(graph, v) for v in op.outputs) or _takes_plain(op)):
-            reasons[op.name] = "it computes no real numbers"
+            reasons[op.name] = "its result is not a real number"
         elif is_copy(op):
-            reasons[op.name] = "it hands to integers what an island has made"
+            reasons[op.name] = "it converts the result of a float op to integers"
         elif recipe.floats:
-            reasons[op.name] = "the recipe's activations are floats"
+            reasons[op.name] = "activations.bits = 32 in the recipe"
         elif rule_for(recipe, names_of(graph, op)).float:
-            reasons[op.name] = "a rule of the recipe says float"
-    return reasons | dict.fromkeys(_between(graph, reasons), "it moves numbers from one float island to another")
+            reasons[op.name] = "a rule of the recipe sets float = true"
+    return reasons | dict.fromkeys(_between(graph, reasons), "it only moves values between float ops")
 
 
 def _between(graph: Graph, islands: Container[str]) -> set[str]:

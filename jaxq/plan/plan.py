@@ -33,7 +33,7 @@ from jaxq.plan.text import plan_text
 
 Pass = Callable[["Plan"], "Plan"]
 
-# Every kind of op that a graph may hold: the catalogue's, and what is no op of TFLite's.
+# Every kind of op that a graph may hold: the catalogue's, and FLOAT, which has no export rule.
 KINDS = OPS.keys() | {"FLOAT"}
 
 

@@ -164,8 +164,8 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
         )
     if recipe.floats and (recipe.input, recipe.output) != ("float32", "float32"):
         raise RecipeError(
-            f"In {where}: activations are floats, and the file's ends are {recipe.input} and {recipe.output}. Set "
-            'input and output to "float32".'
+            f"In {where}: activations.bits = 32 keeps activations in float32, but input is {recipe.input} and output "
+            f'is {recipe.output}. Set both to "float32".'
         )
     return recipe
 

@@ -57,9 +57,11 @@ class Scheme:
         return Grid(self.qmin, self.qmax, self.symmetric)
 
     def __str__(self) -> str:
-        """`int8 per-channel(3) symmetric learned`."""
-        parts = [f"int{self.bits}", "per-tensor" if self.axis is None else f"per-channel({self.axis})"]
-        return " ".join([*parts, *(["symmetric"] if self.symmetric else []), self.ranges])
+        """`int8, per channel (axis 3), symmetric, learned range`."""
+        ranges = {"ema": "moving min and max", "follow": f"scale = max abs(w) / {self.qmax} at each step"}
+        granularity = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
+        symmetric = ["symmetric"] if self.symmetric else []
+        return ", ".join([f"int{self.bits}", granularity, *symmetric, ranges.get(self.ranges, f"{self.ranges} range")])
 
 
 class QParams(NamedTuple):

@@ -40,22 +40,25 @@ def _form_text(form: str) -> str:
 def _weight_note(plan: Plan, name: str) -> str:
     """What the device does with weights of 4 bits, and with weights of 8 that meet floats."""
     if plan.weights[name].bits == 8:
-        return "; input quantized as it runs" if plan.arithmetic[name].dynamic else ""
+        return "; its input is quantized at run time" if plan.arithmetic[name].dynamic else ""
     if plan.storage[name] == "int8":
         return "; stored as int8"
-    return "" if plan.arithmetic[name].requantize == "float32" else "; a slow kernel (not delegated)"
+    slow = "; computed by TFLite's builtin kernel, which is slower than XNNPACK's"
+    return "" if plan.arithmetic[name].requantize == "float32" else slow
 
 
 def _group_text(group: Group) -> str:
     text = f"{group.name}: {group.scheme}"
     if group.fixed is not None:
-        text = f"{group.name}: int{group.scheme.bits} fixed scale {group.fixed[0]:.6g}, zero point {group.fixed[1]}"
+        scale, zero_point = group.fixed
+        text = f"{group.name}: int{group.scheme.bits}, scale {scale:.6g} and zero point {zero_point} prescribed by "
+        text += "TFLite"
     if group.fake_quant is not None:
         text += f"; range of {group.fake_quant}"
     if group.derived is not None:
-        text += f"; of {group.derived}"
+        text += f"; the integers of {group.derived} in {group.scheme.bits} bits"
     if group.nonnegative:
-        text += "; zero point at the least integer (ReLU)"
+        text += "; zero point fixed at the least integer (ReLU output)"
     if len(group.members) > 1:
         text += f"; shared with {', '.join(group.members[1:])} (tied by {', '.join(group.ties)})"
     return text
@@ -69,10 +72,11 @@ def _verdict(plan: Plan) -> str:
     if refused:
         return f"verdict: {target.title} does not take {', '.join(refused)}"
     if plan.recipe.floats:
-        as_it_runs = "; what meets them is quantized as it runs" if plan.recipe.activations.dynamic else ""
-        return f"verdict: floats; weights are stored in {plan.recipe.weights.bits} bits{as_it_runs}"
+        at_run_time = "; activations are quantized at run time" if plan.recipe.activations.dynamic else ""
+        return f"verdict: activations are floats; weights are stored in {plan.recipe.weights.bits} bits{at_run_time}"
     if plan.islands:
-        unknown = sum(op.kind == "FLOAT" for op in plan.graph.ops)
         text = f"verdict: {len(plan.islands)} ops run in floating point, between DEQUANTIZE and QUANTIZE"
-        return text + (f"; export will refuse {unknown} of them, which TFLite does not have" if unknown else "")
+        unknown = [f"`{op.attrs['primitive']}` ({op.source})" for op in plan.graph.ops if op.kind == "FLOAT"]
+        without = f"; to_tflite will refuse {len(unknown)}: {', '.join(unknown)}, which have no export rule in jaxq"
+        return text + (without if unknown else "")
     return f"verdict: every tensor is an integer; {target.title} takes every op"
