@@ -11,10 +11,10 @@ SOURCES := jaxq export recipes tests benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest test-all lint bench clean
+.PHONY: help demo test test-newest test-all lint arm64 arm64-short bench clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile | expand -t 20
 
 demo: .venv/stamp ## train, quantize, export and verify a small model
 	.venv/bin/$(DEMO)
@@ -29,6 +29,12 @@ lint: .venv/stamp ## ruff and pyright
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/pyright --pythonpath .venv/bin/python
+
+arm64: .venv/stamp ## integers of emulated Arm processors: the zoo, the 63 networks, the kernels; Debian, as root; hours
+	.venv/bin/python tests/arm64/compare.py
+
+arm64-short: .venv/stamp ## the same of one processor and a part of the zoo, in two minutes; says what is missing
+	.venv/bin/python tests/arm64/compare.py --short
 
 bench: .venv/stamp ## every script in benchmarks/ that needs no download nor TensorFlow, each printing one table
 	@set -e; for script in $(filter-out benchmarks/bert.py benchmarks/imagenet.py benchmarks/mobilenet.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done

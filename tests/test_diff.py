@@ -21,6 +21,7 @@ import jaxq.export
 from jaxq.analyze import Difference, Differences, Error
 from jaxq.analyze.diff import decibels
 from jaxq.analyze.parts import Parts, parts
+from jaxq.export.evaluate.kernels.machine import MACHINES, this_machine
 from jaxq.export.evaluate.program import FAMILIES
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.operators import OPERATORS
@@ -34,6 +35,7 @@ from tests.zoo import ZOO, Case
 
 NETS = ("branches", "clips", "heads", "means", "parts", "placed", "separable", "squeeze_excite")
 EXAMPLES = 16
+KERNELS = FAMILIES["xnnpack"](MACHINES[this_machine()])
 SURE = 2.0**-10  # steps: what float32 leaves of real arithmetic
 
 
@@ -423,7 +425,7 @@ def assert_reproduced(artifact: jaxq.export.Artifact, bad: Program, first: Any) 
     whole[read_block(op, bad.tensors, first.index, 0)] = part.values
     for tensors, value in ((artifact.program.tensors, first.left), (bad.tensors, first.right)):
         constants = [jnp.asarray(tensors[i].data) for i in op.inputs[1:]]
-        (y,) = FAMILIES["xnnpack"][op.kind](op, tensors, [jnp.asarray(whole), *constants])
+        (y,) = KERNELS[op.kind](op, tensors, [jnp.asarray(whole), *constants])
         assert int(np.asarray(y)[first.index]) == value
 
 
@@ -520,7 +522,7 @@ def test_an_element_depends_on_no_more_than_its_block(name: str) -> None:
                 if program.tensors[i].data is None:
                     block = read_block(op, program.tensors, index, position)
                     values[1][position][block] = values[0][position][block]
-            found = [FAMILIES["xnnpack"][op.kind](op, program.tensors, [jnp.asarray(v) for v in vs]) for vs in values]
+            found = [KERNELS[op.kind](op, program.tensors, [jnp.asarray(v) for v in vs]) for vs in values]
             first, second = (int(np.asarray(f[0])[index]) for f in found)
             assert first == second, (op.kind, out.name, index)
 

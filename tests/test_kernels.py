@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jaxq.errors import ExportError, InputError
 from jaxq.export.evaluate.kernels import fixedpoint
+from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.operators import call_of, lowest_version
@@ -301,7 +302,7 @@ def _draw(rng: np.random.Generator, built: Program, tensor: Tensor, count: int) 
 
 def differing(built: Program, family: str, count: int, draws: int = 1) -> tuple[int, int]:
     """How many values differ between our family and LiteRT, and of how many: `draws` times `count` examples."""
-    ours, data = jax.jit(evaluate(built, family)), write(built)
+    ours, data = jax.jit(evaluate(built, family, machine=this_machine())), write(built)
     found = [_compared(ours, data, family, examples(built, count, seed)) for seed in range(draws)]
     return sum(different for different, _ in found), sum(total for _, total in found)
 
@@ -673,7 +674,8 @@ def test_mean_of_every_possible_sum(x: Grid, y: Grid, count: int, family: str) -
     """Random rows hardly ever come near a tie; the exhaustive list does."""
     rows = rows_with_every_sum(count)[None]
     built = reduce("MEAN", rows.shape, (2,), x, y, keep=False)
-    (ours,), (theirs,) = jax.jit(evaluate(built, family))(rows), litert.run(write(built), [rows], family)
+    (ours,) = jax.jit(evaluate(built, family, machine=this_machine()))(rows)
+    (theirs,) = litert.run(write(built), [rows], family)
     assert int((np.asarray(ours) != theirs).sum()) == 0
 
 
@@ -727,7 +729,7 @@ def chain() -> Program:
 def test_every_tensor_of_a_chain(family: str) -> None:
     built = chain()
     inputs = examples(built, 9)
-    ours = jax.jit(evaluate(built, family, every_tensor=True))(*inputs)
+    ours = jax.jit(evaluate(built, family, machine=this_machine(), every_tensor=True))(*inputs)
     theirs = litert.run(write(built), inputs, family, every_tensor=True)
     assert isinstance(ours, dict) and isinstance(theirs, dict)
     assert sorted(ours) == sorted(theirs) == [0, 3, 5, 8, 9]

@@ -18,6 +18,7 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export.evaluate import variables
 from jaxq.export.evaluate.kernels import floats, hybrid
+from jaxq.export.evaluate.kernels.machine import PHONE
 from jaxq.export.evaluate.kernels.operands import activation, builtin_bounds, limits, scale, scales, zero_point
 from jaxq.export.evaluate.program import Environment, checked, initial_state, interpret, kernels_of, over_batch
 from jaxq.export.evaluate.variables import State
@@ -35,13 +36,13 @@ class Pair(NamedTuple):
     real: Any
 
 
-def evaluate_real(program: Program, family: str) -> Callable[..., tuple[jax.Array, ...]]:
+def evaluate_real(program: Program, family: str, machine: str = PHONE) -> Callable[..., tuple[jax.Array, ...]]:
     """The program's real-valued inputs -> its real-valued outputs, differentiable, in the batches of `evaluate`.
 
     Quantized inputs are float32, others as in the file. Raises ExportError for an operator without a float meaning.
     """
-    kernels = kernels_of(program, family)
-    initial = {name: _lifted(value, _variable(program, name)) for name, value in initial_state(program, family).items()}
+    kernels, before = kernels_of(program, family, machine), initial_state(program, family, machine)
+    initial = {name: _lifted(value, _variable(program, name)) for name, value in before.items()}
 
     def single(state: State, *inputs: jax.Array) -> tuple[State, Environment]:
         after = dict(state)

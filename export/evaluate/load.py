@@ -15,6 +15,7 @@ import numpy as np
 from jaxq.errors import FormatError, InputError
 from jaxq.export.evaluate.gradient import evaluate_real, quantized
 from jaxq.export.evaluate.kernels.floats import dequantized
+from jaxq.export.evaluate.kernels.machine import PHONE
 from jaxq.export.evaluate.kernels.operands import scale, zero_point
 from jaxq.export.evaluate.program import checked, evaluate, initial_state, single_step
 from jaxq.export.flatbuffer.read import read
@@ -58,7 +59,8 @@ class Loaded:
 
     Call it with arrays of the file's dtypes; it returns the tuple of outputs in theirs. Shapes are the file's, or have
     a batch of any size in place of their leading 1. It can be jitted and vmapped: `jax.jit(fn)`,
-    `jax.jit(functools.partial(fn, family="reference"))`. `family` is the one that `load` was given, unless named again.
+    `jax.jit(functools.partial(fn, family="reference"))`. `family` and `machine` are those that `load` was given, unless
+    named again.
 
     A file with variables (a streaming model) takes the leading axis for time, and begins with its initial state;
     `initial_state` and `step` run it piece by piece.
@@ -66,20 +68,21 @@ class Loaded:
 
     program: Program
     family: str = "xnnpack"
+    machine: str = PHONE
 
-    def __call__(self, *inputs: Array, family: str | None = None) -> tuple[jax.Array, ...]:
+    def __call__(self, *inputs: Array, family: str | None = None, machine: str | None = None) -> tuple[jax.Array, ...]:
         """The outputs, in the file's dtypes, for inputs in the file's dtypes. Raises InputError, ExportError."""
-        found = evaluate(self.program, family or self.family)(*inputs)
+        found = evaluate(self.program, family or self.family, machine=machine or self.machine)(*inputs)
         assert isinstance(found, tuple)
         return found
 
-    def real(self, *inputs: Array, family: str | None = None) -> tuple[jax.Array, ...]:
+    def real(self, *inputs: Array, family: str | None = None, machine: str | None = None) -> tuple[jax.Array, ...]:
         """Real numbers in and out, float32: `dequantize_outputs(*fn(*quantize_inputs(*inputs)))`, bit for bit.
 
         The gradient is straight-through: that of each operator's float meaning at the dequantized operands, and zero
         where an integer saturates. Inputs without a scale are as in the file. Raises InputError, ExportError.
         """
-        return evaluate_real(self.program, family or self.family)(*inputs)
+        return evaluate_real(self.program, family or self.family, machine or self.machine)(*inputs)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -103,10 +106,10 @@ class Loaded:
 
     def initial_state(self, family: str | None = None) -> dict[str, jax.Array]:
         """The file's variables before its first invocation, by name; {} where it has none."""
-        return initial_state(self.program, family or self.family)
+        return initial_state(self.program, family or self.family, self.machine)
 
     def step(
-        self, state: dict[str, Any], *inputs: Array, family: str | None = None
+        self, state: dict[str, Any], *inputs: Array, family: str | None = None, machine: str | None = None
     ) -> tuple[dict[str, jax.Array], tuple[jax.Array, ...]]:
         """One invocation, inputs in the file's shapes: (the state after it, the outputs). For `jax.lax.scan`."""
         values = checked(self.program, inputs)
@@ -114,19 +117,25 @@ class Loaded:
             tensor = self.program.tensors[index]
             if value.shape != tensor.shape:
                 raise InputError(f"Input {tensor.name!r} of one step is {value.shape}; the file says {tensor.shape}.")
-        after, found = single_step(self.program, family or self.family, self.program.outputs)(state, *values)
+        single = single_step(self.program, family or self.family, self.program.outputs, machine or self.machine)
+        after, found = single(state, *values)
         return after, tuple(found[index] for index in self.program.outputs)
 
 
-def load(path: str | os.PathLike[str], *, family: str = "xnnpack") -> Loaded:
+def load(path: str | os.PathLike[str], *, family: str = "xnnpack", machine: str = PHONE) -> Loaded:
     """The deployed numerics of a .tflite file, whoever wrote it, as a jittable, vmappable JAX function of its inputs.
 
-    family: "xnnpack" (LiteRT's default on phones), "reference" or "tflm" (TFLite Micro); each call may name another.
+    Args:
+      path: the file.
+      family: "xnnpack" (LiteRT's default on phones), "reference" or "tflm" (TFLite Micro); each call may name another.
+      machine: "aarch64" (phones) or "x86_64". Of the family "xnnpack", SOFTMAX of 8 bits and the contractions that
+        XNNPACK leaves to TFLite (4-bit weights of convolutions, 16-bit activations) differ by a step between the two.
+
     Raises FormatError for a broken file, ExportError for an operator that the family has no exact kernel for.
     """
     program = load_program(path)
-    evaluate(program, family)  # for its errors
-    return Loaded(program, family)
+    evaluate(program, family, machine=machine)  # for its errors
+    return Loaded(program, family, machine)
 
 
 def _ports(program: Program, indices: Sequence[int], names: Sequence[str]) -> tuple[Port, ...]:

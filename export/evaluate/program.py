@@ -12,14 +12,16 @@ import numpy as np
 from jaxq.errors import ExportError, InputError
 from jaxq.export.evaluate import variables
 from jaxq.export.evaluate.kernels import floats, hybrid, reference, tflm, xnnpack
+from jaxq.export.evaluate.kernels.machine import PHONE, Machine, machine_named
 from jaxq.export.evaluate.kernels.operands import Kernel
 from jaxq.export.evaluate.variables import State
 from jaxq.export.program import Operator, Program, Tensor
 
-FAMILIES: dict[str, dict[str, Kernel]] = {
-    "xnnpack": xnnpack.KERNELS,
-    "reference": reference.KERNELS,
-    "tflm": tflm.KERNELS,
+# The kernels of a family on a machine.
+FAMILIES: dict[str, Callable[[Machine], dict[str, Kernel]]] = {
+    "xnnpack": xnnpack.kernels,
+    "reference": lambda machine: reference.KERNELS,
+    "tflm": lambda machine: tflm.KERNELS,
 }
 
 Environment = dict[int, Any]  # by tensor: an array, of a resource the name of its variable
@@ -28,7 +30,7 @@ Single = Callable[..., tuple[State, Environment]]  # (state, *inputs in the file
 
 
 def evaluate(
-    program: Program, family: str = "xnnpack", *, every_tensor: bool = False
+    program: Program, family: str = "xnnpack", *, machine: str = PHONE, every_tensor: bool = False
 ) -> Callable[..., tuple[jax.Array, ...] | dict[int, jax.Array]]:
     """The program's inputs -> its outputs, or with `every_tensor` a dict from tensor index to value, inputs
     included.
@@ -39,29 +41,30 @@ def evaluate(
     that batch as a sequence: each example sees what those before it left, as in an interpreter. The function
     can be jitted and vmapped.
 
+    `machine`: "aarch64" or "x86_64", whose kernels of the family compute (`kernels.machine`).
     Integers are exact; float32 operators (`kernels.floats`) differ from a runtime's in the order of their sums.
     """
     wanted = run_time_tensors(program) if every_tensor else program.outputs
-    single = single_step(program, family, wanted)
+    single = single_step(program, family, wanted, machine)
     for subgraph in variables.initializers(program):
-        kernels_of(subgraph, family)
+        kernels_of(subgraph, family, machine)
 
     def function(*inputs: jax.Array | np.ndarray) -> tuple[jax.Array, ...] | dict[int, jax.Array]:
         values = checked(program, inputs)
-        found = over_batch(program, single, initial_state(program, family), values)
+        found = over_batch(program, single, initial_state(program, family, machine), values)
         return found if every_tensor else tuple(found[index] for index in program.outputs)
 
     return function
 
 
-def each_operator(program: Program, family: str) -> Callable[[Environment], Environment]:
+def each_operator(program: Program, family: str, machine: str = PHONE) -> Callable[[Environment], Environment]:
     """Every operator on numbers that are given: all run-time tensors, in the file's shapes or in batches of them, by
     index -> what each operator makes of those it reads. Raises ExportError as `evaluate`.
 
     Where kernels quantize what they see, a last bit that differs becomes a step, and steps add up from one operator to
     the next: such files are compared operator by operator, each on the runtime's own numbers.
     """
-    kernels = kernels_of(program, family)
+    kernels = kernels_of(program, family, machine)
     folded = folded_tensors(program)
     indices = tuple(index for index in run_time_tensors(program) if index not in folded)
 
@@ -89,9 +92,9 @@ def each_operator(program: Program, family: str) -> Callable[[Environment], Envi
     return function
 
 
-def single_step(program: Program, family: str, wanted: Sequence[int]) -> Single:
+def single_step(program: Program, family: str, wanted: Sequence[int], machine: str = PHONE) -> Single:
     """One invocation on values of the file's shapes: (state, *inputs) -> (state, the wanted values)."""
-    kernels = kernels_of(program, family)
+    kernels = kernels_of(program, family, machine)
 
     def single(state: State, *inputs: jax.Array) -> tuple[State, Environment]:
         after = dict(state)
@@ -107,25 +110,26 @@ def single_step(program: Program, family: str, wanted: Sequence[int]) -> Single:
     return single
 
 
-def initial_state(program: Program, family: str) -> State:
+def initial_state(program: Program, family: str, machine: str = PHONE) -> State:
     """The variables before the first invocation, by name; {} for a program without. Raises ExportError."""
     state: State = {}
     for subgraph in variables.initializers(program):
-        state = single_step(subgraph, family, ())(state)[0]
+        state = single_step(subgraph, family, (), machine)(state)[0]
     return state
 
 
-def kernels_of(program: Program, family: str) -> Callable[[Operator], Kernel]:
-    """The kernel of each of the program's operators. Raises ExportError for one that the family does not have."""
+def kernels_of(program: Program, family: str, machine: str = PHONE) -> Callable[[Operator], Kernel]:
+    """The kernel of each of the program's operators on a machine. Raises ExportError for one that the family lacks."""
     if family not in FAMILIES:
         raise ExportError(f"No kernel family {family!r}. Families: {', '.join(FAMILIES)}.")
+    tables = {name: table(machine_named(machine)) for name, table in FAMILIES.items()}
 
     def kernel(op: Operator) -> Kernel:
         if hybrid.is_hybrid(op, program.tensors):
             return hybrid.kernel_of(op, program.tensors, family)
         if floats.is_float(op, program.tensors):
             return floats.kernel_of(op, program.tensors)
-        return _kernel(FAMILIES[family], op, family)
+        return _kernel(tables, op, family)
 
     for op in program.operators:
         if op.kind not in variables.KINDS:
@@ -133,12 +137,12 @@ def kernels_of(program: Program, family: str) -> Callable[[Operator], Kernel]:
     return kernel
 
 
-def _kernel(kernels: dict[str, Kernel], op: Operator, family: str) -> Kernel:
-    if op.kind not in kernels:
-        others = [name for name, table in FAMILIES.items() if op.kind in table]
+def _kernel(tables: dict[str, dict[str, Kernel]], op: Operator, family: str) -> Kernel:
+    if op.kind not in tables[family]:
+        others = [name for name, table in tables.items() if op.kind in table]
         advice = f"Evaluate with family {others[0]!r}" if others else "Express it by other operators"
         raise ExportError(f"The {family} family has no exact kernel for {op.kind}. {advice}.")
-    return kernels[op.kind]
+    return tables[family][op.kind]
 
 
 def interpret(

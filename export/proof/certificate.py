@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import floats, hybrid
+from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
 from jaxq.export.program import Operator, Program
 from jaxq.export.runtimes.litert import run, runtime_version
@@ -161,20 +162,24 @@ def _simulation_text(certificate: Certificate) -> str:
 Reader = Callable[..., dict[int, jax.Array]]
 
 
-def readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
-    """Our reading of a program by each kernel family, compiled once: inputs -> every tensor by its index. Of a program
-    whose operators are compared one by one: the runtime's tensors -> ours.
+def readers(program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None) -> dict[str, Reader]:
+    """Our reading of a program by each kernel family on a machine (None: this one), compiled once: inputs ->
+    every tensor by its index. Of a program whose operators are compared one by one: the runtime's tensors -> ours.
 
     Raises ExportError for a family that does not exist, or that lacks an operator of the program.
     """
     if one_by_one(program):
-        return {family: jax.jit(each_operator(program, family)) for family in families}
-    return whole_readers(program, families)
+        on = machine or this_machine()
+        return {family: jax.jit(each_operator(program, family, on)) for family in families}
+    return whole_readers(program, families, machine)
 
 
-def whole_readers(program: Program, families: Iterable[str] = FAMILIES) -> dict[str, Reader]:
+def whole_readers(
+    program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None
+) -> dict[str, Reader]:
     """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
-    return {family: jax.jit(evaluate(program, family, every_tensor=True)) for family in families}
+    on = machine or this_machine()
+    return {family: jax.jit(evaluate(program, family, machine=on, every_tensor=True)) for family in families}
 
 
 def one_by_one(program: Program) -> bool:
@@ -206,15 +211,15 @@ def compare_families(
         theirs = run(data, inputs, family, every_tensor=True)
         assert isinstance(theirs, dict)
         found = ours[family](theirs) if found is None else found
-        tolerances = _tolerances(program)
-        for index, tolerance in tolerances.items():
+        allowed = tolerances(program)
+        for index, tolerance in allowed.items():
             tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index], tolerance)
         for index, output in zip(program.outputs, run(data, inputs, family), strict=True):
-            name, tolerance = f"{program.tensors[index].name} (output)", tolerances.get(index, 0.0)
+            name, tolerance = f"{program.tensors[index].name} (output)", allowed.get(index, 0.0)
             tally.add(name, np.asarray(found[index]), np.asarray(output), tolerance)
 
 
-def _tolerances(program: Program) -> dict[int, float]:
+def tolerances(program: Program) -> dict[int, float]:
     """What may differ in each tensor that an operator computes: nothing, but for float32 operators."""
     folded = folded_tensors(program)
     written = [(op, index) for op in program.operators for index in op.outputs if index not in folded]

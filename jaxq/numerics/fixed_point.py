@@ -67,6 +67,17 @@ def rescale_half_up(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     return (srdhm(x << left, q) + half) >> right
 
 
+def rescale_once(x: jax.Array, q: Integers, shift: Integers) -> jax.Array:
+    """`(x q + 2^(30 - shift)) >> (31 - shift)`: the 64-bit product, rounded once, half towards +infinity (ruy's
+    apply_multiplier.cc, and its aarch64 kernels by SQDMULH and SRSHL). int32, broadcast; the result must fit.
+    """
+    left, right = jnp.maximum(shift, 0), jnp.maximum(-jnp.asarray(shift), 0)
+    high, low = high_and_low(*jnp.broadcast_arrays(x << left, jnp.asarray(q, jnp.int32)))
+    floor = (high << 1) | (low >> 31).astype(jnp.int32)  # of the product by 2^31
+    below = jnp.where(right > 0, floor >> jnp.maximum(right - 1, 0), (low >> 30).astype(jnp.int32))
+    return (floor >> right) + (below & 1)
+
+
 def rescale_half_away(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     """`x q 2^(shift - 31)`, rounded twice (TFLite MultiplyByQuantizedMultiplier). int32, broadcast."""
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)

@@ -19,12 +19,15 @@ from jaxq.numerics.fixed_point import (
     divide_towards_zero,
     hard_swish,
     high_and_low,
+    rescale_once,
     rounding_divide_by_pot,
     saturate16,
     srdhm,
     srdhm16,
 )
 from jaxq.numerics.rounding import round_away
+
+Multiplier = tuple[np.ndarray, np.ndarray]  # (q, shift) of `quantize_multiplier`
 
 # The training forward's as well.
 __all__ = [
@@ -81,6 +84,12 @@ def multiply_rounding_up(x: jax.Array, multiplier: tuple[np.ndarray, np.ndarray]
     left, right = _shifts(shift)
     half = np.where(right > 0, 1 << np.maximum(right - 1, 0), 0)
     return (srdhm(x << jnp.asarray(left, jnp.int32), q) + jnp.asarray(half, jnp.int32)) >> jnp.asarray(right, jnp.int32)
+
+
+def multiply_rounding_once(x: jax.Array, multiplier: Multiplier) -> jax.Array:
+    """As `multiply_rounding_up`, but the product is rounded once, in the shift (ruy on aarch64)."""
+    q, shift = multiplier
+    return rescale_once(x, jnp.asarray(q, jnp.int32), jnp.asarray(shift, jnp.int32))
 
 
 def saturating_shift_left(x: jax.Array, exponent: int) -> jax.Array:

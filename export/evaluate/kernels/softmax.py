@@ -1,5 +1,5 @@
-"""8-bit SOFTMAX over the last axis: gemmlowp fixed point (BUILTIN_REF) and the float table (LiteRT's
-default).
+"""8-bit SOFTMAX over the last axis: gemmlowp fixed point (BUILTIN_REF), and LiteRT's default: a float table on
+x86-64, a table of 16-bit integers on aarch64.
 
 Fixed-point values are int32 raw numbers; Qm.n has m integer and n fractional bits. Sources:
 gemmlowp/fixedpoint/fixedpoint.h; tflite/kernels/internal/reference/softmax.h; optimized/optimized_ops.h.
@@ -16,6 +16,7 @@ from jaxq.export.evaluate.kernels.fixedpoint import (
     INT32_MAX,
     apart,
     multiply_by_quantized_multiplier,
+    multiply_by_variable,
     quantize_multiplier,
     rounding_divide_by_pot,
     srdhm,
@@ -66,6 +67,27 @@ def float_table(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax
     inverse = jnp.ones_like(total) / lax.optimization_barrier(total)
     low, high = limits(y)
     return saturate(_round_away(exps * inverse).astype(jnp.int32) + zero_point(y), y, low, high)
+
+
+def uint16_table(value: jax.Array, x: Tensor, y: Tensor, beta: np.float32) -> jax.Array:
+    """SOFTMAX of TFLite's optimized kernel in clang builds for aarch64 (optimized_ops.h, SoftmaxInt8LUT).
+
+    With e from a table of 65535 exp, S its int32 sum over the row and (q, shift) = QuantizeMultiplier(1 / f32(S s_y)):
+    MBQM(e, q, shift) + z_y. The multiplier of a row depends on S alone.
+    """
+    integers = value.astype(jnp.int32)
+    exps = jnp.asarray(_scaled_exponentials(scale(x) * beta))[integers.max(axis=-1, keepdims=True) - integers]
+    total = exps.sum(axis=-1, keepdims=True).astype(jnp.float32) * scale(y)
+    inverse = lax.optimization_barrier(jnp.ones_like(total)) / lax.optimization_barrier(total)
+    fraction, exponent = jnp.frexp(inverse)  # a float32 has 24 bits, so q is the fraction itself
+    steps = multiply_by_variable(exps, (fraction * 2.0**24).astype(jnp.int32) << 7, exponent.astype(jnp.int32))
+    return saturate(steps + zero_point(y), y, *limits(y))
+
+
+def _scaled_exponentials(step: np.float32) -> np.ndarray:
+    """`trunc(f32(expf(-step d) 65535) + 0.5)` for d = 0..255, int32."""
+    steps = np.floor((_exponentials(-step) * np.float32(65535)).astype(np.float64) + 0.5)
+    return np.minimum(steps, 65535).astype(np.int32)
 
 
 def _exponentials(negative_scale: np.float32) -> np.ndarray:

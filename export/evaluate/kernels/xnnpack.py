@@ -2,24 +2,29 @@
 
 XNNPACK where LiteRT delegates to it, TFLite's builtin kernels elsewhere. A parameter outside XNNPACK's window
 makes LiteRT fall back in silence: here to the same builtin kernel where its arithmetic is known, else an
-ExportError. Sources: XNNPACK src/microparams-init.c, src/xnnpack/requantization.h;
-tflite/delegates/xnnpack/xnnpack_delegate.cc.
+ExportError. Some of these kernels are other code on another machine: `kernels(machine)` is the family's table.
+Sources: XNNPACK src/microparams-init.c, src/xnnpack/requantization.h; tflite/delegates/xnnpack/xnnpack_delegate.cc.
 """
 
 from __future__ import annotations
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import builtin, lut, movement, pooling, reference, resize, softmax, wide
+from jaxq.export.evaluate.kernels import builtin, lut, movement, pooling, reference, resize, wide
 from jaxq.export.evaluate.kernels.fixedpoint import (
     corrected,
     monotone_thresholds,
+    multiply_rounding_once,
     multiply_rounding_up,
     quantize_multiplier,
 )
+from jaxq.export.evaluate.kernels.machine import Machine
 from jaxq.export.evaluate.kernels.operands import (
     Kernel,
     activation,
@@ -44,27 +49,29 @@ Values = list[jax.Array | None]
 VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
 MULTIPLIER_BITS = 20  # of the larger of ADD's two integer multipliers
 BUILTIN_CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+VECTORS = ("CONV_2D", "FULLY_CONNECTED")
+VECTOR_CHANNELS, VECTOR_PRODUCTS = 4, 8  # the least that TFLite multiplies by a vector of its own
 LARGEST_REQUANTIZATION = 256.0  # XNNPACK refuses operators at and above it
 
 
-def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """CONV_2D: fp32 requantization of the exact accumulator. Weights OHWI, constant."""
-    return [_contracted(op, tensors, reference.convolution(op, tensors, values))]
+    return [_contracted(op, tensors, reference.convolution(op, tensors, values), machine)]
 
 
-def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def depthwise_conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D: as CONV_2D. Weights 1HWO, constant."""
-    return [_contracted(op, tensors, reference.depthwise_convolution(op, tensors, values))]
+    return [_contracted(op, tensors, reference.depthwise_convolution(op, tensors, values), machine)]
 
 
-def transpose_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def transpose_conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """TRANSPOSE_CONV: as CONV_2D. Inputs: output shape, weights OHWI, x, bias."""
-    return [_contracted(op, tensors, reference.transposed_convolution(op, tensors, values), x_at=2)]
+    return [_contracted(op, tensors, reference.transposed_convolution(op, tensors, values), machine, x_at=2)]
 
 
-def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+def fully_connected(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """FULLY_CONNECTED: as CONV_2D. Weights (O, I), constant."""
-    return [_contracted(op, tensors, reference.dense(op, tensors, values))]
+    return [_contracted(op, tensors, reference.dense(op, tensors, values), machine)]
 
 
 def batch_matmul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -102,10 +109,10 @@ def _quantized_bound(value: float, y: Tensor) -> int:
     return int(np.rint(np.clip(np.float32(value) / scale(y) + np.float32(zero_point(y)), low, high)))
 
 
-def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
+def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, machine: Machine, x_at: int = 0) -> jax.Array:
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
     if x.dtype == "int16":
-        return builtin_contraction(op, tensors, acc)
+        return builtin_contraction(op, tensors, acc, machine)
     if w.data is None:
         raise ExportError(f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time.")
     if w.dtype not in ("int8", "int4") or zero_point(w):
@@ -113,23 +120,47 @@ def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
             f"{op.kind}: XNNPACK takes int8 or int4 weights of zero point 0; "
             f"{w.name!r} is {w.dtype} with zero point {zero_point(w)}."
         )
-    if w.dtype == "int4" and not (op.kind == "FULLY_CONNECTED" and w.shape[-1] % 2 == 0):
-        return builtin_contraction(op, tensors, acc)
+    if _is_builtin(op, tensors, x_at):
+        return builtin_contraction(op, tensors, acc, machine)
     ratio = _checked(op, scale(x) * scales(w) / scale(y))
     return requantize_fp32(acc, ratio, y, bounds_of(y, activation(op)))
 
 
-def builtin_contraction(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
-    """What XNNPACK leaves to TFLite's builtin kernels: ruy, which rounds the shift half up; a grouped convolution is
-    the reference one.
+def _is_builtin(op: Operator, tensors: Tensors, x_at: int = 0) -> bool:
+    """Whether XNNPACK leaves a contraction to TFLite's builtin kernels: int16, and int4 weights but for a
+    FULLY_CONNECTED with an even number of inputs.
+    """
+    x, w = source(op, tensors, x_at), source(op, tensors, 1)
+    packed = w.dtype == "int4" and not (op.kind == "FULLY_CONNECTED" and w.shape[-1] % 2 == 0)
+    return x.dtype == "int16" or packed
+
+
+def _is_reference(op: Operator, tensors: Tensors) -> bool:
+    """Whether a builtin contraction is the reference one: with an int64 bias, and a grouped convolution."""
+    grouped = op.kind == "CONV_2D" and source(op, tensors).shape[-1] != source(op, tensors, 1).shape[-1]
+    return reference.long_bias(op, tensors) or grouped
+
+
+def _is_vector(op: Operator, tensors: Tensors) -> bool:
+    """Whether a builtin contraction of 8 bits is a matrix by one vector, which is no matter of ruy's
+    (cpu_backend_gemm_custom_gemv.h): one row of results, at least 4 channels and 8 products.
+    """
+    w, y = source(op, tensors, 1), target(op, tensors)
+    enough = w.shape[0] >= VECTOR_CHANNELS and math.prod(w.shape[1:]) >= VECTOR_PRODUCTS
+    return op.kind in VECTORS and source(op, tensors).dtype != "int16" and math.prod(y.shape[:-1]) == 1 and enough
+
+
+def builtin_contraction(op: Operator, tensors: Tensors, acc: jax.Array, machine: Machine) -> jax.Array:
+    """What XNNPACK leaves to TFLite's builtin kernels: ruy, which rounds as the machine does; of one row TFLite's own
+    kernel, which rounds twice; or the reference one.
     """
     x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     if op.kind not in BUILTIN_CONTRACTIONS:
         raise ExportError(f"{op.kind} with {w.dtype} weights: LiteRT's builtin kernel is not modelled. Use int8.")
-    if reference.long_bias(op, tensors) or (op.kind == "CONV_2D" and x.shape[-1] != w.shape[-1]):
+    if _is_reference(op, tensors):
         return reference.requantized(op, tensors, acc)
     multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
-    steps = multiply_rounding_up(acc, multiplier)
+    steps = (multiply_rounding_up if _is_vector(op, tensors) else machine.rescale)(acc, multiplier)
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
@@ -195,9 +226,9 @@ def _sum(op: Operator, tensors: Tensors, values: Values, sign: int) -> jax.Array
     return saturate(steps + zero_point(y), y, *bounds_of(y, activation(op)))
 
 
-def mul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """MUL: fp32 requantization of the product; below 2^-16 TFLite's builtin kernel, which is the reference
-    one.
+def mul(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
+    """MUL: fp32 requantization of the product, or on Arm its rounding in integers (`rndnu`), half up; below 2^-16
+    TFLite's builtin kernel, which is the reference one.
     """
     if target(op, tensors).dtype == "int16":
         return reference.mul(op, tensors, values)
@@ -211,6 +242,9 @@ def mul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
             "vector kernel, to which LiteRT falls back, is not modelled there. Raise s_y."
         )
     product = centred(present(op, values), a) * centred(present(op, values, 1), b)
+    if machine.exact_products:
+        steps = multiply_rounding_once(product, quantize_multiplier(ratio))
+        return [saturate(steps + zero_point(y), y, *bounds_of(y, activation(op)))]
     return [requantize_fp32(product, np.asarray(ratio), y, bounds_of(y, activation(op)))]
 
 
@@ -271,10 +305,12 @@ def elu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return _table(lut.elu, op, tensors, values)
 
 
-def softmax_last_axis(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """SOFTMAX is not delegated: TFLite's float table."""
+def softmax_last_axis(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
+    """SOFTMAX is not delegated: TFLite's table, of floats or of 16-bit integers as the machine has it."""
+    if source(op, tensors).dtype == "int16":
+        return wide.softmax(op, tensors, values)
     beta = option_float(op, "beta", 0.0)
-    return [softmax.float_table(present(op, values), source(op, tensors), target(op, tensors), beta)]
+    return [machine.softmax(present(op, values), source(op, tensors), target(op, tensors), beta)]
 
 
 def leaky_relu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -320,25 +356,41 @@ def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> li
     return [lut.look_up(lut.xnnpack_table(real, x, y), present(op, values), x)]
 
 
-KERNELS: dict[str, Kernel] = {
+EVERYWHERE: dict[str, Kernel] = {
     **movement.KERNELS,
     **builtin.KERNELS,
-    "CONV_2D": conv,
-    "DEPTHWISE_CONV_2D": depthwise_conv,
-    "TRANSPOSE_CONV": transpose_conv,
-    "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": batch_matmul,
     "ADD": movement.adding_integers(add),
     "SUB": sub,
-    "MUL": mul,
     "MAX_POOL_2D": max_pool,
     "MEAN": mean,
     "SUM": sum_axes,
     "LOGISTIC": wide.by_width(logistic, wide.KERNELS["xnnpack"]["LOGISTIC"]),
     "TANH": wide.by_width(tanh, wide.KERNELS["xnnpack"]["TANH"]),
     "ELU": elu,
-    "SOFTMAX": wide.by_width(softmax_last_axis, wide.softmax),
     "LEAKY_RELU": leaky_relu,
     "QUANTIZE": quantize,
     "RESIZE_BILINEAR": resize.bilinear_xnnpack,
 }
+
+BY_MACHINE = {
+    "CONV_2D": conv,
+    "DEPTHWISE_CONV_2D": depthwise_conv,
+    "FULLY_CONNECTED": fully_connected,
+    "MUL": mul,
+    "SOFTMAX": softmax_last_axis,
+    "TRANSPOSE_CONV": transpose_conv,
+}
+
+
+def kernels(machine: Machine) -> dict[str, Kernel]:
+    """The family's kernels on a machine."""
+    return {**EVERYWHERE, **{kind: functools.partial(kernel, machine=machine) for kind, kernel in BY_MACHINE.items()}}
+
+
+def differs_by_machine(op: Operator, tensors: Tensors) -> bool:
+    """Whether machines have different arithmetic for an operator of integers: `Machine` says which."""
+    if op.kind in ("MUL", "SOFTMAX"):
+        return source(op, tensors).dtype in ("int8", "uint8")
+    by_ruy = op.kind in BUILTIN_CONTRACTIONS and _is_builtin(op, tensors) and not _is_reference(op, tensors)
+    return by_ruy and not _is_vector(op, tensors)
