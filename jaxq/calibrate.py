@@ -17,12 +17,13 @@ from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import Bound, Captured
 from jaxq.graph import MASK, Op
-from jaxq.observers import METHODS, Batch, Observer, Wanted
+from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.plan import Group, Plan
+from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind
 from jaxq.range_methods import METHODS as RANGE_METHODS
 from jaxq.simulate.forward import reals
-from jaxq.simulate.weights import weight_scale, weight_values
+from jaxq.simulate.weights import bound_scale, floored, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]
 
@@ -231,13 +232,19 @@ def range_of(group: Group, low: float, high: float) -> dict[str, jax.Array]:
 
 
 def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
-    """Trained weight scales start at max|w| / 127."""
+    """Trained weight scales start where the calibration of weights puts them, max|w| / 127 by default."""
     plan, found = captured.plan, {}
     trained = {site: op for op in plan.graph.ops if (site := plan.weight_site(op)) is not None}
     env = weight_values(plan.graph, jax.tree.leaves(bound.params)) if trained else {}  # seconds where there are many
     for site, op in trained.items():
-        w = jnp.asarray(env[op.inputs[1]], jnp.float32)
         scheme = plan.weights[op.name]
-        scale = weight_scale(w, scheme, None, jnp.float32(1.0))
+        scale = _calibrated_scale(np.asarray(env[op.inputs[1]], np.float32), scheme)
         found[site] = RANGE_METHODS[scheme.ranges].scaled(scale, scheme.grid)
     return found
+
+
+def _calibrated_scale(w: np.ndarray, scheme: Scheme) -> jax.Array:
+    """The scale of each channel of the last axis, as the weight's calibration finds it; (channels,)."""
+    rows = w if scheme.axis is not None else w.reshape(-1, 1)
+    bound = np.broadcast_to(WEIGHT_METHODS[scheme.calibration](rows, scheme.qmax), w.shape[-1:])
+    return floored(bound_scale(jnp.asarray(bound, jnp.float32), scheme.qmax), None, jnp.float32(1.0))

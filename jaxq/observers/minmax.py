@@ -23,4 +23,9 @@ def finish(state: np.ndarray, wanted: Wanted) -> tuple[float, float]:
     return float(state[0]), float(state[1])
 
 
+def weight_bound(w: np.ndarray, qmax: int) -> np.ndarray:
+    """Per channel of the last axis, the largest magnitude. Shape (channels,)."""
+    return np.asarray(np.max(np.abs(w), axis=tuple(range(w.ndim - 1))))
+
+
 MINMAX = Observer(start, update, finish)

@@ -9,7 +9,7 @@ from jaxq.errors import PlanError
 from jaxq.graph import Graph, Op
 from jaxq.ops import FIXED_INT16, OPS
 from jaxq.plan.islands import is_real
-from jaxq.plan.recipe import Recipe, rule_for
+from jaxq.plan.recipe import Calibration, Recipe, calibration_for, rule_for
 from jaxq.plan.scheme import Grid, Scheme
 from jaxq.plan.shared_scales import Ties
 from jaxq.plan.target import target_named
@@ -88,8 +88,8 @@ def _group(graph: Graph, recipe: Recipe, members: Sequence[int], solver: Ties, m
         or root in solver.symmetric
         or (recipe.activations.symmetric if rule.symmetric is None else rule.symmetric),
         ranges=rule.ranges or ("frozen" if _enters(graph, members) else recipe.activations.ranges),
-        calibration=recipe.activations.calibration,
-        percentile=recipe.activations.percentile,
+        calibration=calibration_for(recipe, names, Calibration, recipe.activations.calibration),
+        percentile=rule.percentile or recipe.activations.percentile,
     )
     return Group(
         names[0],

@@ -8,8 +8,11 @@ copies share one range (a union-find over the op catalogue's rules); a group may
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 from collections.abc import Callable, Mapping
+from typing import get_args
 
+from jaxq.errors import RecipeError
 from jaxq.graph import Graph, Op, verify
 from jaxq.ops import OPS
 from jaxq.ops.arithmetic import FLOAT32, Arithmetic
@@ -26,7 +29,7 @@ from jaxq.plan.precision import (
     storage,
     unweighted_arithmetic,
 )
-from jaxq.plan.recipe import Recipe, check_rules, rule_for
+from jaxq.plan.recipe import Calibration, Recipe, Rule, WeightCalibration, calibration_for, check_rules, rule_for
 from jaxq.plan.scheme import Scheme
 from jaxq.plan.target import target_named
 from jaxq.plan.text import plan_text
@@ -153,6 +156,27 @@ def _weight_schemes(plan: Plan) -> Plan:
     return dataclasses.replace(plan, weights=weights)
 
 
+def _calibrations(plan: Plan) -> Plan:
+    """No change: refuses a rule whose calibration suits nothing that it matches."""
+    for rule in plan.recipe.rules:
+        if rule.calibration is not None and not _calibrates(plan, rule):
+            raise RecipeError(
+                f'The rule {rule.match!r} asks for calibration "{rule.calibration}", and it matches nothing that takes '
+                f"it. Activations take {', '.join(get_args(Calibration))}; weights whose ranges are learned or frozen "
+                f"take {', '.join(get_args(WeightCalibration))}."
+            )
+    return plan
+
+
+def _calibrates(plan: Plan, rule: Rule) -> bool:
+    """Whether a group of activations or a weight that the rule matches takes its calibration."""
+    activations = [name for g in plan.groups.values() if g.fixed is None for name in g.members]
+    weights = [name for name, scheme in plan.weights.items() if scheme.ranges != "follow"]
+    names = [*(activations if rule.calibration in get_args(Calibration) else [])]
+    names += weights if rule.calibration in get_args(WeightCalibration) else []
+    return any(fnmatch.fnmatchcase(name, rule.match) for name in names)
+
+
 def _storage(plan: Plan) -> Plan:
     """The type of each kernel in the file."""
     target = target_named(plan.recipe.target)
@@ -179,6 +203,7 @@ DECISIONS: Mapping[str, Pass] = {
     "shared scales": _shared_scales,
     "requantizations": _requantizations,
     "weight schemes": _weight_schemes,
+    "calibrations": _calibrations,
     "storage": _storage,
     "arithmetic": _arithmetic,
 }
@@ -230,4 +255,6 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     per_channel = recipe.weights.per_channel if rule.per_channel is None else rule.per_channel
     per_channel = per_channel and op.kind not in target_named(recipe.target).one_scale
     axis = len(graph.avals[op.inputs[1]].shape) - 1 if per_channel else None
-    return Scheme(rule.weight_bits or recipe.weights.bits, True, axis, True, rule.ranges or recipe.weights.ranges)
+    bits, ranges = rule.weight_bits or recipe.weights.bits, rule.ranges or recipe.weights.ranges
+    calibration = calibration_for(recipe, [op.name], WeightCalibration, recipe.weights.calibration)
+    return Scheme(bits, True, axis, True, ranges, "max" if ranges == "follow" else calibration)

@@ -14,7 +14,7 @@ import fnmatch
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,9 @@ from jaxq.plan.target import target_named
 from jaxq.plan.toml_file import read_toml
 
 IOType = Literal["int8", "uint8", "float32"]
+Calibration = Literal["entropy", "mean", "minmax", "mse", "percentile"]  # of activations: `jaxq.observers.METHODS`
+WeightCalibration = Literal["max", "mse", "octav"]  # `jaxq.observers.WEIGHT_METHODS`
+Percent = float
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,11 +34,14 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bits.
 
     ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
+    calibration: where a learned or frozen scale starts: "max" (max|w| / 127), "mse" (least squared error, by search) or
+    "octav" (the same, by Newton's iteration).
     """
 
     bits: Literal[4, 8, 16, 32] = 8
     per_channel: bool = True
     ranges: Literal["follow", "learned", "frozen"] = "follow"
+    calibration: WeightCalibration = "max"
 
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +51,8 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
-    calibration: "minmax" or "percentile" (which clips `100 - percentile` per cent at both ends together).
+    calibration: "minmax", "percentile" (which clips `100 - percentile` per cent at both ends together), "mse" (least
+    squared error), "entropy" (least loss of information, TensorRT's), or "mean" (the average of each batch's extremes).
     """
 
     bits: Literal[8, 16, 32] = 8
@@ -53,7 +60,7 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     symmetric: bool = False
     ranges: Literal["learned", "frozen", "ema"] = "learned"
     observe: bool = False
-    calibration: Literal["minmax", "percentile"] = "minmax"
+    calibration: Calibration = "minmax"
     percentile: float = 99.99
 
 
@@ -62,7 +69,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     float: run the op in floating point; of dynamic range, without quantizing its input. ranges: "learned" or "frozen".
     symmetric: zero point 0. weight_bits: 4 or 8. activation_bits: 8 or 16. per_channel: a scale for each output channel
-    of the weights, or one.
+    of the weights, or one. calibration: how the range of the activations or of the weights is found, as far as the
+    method is for them ("mse" is for both). percentile: for "percentile".
     """
 
     match: str
@@ -72,6 +80,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_bits: Literal[4, 8] | None = None
     activation_bits: Literal[8, 16] | None = None
     per_channel: bool | None = None
+    calibration: Calibration | WeightCalibration | None = None
+    percentile: Percent | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,9 +157,16 @@ def _convert(values: Mapping[str, Any], where: str) -> Recipe:
 
 def _checked(recipe: Recipe, where: str) -> Recipe:
     target_named(recipe.target)
-    if not 50.0 < recipe.activations.percentile <= 100.0:
+    for percentile in (
+        recipe.activations.percentile,
+        *(r.percentile for r in recipe.rules if r.percentile is not None),
+    ):
+        if not 50.0 < percentile <= 100.0:
+            raise RecipeError(f"In {where}: percentile is {percentile}; it lies in (50, 100], such as 99.99.")
+    if recipe.weights.calibration != "max" and recipe.weights.ranges == "follow":
         raise RecipeError(
-            f"In {where}: percentile is {recipe.activations.percentile}; it lies in (50, 100], such as 99.99."
+            f'In {where}: weights.calibration is "{recipe.weights.calibration}", and weights.ranges is "follow": a '
+            'scale that follows max|w| at every step has no calibration. Set weights.ranges to "learned" or "frozen".'
         )
     if recipe.weights.bits > 8 and not recipe.floats:
         raise RecipeError(
@@ -189,6 +206,12 @@ def rule_for(recipe: Recipe, names: Iterable[str]) -> Rule:
             changes = {f: v for f in CHANGES if (v := getattr(rule, f)) is not None}
             combined = msgspec.structs.replace(combined, **changes)
     return combined
+
+
+def calibration_for(recipe: Recipe, names: Iterable[str], methods: Any, default: str) -> str:
+    """The calibration that the last matching rule asks for among `methods` (`Calibration`, `WeightCalibration`)."""
+    matching = [rule for rule in recipe.rules if any(fnmatch.fnmatchcase(name, rule.match) for name in names)]
+    return next((r.calibration for r in reversed(matching) if r.calibration in get_args(methods)), None) or default
 
 
 def check_rules(recipe: Recipe, names: Iterable[str]) -> None:

@@ -57,11 +57,15 @@ class Scheme:
         return Grid(self.qmin, self.qmax, self.symmetric)
 
     def __str__(self) -> str:
-        """`int8, per channel (axis 3), symmetric, learned range`."""
+        """`int8, per channel (axis 3), symmetric, learned range`; `calibrated by mse` where not by the extremes."""
         ranges = {"ema": "moving min and max", "follow": f"scale = max abs(w) / {self.qmax} at each step"}
         granularity = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
-        symmetric = ["symmetric"] if self.symmetric else []
-        return ", ".join([f"int{self.bits}", granularity, *symmetric, ranges.get(self.ranges, f"{self.ranges} range")])
+        parts = [f"int{self.bits}", granularity, *(["symmetric"] if self.symmetric else [])]
+        parts += [ranges.get(self.ranges, f"{self.ranges} range")]
+        if self.calibration not in ("minmax", "max"):
+            kept = f" {self.percentile:g}" if self.calibration == "percentile" else ""
+            parts += [f"calibrated by {self.calibration}{kept}"]
+        return ", ".join(parts)
 
 
 class QParams(NamedTuple):

@@ -87,8 +87,12 @@ def weight_scale(w: Any, scheme: Scheme, bias: Any, x_scale: Any, largest: float
     magnitude = xp.max(xp.abs(w), axis=tuple(range(w.ndim - 1)))
     if scheme.axis is None:
         magnitude = xp.full_like(magnitude, xp.max(magnitude))
-    scale = floored(true_divide(magnitude, xp.full_like(magnitude, scheme.qmax)), bias, x_scale, largest)
-    return _shared(scale, scheme)
+    return _shared(floored(bound_scale(magnitude, scheme.qmax), bias, x_scale, largest), scheme)
+
+
+def bound_scale(bound: Any, qmax: int) -> Any:
+    """The scale by which the greatest integer stands for `bound`. (channels,)."""
+    return true_divide(bound, namespace(bound).full_like(bound, qmax))
 
 
 def _shared(scale: Any, scheme: Scheme) -> Any:
