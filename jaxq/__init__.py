@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jaxq import analyze as analyze
+from jaxq import int8 as int8
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
@@ -30,6 +31,7 @@ __all__ = [
     "analyze",
     "calibrate",
     "export",
+    "int8",
     "load",
     "optim",
     "quantize",

@@ -96,7 +96,7 @@ class _Recorder:
         return self._literals[key]
 
     def _step(self, eqn: Any, inputs: tuple[int, ...], caller: Place | None) -> Sequence[int]:
-        name, place = eqn.primitive.name, _place(eqn, caller)
+        name, place = eqn.primitive.name, place_of(eqn, caller)
         if name in CALLS and eqn.params.get("name") != FAKE_QUANT:
             return self.run(eqn.params[CALLS[name]], inputs, place)
         if name in CUSTOM_GRADIENT and self._may_inline(eqn.params[CUSTOM_GRADIENT[name]]):
@@ -111,7 +111,7 @@ class _Recorder:
 
     def _unrolled(self, params: Mapping[str, Any], inputs: Sequence[int], place: Place | None) -> list[int]:
         """The steps of a scan one after another: slices of what it runs over go in, and what comes out is stacked."""
-        constant, carried = _scan_counts(params)
+        constant, carried = scan_counts(params)
         consts, carry, xs = inputs[:constant], inputs[constant : constant + carried], inputs[constant + carried :]
         results: list[Sequence[int]] = []
         order = range(params["length"])
@@ -131,7 +131,7 @@ class _Recorder:
         return self.recognised is None or self.recognised(_flatten(jaxpr, self.recognised))
 
 
-def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many of a scan's inputs are constants, and how many are carried. JAX 0.12 holds them as trees."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
@@ -177,7 +177,7 @@ class Place(NamedTuple):
 LIBRARIES = ("jax", "flax", "optax", "jaxq", "jaxtyping", "beartype")
 
 
-def _place(eqn: Any, caller: Place | None) -> Place | None:
+def place_of(eqn: Any, caller: Place | None) -> Place | None:
     """The innermost line of an equation that is the user's own.
 
     JAX traces a jitted library function once, so what is inside remembers its first caller: where that is the function
