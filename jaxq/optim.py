@@ -9,12 +9,16 @@ never recompiles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxq.gradients.optim import accumulate as accumulate
+from jaxq.gradients.optim import scale_by_deviation as scale_by_deviation
+from jaxq.gradients.statistics import is_gradient_state
 from jaxq.range_methods import RangeMethod, State, is_range, method_of
 
 
@@ -36,6 +40,7 @@ def partition(
 ) -> optax.GradientTransformation:
     """`weights` for the model's parameters and `ranges` for the learned ranges, whatever pytree they come in.
 
+    The states of gradients' schemes (`jaxq.int8`) become what the scheme found, neither scaled nor decayed.
     Ranges move multiplicatively: `ranges` (default `optax.adam(1e-3)`) sees the gradient of log(scale) and of the
     zero point as a part of the range, and its update u gives `scale * exp(u)`. That is the log parametrisation (Jain
     et al. 2020, TQT) with the scale itself stored, so that the number trained is bit for bit the number exported.
@@ -67,7 +72,9 @@ def partition(
         rate = jnp.maximum(1.0 - decay, 1.0 / (state.step + 2.0))
         phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
         new = [_range_update(r, g, m, phase) for r, g, m in zip(found, range_grads, moves, strict=True)]
-        return _join(updates, weight_updates, new), PartitionState(state.step + 1, weight_state, range_state)
+        new_states = (jax.tree.map(jnp.negative, leaf) for leaf in _nodes(updates) if is_gradient_state(leaf))
+        joined = _join(updates, weight_updates, new, new_states)
+        return joined, PartitionState(state.step + 1, weight_state, range_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -106,17 +113,27 @@ def _gradients(gradients: list[State], ranges: list[State]) -> list[dict[str, ja
     return [_method(r).gradients(r, g) for g, r in zip(gradients, ranges, strict=True)]
 
 
+def _apart(node: Any) -> bool:
+    """Whether a node is no parameter of the model: a range, or the state of a gradient's scheme."""
+    return is_range(node) or is_gradient_state(node)
+
+
+def _nodes(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=_apart)
+
+
 def _split(tree: Any) -> tuple[Any, list[Any]]:
-    """A tree without its ranges (empty nodes in their place), and the ranges in order."""
-    leaves, structure = jax.tree.flatten(tree, is_leaf=is_range)
-    plain = jax.tree.unflatten(structure, [optax.MaskedNode() if is_range(leaf) else leaf for leaf in leaves])
+    """A tree without its ranges and gradients' states (empty nodes in their place), and the ranges in order."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_apart)
+    plain = jax.tree.unflatten(structure, [optax.MaskedNode() if _apart(leaf) else leaf for leaf in leaves])
     return plain, [leaf for leaf in leaves if is_range(leaf)]
 
 
-def _join(like: Any, plain: Any, ranges: list[Any]) -> Any:
-    leaves, structure = jax.tree.flatten(like, is_leaf=is_range)
-    others, values = iter(jax.tree.leaves(plain)), iter(ranges)
-    return jax.tree.unflatten(structure, [next(values) if is_range(leaf) else next(others) for leaf in leaves])
+def _join(like: Any, plain: Any, ranges: Iterable[Any], states: Iterable[Any]) -> Any:
+    leaves, structure = jax.tree.flatten(like, is_leaf=_apart)
+    others, values, found = iter(jax.tree.leaves(plain)), iter(ranges), iter(states)
+    joined = [next(values if is_range(n) else found if is_gradient_state(n) else others) for n in leaves]
+    return jax.tree.unflatten(structure, joined)
 
 
 def qat_schedule(float_rate: float, steps: int, *, share: float = 0.01) -> optax.Schedule:

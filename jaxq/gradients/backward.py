@@ -1,7 +1,7 @@
 """`Backward` says how the backward pass of contractions is quantized: one frozen value, or the name of a shipped one.
 
-    Backward(scheme="unified", rules=(BackwardRule("head/*", float=True),))
-    "row"
+Backward(scheme="unified", rules=(BackwardRule("head/*", float=True),))
+"row"
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ BITS = 8  # of activations and weights
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def contraction(shape: Geometry, how: Backward, x: Array, w: Array, state: State) -> Array:
+def contraction(shape: Geometry, how: Backward, x: Any, w: Any, state: State) -> Array:
     """`x` contracted with `w` in int8. The cotangent of `state` is `state - found`: a step of rate 1 takes it there.
 
     Args:
@@ -41,7 +41,7 @@ def contraction(shape: Geometry, how: Backward, x: Array, w: Array, state: State
     return _forward(shape, how, x, w, state)[0]
 
 
-def _forward(shape: Geometry, how: Backward, x: Array, w: Array, state: State) -> tuple[Array, Any]:
+def _forward(shape: Geometry, how: Backward, x: Any, w: Any, state: State) -> tuple[Array, Any]:
     top = levels(BITS)
     summed = [a for a in range(w.ndim) if a not in shape.channel_axes.values()]
     wide_x, wide_w = x.astype(jnp.float32), w.astype(jnp.float32)
@@ -54,7 +54,7 @@ def _forward(shape: Geometry, how: Backward, x: Array, w: Array, state: State) -
     return y.astype(shape.dtypes[2]), (held_x, scale_x, held_w, scale_w, state)
 
 
-def _backward(shape: Geometry, how: Backward, held: Any, g: Array) -> tuple[Array, Array, State]:
+def _backward(shape: Geometry, how: Backward, held: Any, g: Any) -> tuple[Array, Array, State]:
     x, scale_x, w, scale_w, state = held
     g = g.astype(jnp.float32)
     scaled = g * align(scale_w, dict(shape.w_axes), g.ndim)
@@ -94,13 +94,13 @@ def quantized_gradient(shape: Geometry, how: Backward, for_input: Array, for_wei
     return Quantized(q_x, q_w, scales.for_input, scales.for_weight, scales.state)
 
 
-def input_gradient(shape: Geometry, how: Backward, g: Quantized, x: Any, w: Array) -> Array:
+def input_gradient(shape: Geometry, how: Backward, g: Quantized, x: Any, w: Any) -> Array:
     """`s_gx (q_gx *^T q_w)` as float32 of x's shape, of int8 w."""
     sums = input_product(shape, g.for_input, w, x, how.compute)
     return sums * align(g.input_scale, shape.example_axes, sums.ndim)
 
 
-def weight_gradient(shape: Geometry, how: Backward, g: Quantized, x: Array, w: Any) -> Array:
+def weight_gradient(shape: Geometry, how: Backward, g: Quantized, x: Any, w: Any) -> Array:
     """`s_gw (q_x *^T q_gw)` as float32 of w's shape, of int8 x."""
     sums = weight_product(shape, x, g.for_weight, w, how.compute)
     return sums * align(g.weight_scale, shape.channel_axes, sums.ndim)

@@ -36,7 +36,7 @@ class Geometry(NamedTuple):
     sum_lengths: tuple[int, int, int]
     window: int = 1
 
-    def __call__(self, x: Array, w: Array, dtype: Any = None) -> Array:
+    def __call__(self, x: Any, w: Any, dtype: Any = None) -> Array:
         """The contraction itself, with sums of `dtype`."""
         return getattr(lax, self.kind)(x, w, preferred_element_type=dtype, **dict(self.params))
 

@@ -19,7 +19,7 @@ from jaxq.gradients.choice import carrier_dtype, way_for
 from jaxq.gradients.geometry import KINDS, Geometry
 
 
-def forward_product(shape: Geometry, x: Array, w: Array, compute: str) -> Array:
+def forward_product(shape: Geometry, x: Any, w: Any, compute: str) -> Array:
     """`y = contraction(x, w)` of int8 arrays, as float32."""
     way = way_for(shape, 0, compute)
     if way == "taps":
@@ -27,7 +27,7 @@ def forward_product(shape: Geometry, x: Array, w: Array, compute: str) -> Array:
     return _computed(way, lambda a, b: shape(a, b), x, w)
 
 
-def input_product(shape: Geometry, g: Array, w: Array, x: jax.ShapeDtypeStruct, compute: str) -> Array:
+def input_product(shape: Geometry, g: Any, w: Any, x: Any, compute: str) -> Array:
     """`dX`, the transpose of the contraction in x, of int8 arrays g (like y) and w, as float32 of x's shape."""
     way = way_for(shape, 1, compute)
     if way == "taps":
@@ -35,7 +35,7 @@ def input_product(shape: Geometry, g: Array, w: Array, x: jax.ShapeDtypeStruct, 
     return _computed(way, lambda a, b: transposed_in_x(shape, a, b, x), g, w)
 
 
-def weight_product(shape: Geometry, x: Array, g: Array, w: jax.ShapeDtypeStruct, compute: str) -> Array:
+def weight_product(shape: Geometry, x: Any, g: Any, w: Any, compute: str) -> Array:
     """`dW`, the transpose of the contraction in w, of int8 arrays x and g (like y), as float32 of w's shape."""
     way = way_for(shape, 2, compute)
     if way == "taps":
@@ -43,26 +43,26 @@ def weight_product(shape: Geometry, x: Array, g: Array, w: jax.ShapeDtypeStruct,
     return _computed(way, lambda a, b: transposed_in_w(shape, a, b, w), x, g)
 
 
-def transposed_in_x(shape: Geometry, g: Array, w: Array, x: Any) -> Array:
+def transposed_in_x(shape: Geometry, g: Any, w: Any, x: Any) -> Array:
     """The gradient of x for floats g and w of one element type."""
     (dx,) = jax.linear_transpose(lambda a: shape(a, w), jax.ShapeDtypeStruct(x.shape, w.dtype))(g)
     return dx
 
 
-def transposed_in_w(shape: Geometry, x: Array, g: Array, w: Any) -> Array:
+def transposed_in_w(shape: Geometry, x: Any, g: Any, w: Any) -> Array:
     """The gradient of w for floats x and g of one element type."""
     (dw,) = jax.linear_transpose(lambda b: shape(x, b), jax.ShapeDtypeStruct(w.shape, x.dtype))(g)
     return dw
 
 
-def _computed(way: str, fn: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+def _computed(way: str, fn: Callable[[Array, Array], Array], a: Any, b: Any) -> Array:
     if way == "int8":
         return _on_integers(fn, jnp.int8, jnp.int32, a, b).astype(jnp.float32)
     carrier = carrier_dtype()
     return _on_integers(fn, carrier, jnp.float32, a, b)
 
 
-def _on_integers(fn: Callable[[Array, Array], Array], dtype: Any, sums: Any, a: Array, b: Array) -> Array:
+def _on_integers(fn: Callable[[Array, Array], Array], dtype: Any, sums: Any, a: Any, b: Any) -> Array:
     """`fn`, written for float32, with operands of `dtype` and sums of `sums`.
 
     A transposed contraction is again one contraction, with reshapes and reversals before and after it: its trace for

@@ -20,11 +20,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jaxq.gradients.geometry import Geometry
-from jaxq.gradients.integers import SMALLEST, largest, levels, scale_for, scale_of
+from jaxq.gradients.integers import SMALLEST, largest, scale_for, scale_of
 
 State = dict[str, Array]
 
@@ -78,8 +77,9 @@ def _unified_start(w: tuple[int, ...], shape: Geometry) -> State:
 
 
 def _unified(gx: Array, gw: Array, shape: Geometry, top: int, state: State) -> Scales:
-    clips, scales, deviations = zip(*(_searched(g, state["clip"][i], top) for i, g in enumerate((gx, gw))), strict=True)
-    return Scales(*scales, {"clip": jnp.stack(clips), DEVIATION: deviations[1]})
+    clip_x, scale_x, _ = _searched(gx, state["clip"][0], top)
+    clip_w, scale_w, found = _searched(gw, state["clip"][1], top)
+    return Scales(scale_x, scale_w, {"clip": jnp.stack([clip_x, clip_w]), DEVIATION: found})
 
 
 def _searched(g: Array, clip: Array, top: int) -> tuple[Array, Array, Array]:

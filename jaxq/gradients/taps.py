@@ -28,7 +28,7 @@ class _Window(NamedTuple):
     w_order: tuple[int, ...]
     y_order: tuple[int, ...]
 
-    def padded(self, x: Array) -> Array:
+    def padded(self, x: Any) -> Array:
         """An image [n, ..., c] with its padding and dilation."""
         spatial = ((low, high, d - 1) for (low, high), d in zip(self.padding, self.x_dilation, strict=True))
         return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *spatial, (0, 0, 0)])
@@ -37,14 +37,14 @@ class _Window(NamedTuple):
         """Where the numbers that a tap multiplies begin in the padded image."""
         return [t * d for t, d in zip(tap, self.w_dilation, strict=True)]
 
-    def slice(self, x: Array, tap: tuple[int, ...], size: tuple[int, ...]) -> Array:
+    def slice(self, x: Any, tap: tuple[int, ...], size: tuple[int, ...]) -> Array:
         """What a tap multiplies, of spatial `size`, in a padded image."""
         starts = self.starts(tap)
         limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, size, self.strides, strict=True)]
         return lax.slice(x, [0, *starts, 0], [x.shape[0], *limits, x.shape[-1]], [1, *self.strides, 1])
 
 
-def forward(shape: Geometry, x: Array, w: Array) -> Array:
+def forward(shape: Geometry, x: Any, w: Any) -> Array:
     """`y`, int32, of int8 arrays x and w."""
     window, size = _window(shape), _output_size(shape, x, w)
     image, kernel = window.padded(lax.transpose(x, window.x_order)), lax.transpose(w, window.w_order)
@@ -52,7 +52,7 @@ def forward(shape: Geometry, x: Array, w: Array) -> Array:
     return lax.transpose(jnp.asarray(y), _inverse(window.y_order))
 
 
-def input_gradient(shape: Geometry, g: Array, w: Array, x: Any) -> Array:
+def input_gradient(shape: Geometry, g: Any, w: Any, x: Any) -> Array:
     """`dX`, int32, of int8 arrays g and w."""
     window = _window(shape)
     moved, kernel = lax.transpose(g, window.y_order), lax.transpose(w, window.w_order)
@@ -63,7 +63,7 @@ def input_gradient(shape: Geometry, g: Array, w: Array, x: Any) -> Array:
     return lax.transpose(dx, _inverse(window.x_order))
 
 
-def weight_gradient(shape: Geometry, x: Array, g: Array, w: Any) -> Array:
+def weight_gradient(shape: Geometry, x: Any, g: Any, w: Any) -> Array:
     """`dW`, int32, of int8 arrays x and g."""
     window = _window(shape)
     image, moved = window.padded(lax.transpose(x, window.x_order)), lax.transpose(g, window.y_order)
@@ -89,7 +89,7 @@ def _placed(window: _Window, part: Array, tap: tuple[int, ...], shape: tuple[int
     return lax.pad(part, jnp.int32(0), [(0, 0, 0), *spatial, (0, 0, 0)])
 
 
-def _product(a: Array, b: Array) -> Array:
+def _product(a: Any, b: Any) -> Array:
     return lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
 
 
@@ -104,7 +104,7 @@ def _window(shape: Geometry) -> _Window:
     return _Window(p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"], *orders)
 
 
-def _output_size(shape: Geometry, x: Array, w: Array) -> tuple[int, ...]:
+def _output_size(shape: Geometry, x: Any, w: Any) -> tuple[int, ...]:
     spec = dict(shape.params)["dimension_numbers"]
     y = jax.eval_shape(lambda a, b: shape(a, b, jnp.int32), x, w)
     return tuple(y.shape[a] for a in spec.out_spec[2:])

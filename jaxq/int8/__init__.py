@@ -1,7 +1,7 @@
 """INT8 training: convolutions and matrix products whose forward and backward passes compute on int8.
 
-    model = jaxq.int8.training(model, "row", images[:1])
-    optimizer = nnx.Optimizer(model, jaxq.optim.partition(optax.sgd(0.1)), wrt=nnx.Param)
+model = jaxq.int8.training(model, "row", images[:1])
+optimizer = nnx.Optimizer(model, jaxq.optim.partition(optax.sgd(0.1)), wrt=nnx.Param)
 """
 
 from __future__ import annotations

@@ -75,5 +75,5 @@ def check_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise InputError where there is no example."""
     if not split_call(args, kwargs).arrays:
         raise InputError(
-            "jaxq.int8.training needs an example input, for its shapes: jaxq.int8.training(model, \"row\", images[:1])."
+            'jaxq.int8.training needs an example input, for its shapes: jaxq.int8.training(model, "row", images[:1]).'
         )

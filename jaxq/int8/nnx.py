@@ -30,9 +30,7 @@ class Int8Model(nnx.Module):
         found = self._traced(args, kwargs)
         self.sites: tuple[Site, ...] = nnx.static(tuple(found.sites.values()))
         states = found.start()
-        self.gradients = nnx.Dict(
-            {n: nnx.Dict({k: GradientState(v) for k, v in s.items()}) for n, s in states.items()}
-        )
+        self.gradients = nnx.Dict({n: nnx.Dict({k: GradientState(v) for k, v in s.items()}) for n, s in states.items()})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result, with contractions in int8."""

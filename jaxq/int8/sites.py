@@ -56,7 +56,7 @@ class Body(NamedTuple):
     """A jaxpr inside an equation: where its own equations are, the origins of its inputs, and how it is run."""
 
     jaxpr: Any
-    index: int
+    number: int
     origins: list[Origin]
     repeats: tuple[int, ...] = ()
     forward_only: bool = False
@@ -144,7 +144,7 @@ def _walk(
                 forward_only=body.forward_only or inner.forward_only,
                 stateless=body.stateless or inner.stateless,
             )
-            results = _walk(inner.jaxpr, inner.origins, (*address, inner.index), place, joined, found)
+            results = _walk(inner.jaxpr, inner.origins, (*address, inner.number), place, joined, found)
         known.update(zip(eqn.outvars, results, strict=True))
     return [("" if hasattr(atom, "val") else known[atom]) for atom in jaxpr.outvars]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 from jax import lax
 
 from jaxq.gradients.contraction import contraction
