@@ -295,7 +295,8 @@ Do not edit; `tests/test_docs.py` holds it fresh.
 
 ## The {ops} ops of a graph
 
-Activations are NHWC, weights HWIO or [in, out]. One more kind, `FLOAT`, is a float island: whatever has no row here.
+Activations are NHWC, weights HWIO or [in, out]. One more kind, `FLOAT`, is a primitive that has no row
+here: it trains as recorded, and `to_tflite` refuses it. An op of this table that a rule makes `float` is exported.
 It trains as recorded and is not exported.
 
 {meanings}

@@ -20,7 +20,7 @@ from flax import nnx
 import jaxq
 from jaxq.export.lowering.lower import REFUSED, RULES
 from jaxq.ops import OPS
-from jaxq.plan.recipe import read_recipe
+from jaxq.plan.recipe import Activations, Recipe, Rule, Weights, read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -99,6 +99,17 @@ def test_the_printed_graph_and_plan_are_those_of_the_code() -> None:
 def test_the_recipe_in_toml_is_one() -> None:
     (text,) = blocks("all_of_jaxq.md", "toml")
     assert read_recipe(tomllib.loads(text)).rules[0].ranges == "frozen"
+
+
+def test_every_field_of_a_recipe_is_in_the_tables() -> None:
+    page = (DOCS / "all_of_jaxq.md").read_text()
+    section = page[page.index("## Recipes and rules") : page.index("## Ranges")]
+    fields = {f"weights.{f}" for f in Weights.__struct_fields__}
+    fields |= {f"activations.{f}" for f in Activations.__struct_fields__}
+    fields |= {f for f in Recipe.__struct_fields__ if f not in ("name", "weights", "activations")}
+    fields |= {f for f in Rule.__struct_fields__ if f != "match"}
+    missing = sorted(f for f in fields if f"`{f}`" not in section)
+    assert not missing, f"docs/all_of_jaxq.md, Recipes and rules: no row for {', '.join(missing)}"
 
 
 def resolve(name: str) -> Any:
