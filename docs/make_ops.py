@@ -25,6 +25,7 @@ import jaxq
 from jaxq.errors import ExportError
 from jaxq.export.evaluate import variables
 from jaxq.export.evaluate.kernels import floats, hybrid
+from jaxq.export.evaluate.kernels.machine import PHONE, machine_named
 from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.lowering.freeze import Frozen, freeze
 from jaxq.export.lowering.lower import RULES, Writer, lower
@@ -37,6 +38,7 @@ from jaxq.plan.precision import dynamic_arithmetic
 from jaxq.plan.target import TARGETS
 
 PAGE = pathlib.Path(__file__).parent / "ops.md"
+KERNELS = {name: made(machine_named(PHONE)) for name, made in FAMILIES.items()}  # of each family, as a phone has them
 
 IMAGE, ROW, IDS = (1, 6, 6, 4), (1, 4), (1, 5)  # IDS is of integers
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -238,7 +240,7 @@ def all_but(chosen: list[str], known: list[str]) -> str:
 def rules_row(kind: str) -> list[str]:
     """What the op demands, and who computes it."""
     operators = {o.partition(".")[0] for _, found in written(kind) for o in found}
-    families = [name for name in FAMILIES if operators <= FAMILIES[name].keys() and evaluates(kind, name)]
+    families = [name for name in KERNELS if operators <= KERNELS[name].keys() and evaluates(kind, name)]
     targets = [name for name, target in TARGETS.items() if not target.refuses(kind)]
     return [
         f"`{kind}`",
@@ -352,7 +354,7 @@ these there are the variables of streaming models, {variables}.
 
 def page() -> str:
     """The text of docs/ops.md."""
-    readings = {**FAMILIES, "float32": floats.KERNELS}
+    readings = {**KERNELS, "float32": floats.KERNELS}
     kinds = sorted(set().union(*readings.values()))
     families = [[f"`{k}`", *("yes" if k in kernels else "no" for kernels in readings.values())] for k in kinds]
     head = [
