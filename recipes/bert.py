@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019, https://arxiv.org/abs/1810.04805): a post-LayerNorm encoder, in sizes from tiny to base.
 
-Weights of all-MiniLM-L6-v2: `jaxq weights all-MiniLM-L6-v2`, then `jaxq.recipes.weights.pretrained("all-MiniLM-L6-v2")`.
+Weights of all-MiniLM-L6-v2: `jaxq weights all-MiniLM-L6-v2`, then
+`jaxq.recipes.weights.pretrained("all-MiniLM-L6-v2")`.
 `jaxq plan recipes/bert` shows what becomes of BERT-tiny in int8.
 
 What int8 asks of the spelling: a mask that selects (`where`) with a bounded constant in place of -inf; the factor of
