@@ -13,10 +13,12 @@ from types import MappingProxyType
 
 import numpy as np
 
+# Types whose constants are held as the bytes of their buffer, uint8 of shape (bytes,).
+RAW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int2", "string", "uint4")
 # TFLite's tensor types by the names used here. int4 data is held one value per int8 element, and packed by the writer.
 DTYPES = (
     *("float32", "float16", "float64", "int4", "int8", "int16", "int32", "int64"),
-    *("uint8", "uint16", "uint32", "bool", "string", "resource", "variant"),
+    *("uint8", "uint16", "uint32", "uint64", "complex64", "complex128", "bool", "resource", "variant", *RAW),
 )
 
 Option = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
@@ -50,6 +52,7 @@ class Tensor:
     """One TFLite tensor. `data` is None for a value computed at run time, else a constant of shape `shape`.
 
     `offset`: the byte at which a constant begins in the file that it was read from; None where there is no file.
+    `unread`: what the file says of the tensor and a Program cannot hold, such as "sparse data"; "" where it holds all.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Tensor:
     quantization: Quantization | None = None
     data: np.ndarray | None = None
     offset: int | None = None
+    unread: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,12 +6,21 @@ extreme values); `BOMBS` are small files that ask for as much memory as they can
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from ai_edge_litert import schema_py_generated
+
+from jaxq.errors import ExportError
+from jaxq.export.flatbuffer.read import read
+from jaxq.export.flatbuffer.write import write
+from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
+from jaxq.export.shapes.table import SHAPES
 
 generated: Any = schema_py_generated
 WORD = 2**32
@@ -82,6 +91,159 @@ def mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes
             if len(data) > 24:
                 rng.choice(MUTATIONS)(data, seeds, rng)
         yield bytes(data)
+
+
+# --- programs -----------------------------------------------------------------------------------------------
+
+
+def program_mutants(seeds: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
+    """Well-formed files of programs that are not: a shape, an option, an index, a constant, a type or a parameter is
+    another one. Bytes changed at random seldom come so far.
+    """
+    rng = random.Random(seed)
+    programs = [read(data) for data in seeds]
+    for _ in range(count):
+        program = rng.choice(programs)
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            program = rng.choice(CHANGES)(program, rng)
+        with contextlib.suppress(ExportError):
+            yield write(program)
+            continue
+        yield rng.choice(seeds)
+
+
+def _odd(rng: random.Random, value: int) -> int:
+    nearby = (value - 1, value + 1, 2 * value, value // 2, -value)
+    return rng.choice((*nearby, 0, 1, 2, 3, -1, -2, 7, 127, 128, 255, 1000, 2**15, 2**31 - 1, -(2**31)))
+
+
+def _other_operator(program: Program, rng: random.Random, change: Callable[[Operator], Operator]) -> Program:
+    if not program.operators:
+        return program
+    i = rng.randrange(len(program.operators))
+    operators = (*program.operators[:i], change(program.operators[i]), *program.operators[i + 1 :])
+    return dataclasses.replace(program, operators=operators)
+
+
+def _other_tensor(program: Program, rng: random.Random, change: Callable[[Tensor], Tensor]) -> Program:
+    i = rng.randrange(len(program.tensors))
+    return dataclasses.replace(
+        program, tensors=(*program.tensors[:i], change(program.tensors[i]), *program.tensors[i + 1 :])
+    )
+
+
+def other_shape(program: Program, rng: random.Random) -> Program:
+    """A dimension more, less, or of another size."""
+
+    def change(tensor: Tensor) -> Tensor:
+        sizes = list(tensor.shape)
+        at = rng.randrange(len(sizes) + 1)
+        how = rng.randrange(4)
+        if how == 0 or not sizes:
+            sizes.insert(at, rng.choice((1, 1, 2, 5)))
+        elif how == 1:
+            sizes.pop(min(at, len(sizes) - 1))
+        elif how == 2:
+            sizes.reverse()
+        else:
+            sizes[min(at, len(sizes) - 1)] = min(abs(_odd(rng, sizes[min(at, len(sizes) - 1)])), 2**12)
+        data = None if tensor.data is None else np.resize(tensor.data, sizes).astype(tensor.data.dtype)
+        return dataclasses.replace(tensor, shape=tuple(sizes), data=data)
+
+    return _other_tensor(program, rng, change)
+
+
+def other_constant(program: Program, rng: random.Random) -> Program:
+    """A number of a small constant, such as an axis."""
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.data is None or not 0 < tensor.data.size <= 16 or tensor.dtype not in ("int32", "int64"):
+            return tensor
+        data = tensor.data.copy().reshape(-1)
+        at = rng.randrange(data.size)
+        data[at] = _odd(rng, int(data[at]))
+        return dataclasses.replace(tensor, data=data.reshape(tensor.shape))
+
+    for _ in range(20):
+        found = _other_tensor(program, rng, change)
+        if any(a is not b for a, b in zip(found.tensors, program.tensors, strict=True)):
+            return found
+    return program
+
+
+def other_type(program: Program, rng: random.Random) -> Program:
+    """Another dtype, the same numbers."""
+
+    def change(tensor: Tensor) -> Tensor:
+        dtype = rng.choice(("float32", "int8", "uint8", "int16", "int32", "int64", "bool", "uint64", "string"))
+        if tensor.data is None:
+            return dataclasses.replace(tensor, dtype=dtype)
+        return dataclasses.replace(
+            tensor, dtype=dtype, data=tensor.data.astype("uint8" if dtype == "string" else dtype)
+        )
+
+    return _other_tensor(program, rng, change)
+
+
+def other_parameters(program: Program, rng: random.Random) -> Program:
+    """Another scale or zero point, or none."""
+
+    def change(tensor: Tensor) -> Tensor:
+        scale = np.float32(rng.choice((1e-38, 1e-20, 1e-3, 0.5, 1.0, 256.0, 1e20, 3e38)))
+        made = Quantization.of(scale, rng.choice((0, 0, -128, 127, 128, 255, 2**31)))
+        return dataclasses.replace(tensor, quantization=rng.choice((None, made, made)))
+
+    return _other_tensor(program, rng, change)
+
+
+def other_option(program: Program, rng: random.Random) -> Program:
+    """Another number or name for an option."""
+
+    def change(op: Operator) -> Operator:
+        if not op.options:
+            return op
+        name = rng.choice(sorted(op.options))
+        value = op.options[name]
+        if isinstance(value, bool):
+            made: Option = not value
+        elif isinstance(value, int):
+            made = _odd(rng, value) % 128 if name != "axis" else max(min(_odd(rng, value), 9), -9)
+        elif isinstance(value, float):
+            made = rng.choice((0.0, -1.0, 1e30, 3.5))
+        elif name == "padding":
+            made = "VALID" if value == "SAME" else "SAME"
+        elif name == "fused_activation_function":
+            made = rng.choice(("NONE", "RELU", "RELU6", "TANH"))
+        else:
+            made = value
+        return dataclasses.replace(op, options={**op.options, name: made})
+
+    return _other_operator(program, rng, change)
+
+
+def other_ends(program: Program, rng: random.Random) -> Program:
+    """An operator that reads or writes another tensor, one more, or one less; or that is of another kind."""
+
+    def change(op: Operator) -> Operator:
+        end = rng.choice(("inputs", "inputs", "outputs"))
+        indices, how = list(getattr(op, end)), rng.randrange(4)
+        tensor = rng.randrange(-1 if end == "inputs" else 0, len(program.tensors))
+        if how == 0:
+            return dataclasses.replace(op, kind=rng.choice(KINDS), options={})
+        if how == 1 and indices:
+            indices.pop()
+        elif how == 2 or not indices:
+            indices.append(tensor)
+        else:
+            indices[rng.randrange(len(indices))] = tensor
+        return dataclasses.replace(op, **{end: tuple(indices)})
+
+    return _other_operator(program, rng, change)
+
+
+KINDS = tuple(SHAPES)
+CHANGES = (other_shape, other_shape, other_constant, other_constant, other_type, other_parameters, other_option,
+           other_option, other_ends)  # fmt: skip
 
 
 # --- bombs --------------------------------------------------------------------------------------------------

@@ -371,18 +371,13 @@ def test_names_that_are_not_utf8_are_escaped():
 
 
 FOREIGN_ERRORS = [
-    (
-        {"type": generated.TensorType.BFLOAT16},
-        r"tensor 1 \('t1'\) is of type 18 \(BFLOAT16\); jaxq reads bool",
-    ),
+    ({"type": 99}, r"tensor 1 \('t1'\) is of type 99 \(unknown\); jaxq reads bfloat16, bool"),
     ({"shape": [2, -1]}, r"tensor 1 \('t1'\) has shape \(2, -1\), with a negative dimension"),
     ({"shape": [2, 5]}, r"tensor 1 \('t1'\), int32\[2, 5\], needs 40 bytes, but its buffer 1 has 32"),
     ({"shape": [1] * 33}, "has 33 dimensions; at most 32"),
     ({"shape": [65536, 65536]}, "more than 2,147,483,647 elements"),
     ({"shape": [0, 2**31 - 1, 2**31 - 1]}, "more than 2,147,483,647 elements"),
     ({"buffer": 9}, r"tensor 1 \('t1'\) has buffer 9, of 2 buffers"),
-    ({"sparsity": generated.SparsityParametersT()}, "keeps its data sparse or in another file"),
-    ({"externalBuffer": 1}, "keeps its data sparse or in another file"),
     ({"quantization": quantization(3, 3)}, r"has 3 scales along dimension 0 of shape \(2, 4\)"),
     ({"quantization": quantization(4, 4, axis=5)}, r"has 4 scales along dimension 5 of shape \(2, 4\)"),
     ({"quantization": quantization(4, 3, axis=1)}, "has 4 scales but 3 zero points"),
@@ -393,6 +388,39 @@ FOREIGN_ERRORS = [
 def test_tensors_that_break_a_rule(fields: dict[str, Any], message: str):
     with pytest.raises(FormatError, match=message):
         read(foreign(**fields))
+
+
+def blockwise() -> Any:
+    q = quantization(1, 1)
+    q.detailsType, q.details = generated.QuantizationDetails.CustomQuantization, generated.CustomQuantizationT()
+    q.details.custom = [0] * 8
+    return q
+
+
+UNREAD = {
+    "sparse data": {"sparsity": generated.SparsityParametersT()},
+    "data in another file": {"externalBuffer": 1},
+    "custom or blockwise quantization": {"quantization": blockwise()},
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+def test_what_a_program_cannot_hold_is_named(what: str):
+    tensor = read(foreign(**UNREAD[what])).tensors[1]
+    assert tensor.unread == what
+    assert (tensor.data is None) == ("quantization" not in what) and tensor.quantization is None
+
+
+def test_types_that_are_not_computed_are_read_as_bytes():
+    tensor = read(foreign(type=generated.TensorType.BFLOAT16)).tensors[1]
+    assert tensor.dtype == "bfloat16" and tensor.data is not None and tensor.data.nbytes == 32
+    assert read(foreign(type=generated.TensorType.UINT64, shape=[4])).tensors[1].dtype == "uint64"
+
+
+def test_a_file_without_buffers_is_read():
+    model = foreign_model()
+    model.buffers = []
+    assert read(pack(model)).tensors[1].unread == "data in buffer 1 of a file without buffers"
 
 
 def broken_operator(**fields: Any) -> bytes:

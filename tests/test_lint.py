@@ -30,6 +30,7 @@ X, W = 0.05, np.array([0.01, 0.02, 0.03, 0.04], np.float32)  # scales of activat
 PRODUCT: np.ndarray = np.float32(X) * W
 IMAGE = (1, 4, 4, 4)
 CONV = {"padding": "SAME", "stride_h": 1, "stride_w": 1}
+POOL = {"filter_height": 2, "filter_width": 2, "stride_h": 1, "stride_w": 1}
 
 
 def act(name: str, *shape: int, scale: Any = X, zero_point: int = -3, dtype: str = "int8") -> Tensor:
@@ -75,6 +76,10 @@ def depthwise(axis: int = 3) -> Program:
 
 def binary(kind: str, a: float, b: float, y: float, version: int = 2) -> Program:
     return one(kind, [act("a", scale=a), act("b", scale=b)], [act("y", scale=y)], version)
+
+
+def binary_of(kind: str, a: tuple[int, ...], b: tuple[int, ...]) -> Program:
+    return one(kind, [act("a", *a), act("b", *b)], [act("y", *a)])
 
 
 def unary(kind: str, y: Tensor, x: Tensor | None = None, version: int = 2, **options: Option) -> Program:
@@ -185,13 +190,16 @@ BROKEN: dict[str, list[tuple[Program, str]]] = {
             "zero point 0;",
         ),
         (binary("MAXIMUM", X, 0.2, X), "scale 0.2"),
-        (unary("MAX_POOL_2D", act("y", zero_point=0), padding="SAME"), "zero point -3; the output has .* point 0"),
+        (
+            unary("MAX_POOL_2D", act("y", zero_point=0), padding="SAME", **POOL),
+            "zero point -3; the output has .* point 0",
+        ),
         (one("PAD", [act("x"), const("p", np.zeros((4, 2)), dtype="int32")], [act("y", scale=1.0)]), "scale 1 "),
         (
             one("SPLIT", [const("axis", 0, dtype="int32"), act("x", 2)], [act("y", 1), act("z", 1, scale=1.0)]),
             "scale 1 ",
         ),
-        (unary("SQUEEZE", dataclasses.replace(act("y"), quantization=None), version=1), "the output has no scale"),
+        (unary("SQUEEZE", Tensor("y", (4, 4, 4), "int8"), version=1), "the output has no scale"),
     ],
     "bias-scale": [
         (conv(b=bias(PRODUCT * np.float32(1.00001))), r"where s_x s_w is 0.000499999996 \(channel 0\)"),
@@ -208,13 +216,26 @@ BROKEN: dict[str, list[tuple[Program, str]]] = {
     "weight-axis": [
         (conv(kernel(4, 3, 3, 4, axis=3)), "has its 4 scales along axis 3, not 0"),
         (depthwise(axis=1), "has its 4 scales along axis 1, not 3"),
-        (dense(const("w", np.ones((4, 4)), W, axis=1)), "along axis 1, not 0"),
+        (
+            one(
+                "FULLY_CONNECTED", [act("x", 1, 4), const("w", np.ones((4, 4)), W, axis=1), bias()], [act("y", 1, 4)], 4
+            ),
+            "along axis 1, not 0",
+        ),
     ],
     "add-aborts": [(binary("ADD", 1.0, 1.0, 2.0**-19), r"2 max\(s_1, s_2\) / \(2\^20 s_y\) = 1")],
     "squared-difference-aborts": [(binary("SQUARED_DIFFERENCE", 1.0, 0.5, 2.0**-12), "= 1")],
     "hard-swish-refused": [(unary("HARD_SWISH", act("y", scale=2.0**-8), act("x", scale=0.5), version=1), "= 1")],
     "matmul-zero-point": [
         (one("BATCH_MATMUL", [act("x", 2, 2, zero_point=0), act("w", 2, 2)], [act("y", 2, 2)]), "-3")
+    ],
+    "shapes-misfit": [
+        (conv(y=act("y", 1, 4, 3, 4)), r"writes shape \(1, 4, 3, 4\), where its inputs make \(1, 4, 4, 4\)"),
+        (binary_of("ADD", (1, 4), (1, 3)), r"broadcasts shapes \(1, 4\) and \(1, 3\)"),
+    ],
+    "not-evaluated": [
+        (one("CUSTOM:filter", [Tensor("x", (4,), "uint64")], [act("y", 4)], 1), "is of type uint64"),
+        (one("ABS", [dataclasses.replace(act("x"), unread="sparse data")], [act("y")]), "has sparse data"),
     ],
     "buffer-alignment": [(moved(conv(), 76), "begins at byte 76 of the file, 12 past a multiple of 16")],
     "xnnpack-window": [
@@ -328,9 +349,10 @@ def test_the_generated_writer_misaligns_constants():
     builder.Finish(model.Pack(builder), b"TFL3")
     data = bytes(builder.Output())
     findings = lint(read(data))
-    assert {f.rule.id for f in findings} == {"buffer-alignment"}
-    for finding in findings:
-        tensor = read(data).tensors[finding.tensor or 0]
+    assert [(f.rule.id, f.rule.severity) for f in findings] == [("buffer-alignment", WARNING)]
+    assert findings[0].places
+    for place in findings[0].places:
+        tensor = read(data).tensors[place.tensor or 0]
         assert tensor.offset is not None and tensor.data is not None
         assert data[tensor.offset :].startswith(tensor.data.tobytes())
 
@@ -355,7 +377,7 @@ def test_the_command_as_text(broken: pathlib.Path):
     answer = run(broken)
     assert answer.exit_code == 1
     assert answer.stdout.startswith(f"{broken}: 1 error, 2 warnings\n\nfindings\n")
-    assert re.search(r"error +bias-zero-point +0 CONV_2D +2 b +has zero point 2\n", answer.stdout)
+    assert re.search(r"error +bias-zero-point +1 +0 CONV_2D +2 b +has zero point 2\n", answer.stdout)
     assert "\n  fix: Quantize the bias symmetrically.\n  source: tflite/kernels/conv.cc (Prepare)\n" in answer.stdout
 
 
@@ -369,6 +391,19 @@ def test_the_command_as_json(broken: pathlib.Path):
     assert first["operator"] == {"index": 0, "kind": "CONV_2D"} and first["tensor"] == {"index": 2, "name": "b"}
     assert first["fix"] and first["source"] and first["what"]
     assert document["findings"][-1]["operator"] is None and document["findings"][-1]["tensor"] is None
+
+
+def test_one_finding_a_rule_with_a_count_and_its_first_places(tmp_path: pathlib.Path):
+    file, program = tmp_path / "wrong.tflite", conv()
+    names = [*program.tensors, *(act("x") for _ in range(5))]
+    file.write_bytes(write(dataclasses.replace(program, tensors=tuple(names))))
+    answer, document = run(file), json.loads(run(file, "--json").stdout)
+    assert [(f["rule"], f["count"], len(f["places"])) for f in document["findings"]] == [
+        ("tensor-unread", 5, 5), ("name-duplicate", 5, 5),
+    ]  # fmt: skip
+    assert answer.stdout.startswith(f"{file}: 0 errors, 2 warnings\n")
+    assert "tensor-unread: 2 more places; --json lists them\n" in answer.stdout
+    assert str(lint(read(file.read_bytes()))[0]).endswith("is read by no operator (and in 4 other places)")
 
 
 def test_the_exit_codes(tmp_path: pathlib.Path):

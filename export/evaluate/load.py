@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import FormatError, InputError
+from jaxq.export import shapes
 from jaxq.export.evaluate.gradient import evaluate_real, quantized
 from jaxq.export.evaluate.kernels.floats import dequantized
 from jaxq.export.evaluate.kernels.machine import PHONE
@@ -24,19 +25,38 @@ from jaxq.export.program import Program, Tensor
 LARGEST_FILE = 1 << 31  # bytes; a flatbuffer's offsets end there
 
 Array = jax.Array | np.ndarray
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview  # a path, or the file's bytes
 
 
-def load_program(path: str | os.PathLike[str]) -> Program:
-    """Read and check a .tflite file. Raises FormatError, also for a file that cannot be read."""
-    target = pathlib.Path(path)
+def load_program(source: Source) -> Program:
+    """Read a .tflite file, as far as it can be shown. Raises FormatError, also for a file that cannot be read.
+
+    Its shapes need not fit its operators: `evaluated_program` asks for that.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return read(bytes(source))
+    target = pathlib.Path(source)
     try:
         if target.stat().st_size >= LARGEST_FILE:
             raise FormatError(f"{target} has {target.stat().st_size:,} bytes; a TFLite file has less than 2 GiB.")
         return read(target.read_bytes())
-    except OSError as e:
-        raise FormatError(f"Cannot read {target}: {e.strerror}.") from e
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise FormatError(f"Cannot read {str(target)!r}: {reason}.") from e
     except FormatError as e:
         raise FormatError(f"{target}: {e}") from e
+
+
+def evaluated_program(source: Source) -> Program:
+    """Read a .tflite file to run it: its shapes, types and constants fit its operators. Raises FormatError."""
+    program = load_program(source)
+    try:
+        shapes.check(program)
+    except FormatError as e:
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            raise
+        raise FormatError(f"{pathlib.Path(source)}: {e}") from e
+    return program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,18 +142,27 @@ class Loaded:
         return after, tuple(found[index] for index in self.program.outputs)
 
 
-def load(path: str | os.PathLike[str], *, family: str = "xnnpack", machine: str = PHONE) -> Loaded:
+def load(source: Source, *, family: str = "xnnpack", machine: str = PHONE) -> Loaded:
     """The deployed numerics of a .tflite file, whoever wrote it, as a jittable, vmappable JAX function of its inputs.
 
     Args:
-      path: the file.
+      source: a path, or the bytes of a file (`bytes`, `bytearray`, `memoryview`), such as `artifact.data`.
       family: "xnnpack" (LiteRT's default on phones), "reference" or "tflm" (TFLite Micro); each call may name another.
       machine: "aarch64" (phones) or "x86_64". Of the family "xnnpack", SOFTMAX of 8 bits and the contractions that
         XNNPACK leaves to TFLite (4-bit weights of convolutions, 16-bit activations) differ by a step between the two.
 
-    Raises FormatError for a broken file, ExportError for an operator that the family has no exact kernel for.
+    Returns:
+      A `Loaded`: call it with arrays of the file's shapes and dtypes.
+
+    Raises:
+      FormatError: the file is broken, or its shapes do not fit its operators (`jaxq.export.shapes`).
+      ExportError: the family has no exact kernel for an operator.
+
+    Example:
+      >>> fn = jaxq.load(artifact.data)  # doctest: +SKIP
+      >>> (logits,) = fn(fn.quantize_inputs(image)[0])  # doctest: +SKIP
     """
-    program = load_program(path)
+    program = evaluated_program(source)
     evaluate(program, family, machine=machine)  # for its errors
     return Loaded(program, family, machine)
 

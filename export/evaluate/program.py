@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.errors import ExportError, InputError
+from jaxq.display.text import shortened
+from jaxq.errors import ExportError, FormatError, InputError
 from jaxq.export.evaluate import variables
 from jaxq.export.evaluate.kernels import floats, hybrid, reference, tflm, xnnpack
 from jaxq.export.evaluate.kernels.machine import PHONE, Machine, machine_named
@@ -23,6 +24,9 @@ FAMILIES: dict[str, Callable[[Machine], dict[str, Kernel]]] = {
     "reference": lambda machine: reference.KERNELS,
     "tflm": lambda machine: tflm.KERNELS,
 }
+
+# What a kernel raises for options and constants that it was not made for.
+UNCOMPUTABLE = (ArithmeticError, AssertionError, LookupError, NotImplementedError, TypeError, ValueError)
 
 Environment = dict[int, Any]  # by tensor: an array, of a resource the name of its variable
 Apply = Callable[[Operator, list[Any]], list[Any]]  # the values of op.inputs -> those of op.outputs
@@ -159,10 +163,22 @@ def interpret(
             raise ExportError(f"Tensor {index} {tensor.name!r} is read before any operator writes it.")
         return constant(tensor)
 
-    for op in program.operators:
-        results = apply(op, [None if index < 0 else value(index) for index in op.inputs])
+    for i, op in enumerate(program.operators):
+        results = _applied(apply, i, op, [None if index < 0 else value(index) for index in op.inputs])
         environment.update(zip(op.outputs, results, strict=True))
     return environment | {index: value(index) for index in program.outputs}
+
+
+def _applied(apply: Apply, i: int, op: Operator, values: list[Any]) -> list[Any]:
+    """`apply(op, values)`. What `export.shapes` let pass and a kernel cannot compute is the file's fault."""
+    try:
+        with np.errstate(all="ignore"):  # scales of a hostile file overflow
+            return apply(op, values)
+    except UNCOMPUTABLE as e:
+        raise FormatError(
+            f"The file's operator {i} ({op.kind}) cannot be computed with its options and constants: "
+            f"{type(e).__name__}: {shortened(str(e), 200)}. Convert the model again."
+        ) from e
 
 
 def run_time_tensors(program: Program) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ that the same files give the same bytes.
 from __future__ import annotations
 
 import io
+import lzma
 import struct
 import zipfile
 import zlib
@@ -16,7 +17,17 @@ from jaxq.errors import FormatError
 
 _MOST_BYTES = 64  # bytes unpacked for each byte of the file: an archive that holds more was made to do harm
 _DATE = (1980, 1, 1, 0, 0, 0)  # the least that zip can say
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, OSError, EOFError, KeyError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    RuntimeError,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+)
 
 
 def attach(data: bytes, files: Mapping[str, bytes]) -> bytes:

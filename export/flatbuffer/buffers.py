@@ -9,6 +9,7 @@ import numpy as np
 from jaxq.errors import FormatError
 from jaxq.export.flatbuffer import schema
 from jaxq.export.flatbuffer.table import Table
+from jaxq.export.program import RAW
 
 
 class Buffers:
@@ -27,16 +28,21 @@ class Buffers:
         self._decoded: dict[tuple[int, str], np.ndarray] = {}
         self._contents: dict[int, bytes] = {}
 
+    @property
+    def count(self) -> int:
+        """How many buffers the file has."""
+        return len(self._tables)
+
     def constant(self, index: int, dtype: str, shape: tuple[int, ...], where: str) -> np.ndarray | None:
         """A tensor's data in its shape; None for an empty buffer, which means a value of run time.
 
-        A string tensor gives its raw bytes, uint8 of shape (bytes,). Raises FormatError for a wrong size.
+        A type in `program.RAW` gives its bytes, uint8 of shape (bytes,). Raises FormatError for a wrong size.
         """
         raw = self._raw(index, where)
         elements = math.prod(shape)
         if raw is None or (not raw.size and elements):
             return None
-        if dtype == "string":
+        if dtype in RAW:
             return raw
         self._check_size(raw.size, index, dtype, shape, where)
         key = (index, dtype)
@@ -58,6 +64,8 @@ class Buffers:
 
     def _raw(self, index: int, where: str) -> np.ndarray | None:
         """The buffer's bytes as uint8, None where it has none."""
+        if not index and not self._tables:
+            return None
         if index >= len(self._tables):
             raise FormatError(
                 f"The file's {where} has buffer {index:,}, of {len(self._tables):,} buffers. "

@@ -32,8 +32,8 @@ def read(data: bytes) -> Program:
     """The file's first subgraph, the others in `subgraphs`. Constants are read-only views of `data`; every operator has
     all its options.
 
-    Raises FormatError for bytes that break the format, and for what a Program cannot say: sparse constants,
-    tensor types outside `program.DTYPES`.
+    Raises FormatError for bytes that break the format. What a Program cannot say of a tensor (sparse constants,
+    blockwise quantization) is named in `Tensor.unread`.
     """
     verify(data)
     model = Table.root(data)
@@ -78,15 +78,26 @@ def _tensor(i: int, table: Table, buffers: Buffers, inner: str) -> Tensor:
     where = f"{inner}tensor {i} ({shortened(name)!r})"
     dtype = _dtype(table.index("type"), where)
     shape = _shape(table, where)
-    if table.index("external_buffer") or table.table("sparsity"):
-        raise FormatError(
-            f"The file's {where} keeps its data sparse or in another file, and jaxq reads neither. "
-            "Convert the model with dense constants, in one file."
-        )
-    buffer = table.index("buffer")
-    data = buffers.constant(buffer, dtype, shape, where)
+    quantization, buffer = table.table("quantization"), table.index("buffer")
+    unread = _unread(table, quantization, buffers)
+    elsewhere = unread and "quantization" not in unread
+    data = None if elsewhere else buffers.constant(buffer, dtype, shape, where)
     offset = None if data is None else buffers.offset(buffer)
-    return Tensor(name, shape, dtype, _quantization(table.table("quantization"), shape, where), data, offset)
+    parameters = _quantization(None if unread else quantization, shape, where)
+    return Tensor(name, shape, dtype, parameters, data, offset, unread)
+
+
+def _unread(table: Table, quantization: Table | None, buffers: Buffers) -> str:
+    """What a Program has no place for, or ""."""
+    if table.table("sparsity"):
+        return "sparse data"
+    if table.index("external_buffer"):
+        return "data in another file"
+    if table.index("buffer") and not buffers.count:
+        return f"data in buffer {table.index('buffer'):,} of a file without buffers"
+    if quantization is not None and quantization.index("details_type"):
+        return "custom or blockwise quantization"
+    return ""
 
 
 def _dtype(code: int, where: str) -> str:
@@ -122,11 +133,6 @@ def _quantization(table: Table | None, shape: tuple[int, ...], where: str) -> Qu
     """None where there is no scale: minima and maxima alone are the converter's notes, not parameters."""
     if table is None:
         return None
-    if table.index("details_type"):
-        raise FormatError(
-            f"The file's {where} has custom or blockwise quantization, and jaxq reads scales per tensor or "
-            "per channel. Convert the model with one of those."
-        )
     scale = table.vector("scale")
     if scale is None or not scale.size:
         return None

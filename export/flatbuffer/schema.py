@@ -16,15 +16,15 @@ from ai_edge_litert import schema_py_generated as generated
 
 from jaxq.export.flatbuffer.field import Field, Fields, fields
 from jaxq.export.flatbuffer.metadata_table import METADATA_TABLES, METADATA_UNIONS
-from jaxq.export.program import DTYPES
+from jaxq.export.program import DTYPES, RAW
 
 VERSION = 3
 IDENTIFIER = b"TFL3"
 METADATA_IDENTIFIER = b"M001"
 ALIGNMENT = 16  # `force_align` of Buffer.data in the schema
 
-# int4 is held one value per int8 element; a string tensor is held as the bytes of its buffer.
-_STORAGE: Mapping[str, str] = {"int4": "int8", "string": "uint8", "resource": "uint8", "variant": "uint8"}
+# int4 is held one value per int8 element; the types in RAW are held as the bytes of their buffer.
+_STORAGE: Mapping[str, str] = {"int4": "int8", "resource": "uint8", "variant": "uint8", **dict.fromkeys(RAW, "uint8")}
 
 # Options tables shared by several operators. Every other table has the name of its one operator.
 _SHARED = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.flatbuffer import schema
-from jaxq.export.program import Operator, Option, Program, Quantization, Tensor, describe
+from jaxq.export.program import RAW, Operator, Option, Program, Quantization, Tensor, describe
 
 _LARGEST = 2**31 - 2**20  # a flatbuffer's offsets end at 2 GiB; leave room for the tables
 _SLACK = 2**16
@@ -142,7 +142,7 @@ def _quantization(q: Quantization | None) -> Any:
 def _content(i: int, tensor: Tensor, data: np.ndarray) -> bytes:
     """A constant's bytes. Nothing is cast: a dtype that differs is an error upstream."""
     wanted = schema.storage(tensor.dtype)
-    if data.dtype != wanted or (data.shape != tensor.shape and tensor.dtype != "string"):
+    if data.dtype != wanted or (data.shape != tensor.shape and tensor.dtype not in RAW):
         raise ExportError(
             f"Tensor {i} ({tensor.name!r}) is {describe(tensor)}, but its data is "
             f"{data.dtype}{list(data.shape)}. Give it {wanted.name} data of the tensor's shape."

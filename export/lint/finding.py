@@ -40,13 +40,12 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """A rule that a program breaks, and where: indices into its operators and tensors, None where it is neither.
+class Place:
+    """Where a program breaks a rule: indices into its operators and tensors, None where it is neither.
 
     `kind` and `name`: of that operator and that tensor; a long name is shortened.
     """
 
-    rule: Rule
     message: str
     operator: int | None
     kind: str | None
@@ -54,7 +53,40 @@ class Finding:
     name: str | None
 
     def __str__(self) -> str:
-        """`error bias-scale: operator 3 (CONV_2D), tensor 5 'conv/b' has ...`: one line."""
+        """`operator 3 (CONV_2D), tensor 5 'conv/b' has ...`."""
         places = [] if self.operator is None else [f"operator {self.operator} ({self.kind})"]
         places += [] if self.tensor is None else [f"tensor {self.tensor} {self.name!r}"]
-        return f"{self.rule.severity} {self.rule.id}: {', '.join(places) or 'the file'} {self.message}"
+        return f"{', '.join(places) or 'the file'} {self.message}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A rule that a program breaks, and every place where it does, at least one."""
+
+    rule: Rule
+    places: tuple[Place, ...]
+
+    @property
+    def message(self) -> str:
+        """The fact at the first place."""
+        return self.places[0].message
+
+    @property
+    def operator(self) -> int | None:
+        """The operator of the first place."""
+        return self.places[0].operator
+
+    @property
+    def tensor(self) -> int | None:
+        """The tensor of the first place."""
+        return self.places[0].tensor
+
+    @property
+    def count(self) -> int:
+        """How often the rule is broken."""
+        return len(self.places)
+
+    def __str__(self) -> str:
+        """`error bias-scale: operator 3 (CONV_2D), tensor 5 'conv/b' has ... (and in 4 other places)`: one line."""
+        rest = "" if self.count == 1 else f" (and in {self.count - 1:,} other place{'' if self.count == 2 else 's'})"
+        return f"{self.rule.severity} {self.rule.id}: {self.places[0]}{rest}"

@@ -1,16 +1,12 @@
-"""The table of rules, and the one function that applies it.
+"""The table of rules; `apply.lint` applies it.
 
 Sources are files of google-ai-edge/LiteRT (`tflite/...`) and google/XNNPACK (`src/...`), or issues in public trackers.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from jaxq.display.text import shortened
 from jaxq.export.lint import contractions, kernels, scales, structure, versions
-from jaxq.export.lint.finding import ERROR, WARNING, Finding, Rule, Spot
-from jaxq.export.program import Program
+from jaxq.export.lint.finding import ERROR, WARNING, Rule
 
 _SPEC = "LiteRT 8-bit quantization specification (tflite/g3doc/performance/quantization_spec.md)"
 _WINDOWS = "tflite/delegates/xnnpack/xnnpack_delegate.cc"
@@ -175,10 +171,27 @@ RULES: tuple[Rule, ...] = (
         kernels.matmul_zero_point,
     ),
     Rule(
-        "buffer-alignment",
+        "shapes-misfit",
         ERROR,
-        "Constants should begin at multiples of 16 bytes; kernels for microcontrollers and Arm read them in "
-        "wide words.",
+        "Inputs, shapes, options and constants fit the operators, and every value is written once before it is read.",
+        "google-ai-edge/LiteRT, tflite/kernels/ (the Prepare functions)",
+        "Convert the model again: the file is corrupt, or its writer is wrong.",
+        structure.shapes_misfit,
+    ),
+    Rule(
+        "not-evaluated",
+        WARNING,
+        "Tensors have types and dense constants that jaxq can compute with. `jaxq.load` refuses the file otherwise.",
+        f"{_SCHEMA} (TensorType, SparsityParameters, external_buffer)",
+        "Inspect and lint show the rest of the file. To evaluate it, convert the model with dense constants of 8 to 32 "
+        "bits.",
+        structure.not_evaluated,
+    ),
+    Rule(
+        "buffer-alignment",
+        WARNING,
+        "Constants begin at multiples of 16 bytes, as the schema asks. LiteRT and TFLite Micro compute the same "
+        "without it; a microcontroller's vector kernels may be slower or fault.",
         f"{_SCHEMA} (Buffer.data, force_align: 16), which the generated Python code ignores",
         "Write the file with jaxq or the C++ library, or align each vector by Builder.StartVector(1, n, 16).",
         structure.misaligned,
@@ -292,15 +305,3 @@ RULES: tuple[Rule, ...] = (
         structure.duplicate_names,
     ),
 )
-
-
-def lint(program: Program) -> tuple[Finding, ...]:
-    """All findings, in the order of RULES and then of the program. Raises nothing, whatever the program holds."""
-    with np.errstate(all="ignore"):  # numbers that are not finite are what some rules look for
-        return tuple(_finding(rule, program, spot) for rule in RULES for spot in rule.check(program))
-
-
-def _finding(rule: Rule, program: Program, spot: Spot) -> Finding:
-    kind = None if spot.operator is None else program.operators[spot.operator].kind
-    name = None if spot.tensor is None else shortened(program.tensors[spot.tensor].name)
-    return Finding(rule, spot.message, spot.operator, kind, spot.tensor, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from jaxq.export import shapes
 from jaxq.export.flatbuffer.schema import ALIGNMENT
 from jaxq.export.lint.finding import Spot
 from jaxq.export.lint.view import (
@@ -75,6 +76,16 @@ def duplicate_names(program: Program) -> Iterator[Spot]:
     for t, tensor in enumerate(program.tensors):
         if first.setdefault(tensor.name, t) != t:
             yield Spot(f"has the name of tensor {first[tensor.name]}", None, t)
+
+
+def shapes_misfit(program: Program) -> Iterator[Spot]:
+    """Inputs, shapes, options and constants fit the operators."""
+    return (Spot(fault.message, fault.operator, fault.tensor) for fault in shapes.misfits(program))
+
+
+def not_evaluated(program: Program) -> Iterator[Spot]:
+    """Types and constants are those that jaxq computes with."""
+    return (Spot(fault.message, fault.operator, fault.tensor) for fault in shapes.beyond(program))
 
 
 def misaligned(program: Program) -> Iterator[Spot]:

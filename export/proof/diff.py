@@ -21,7 +21,7 @@ from jaxq.analyze.diff import refuse_floats
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact, to_tflite
-from jaxq.export.evaluate.load import load_program
+from jaxq.export.evaluate.load import evaluated_program
 from jaxq.export.program import Program, describe
 from jaxq.export.proof.certificate import FAMILIES, Reader, exact_sites, refuse_aborting, table_sites, whole_readers
 from jaxq.export.proof.contents import Change, changes
@@ -111,7 +111,7 @@ class _Chain:
 
     def __init__(self, artifact: Artifact, path: pathlib.Path | None) -> None:
         self.artifact, self.model = artifact, artifact.program
-        self.file = self.model if path is None else load_program(path)
+        self.file = self.model if path is None else evaluated_program(path)
         self.data = artifact.data if path is None else path.read_bytes()
         self.changes = () if path is None else changes(self.model, self.file)
         _check_inputs(self.model, self.file)

@@ -56,11 +56,11 @@ def numbers(program: Program, op: Operator, position: int) -> list[int] | None:
 
 
 def axes(program: Program, op: Operator, position: int = 1) -> tuple[int, ...]:
-    """The constant axes of an operator as non-negative numbers; () where they cannot be read."""
+    """The constant axes of an operator from 0 on; () where they cannot be read, without those outside the rank."""
     x = read_at(program, op, 1 if op.kind == "SPLIT" else 0)
     rank = 0 if x is None else len(x.shape)
     found = numbers(program, op, position) or ()
-    return tuple(n + rank if n < 0 else n for n in found)
+    return tuple(n % rank for n in found if -rank <= n < rank)
 
 
 def number(op: Operator, name: str, otherwise: int) -> int:

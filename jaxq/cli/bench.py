@@ -37,13 +37,13 @@ def bench(
     On random inputs. The contestants (file and number of threads) take turns in every round; a ratio is the median of
     the rounds' ratios, so that it holds on a busy machine too.
     """
-    from jaxq.export.evaluate.load import load_program
+    from jaxq.export.evaluate.load import evaluated_program
     from jaxq.export.runtimes.bench import Contestant, measure
     from jaxq.export.runtimes.litert import runtime_version
 
     counts, files, contestants = _counts(threads), [file, *([against] if against else [])], []
     for path in files:
-        data, inputs = path.read_bytes(), next(iter(random_batches(load_program(path), 1)))
+        data, inputs = path.read_bytes(), next(iter(random_batches(evaluated_program(path), 1)))
         contestants += [Contestant(str(path), data, count, inputs) for count in counts]
     found = measure(contestants, rounds)
     ratios = [a.ratio(b) for a, b in zip(found, found[len(counts) :], strict=False)] if against else []

@@ -39,11 +39,11 @@ def infer(file: options.TFLite, input: Given, top: Top = 5, json: options.Json =
     photo is cut out: the shorter side is scaled to 8/7 of the input's (256 for 224). A sentence becomes word pieces;
     what is longer than the file's length is cut.
     """
-    from jaxq.export.evaluate.load import load_program
+    from jaxq.export.evaluate.load import evaluated_program
     from jaxq.export.flatbuffer.metadata import read_metadata
     from jaxq.export.runtimes.litert import run
 
-    program, contents = load_program(file), file.read_bytes()
+    program, contents = evaluated_program(file), file.read_bytes()
     metadata = read_metadata(contents, program)
     inputs = READERS[_kind(file, metadata)](input, program, metadata or Metadata())
     outputs = run(contents, inputs, "xnnpack")

@@ -9,12 +9,14 @@ from typing import Any
 from jaxq.cli import options
 from jaxq.cli.output import Result, Table
 
+SHOWN = 3  # places of one finding in the table
+
 
 def lint(file: options.TFLite, json: options.Json = False) -> Result:
     """Check a .tflite file, anyone's, against the laws of int8 TFLite and its known kernel bugs. Nothing is run.
 
-    Exit code 1 if there is an error: a runtime refuses the file, aborts, or computes something else than it says.
-    Warnings alone give 0.
+    There is one finding for each rule that is broken, with a count and its first places. Exit code 1 if there is an
+    error: a runtime refuses the file, aborts, or computes something else than it says. Warnings alone give 0.
     """
     from jaxq.export.evaluate.load import load_program
     from jaxq.export.lint import ERROR, lint
@@ -37,15 +39,24 @@ def _as_data(file: pathlib.Path, findings: Sequence[Any], errors: int) -> dict[s
 
 
 def _finding(found: Any) -> dict[str, Any]:
+    first = found.places[0]
     return {
         "rule": found.rule.id,
         "severity": found.rule.severity,
-        "operator": None if found.operator is None else {"index": found.operator, "kind": found.kind},
-        "tensor": None if found.tensor is None else {"index": found.tensor, "name": found.name},
-        "message": found.message,
+        "count": found.count,
+        **_where(first),
+        "places": [_where(place) for place in found.places],
         "what": found.rule.what,
         "fix": found.rule.fix,
         "source": found.rule.source,
+    }
+
+
+def _where(place: Any) -> dict[str, Any]:
+    return {
+        "operator": None if place.operator is None else {"index": place.operator, "kind": place.kind},
+        "tensor": None if place.tensor is None else {"index": place.tensor, "name": place.name},
+        "message": place.message,
     }
 
 
@@ -54,11 +65,17 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tables(findings: Sequence[Any]) -> list[str | Table]:
-    rows = [[f.rule.severity, f.rule.id, _place(f.operator, f.kind), _place(f.tensor, f.name), f.message]
-            for f in findings]  # fmt: skip
-    rules = {f.rule.id: f.rule for f in findings}.values()
-    texts = [f"{r.id}: {r.what}\n  fix: {r.fix}\n  source: {r.source}" for r in rules]
-    return [Table("findings", ["", "rule", "operator", "tensor", "what"], rows), *texts]
+    rows = [_row(found, place, found.count if not i else None)
+            for found in findings for i, place in enumerate(found.places[:SHOWN])]  # fmt: skip
+    texts = [f"{r.id}: {r.what}\n  fix: {r.fix}\n  source: {r.source}" for r in (found.rule for found in findings)]
+    more = [f"{f.rule.id}: {f.count - SHOWN:,} more places; --json lists them" for f in findings if f.count > SHOWN]
+    return [Table("findings", ["", "rule", ">count", "operator", "tensor", "what"], rows), *more, *texts]
+
+
+def _row(found: Any, place: Any, count: int | None) -> list[str]:
+    """The first place of a finding says how many there are."""
+    head = ["", "", ""] if count is None else [found.rule.severity, found.rule.id, f"{count:,}"]
+    return [*head, _place(place.operator, place.kind), _place(place.tensor, place.name), place.message]
 
 
 def _place(index: int | None, name: str | None) -> str:

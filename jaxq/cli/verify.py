@@ -46,7 +46,7 @@ def verify(
 
     Every tensor of any file, as jaxq computes it for each kernel family; exit code 1 when one integer differs.
     """
-    from jaxq.export.evaluate.load import load_program
+    from jaxq.export.evaluate.load import evaluated_program
     from jaxq.export.evaluate.program import FAMILIES as KNOWN
     from jaxq.export.proof.certificate import FAMILIES, certificate, compare_families, new_tallies, readers
 
@@ -54,7 +54,7 @@ def verify(
         raise usage("Give either --data inputs.npy or --random N.")
     if unknown := set(family or ()) - KNOWN.keys():
         raise usage(f"There is no kernel family {min(unknown)!r}. Families: {', '.join(KNOWN)}.")
-    program, contents, families = load_program(file), file.read_bytes(), tuple(family or FAMILIES)
+    program, contents, families = evaluated_program(file), file.read_bytes(), tuple(family or FAMILIES)
     tallies, ours, examples = new_tallies(families), readers(program, families), 0
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies)
