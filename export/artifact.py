@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq import __version__
+from jaxq.calibrate import fingerprint
 from jaxq.display.progress import bar
-from jaxq.errors import ExportError, InputError, MismatchError
+from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.evaluate.program import joined
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.io_formulas import dequantized, described, formula, quantized, snippet
-from jaxq.export.lowering.freeze import Frozen, freeze
+from jaxq.export.lowering.freeze import CALIBRATE_AGAIN, Frozen, freeze
 from jaxq.export.lowering.lower import lower
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
@@ -41,6 +43,7 @@ from jaxq.export.proof.certificate import (
     readers,
     tolerance_of,
 )
+from jaxq.export.proof.quality import Quality, doubts, watched
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks, refuse_non_finite
 from jaxq.frontends.core import Bound
@@ -225,26 +228,48 @@ def to_tflite(
       metadata: what the file says of itself: labels, normalization. Its host-side formulas go into the manifest.
 
     Raises: RangeError, ExportError, TargetError before anything is written; MismatchError when one integer differs.
+    Warns: PrecisionWarning where outputs of `verify` are far from the float model's (`jaxq.export.proof.quality`).
     """
     bound = bind(target, *state)
     captured = bound.captured()
     params = jax.tree.leaves(bound.params)
-    frozen = freeze(captured.plan, params, bound.ranges)
+    frozen = _frozen(dataclasses.replace(captured.plan, findings=bound.core.findings), params, bound.ranges)
     program, tensor_of = lower(frozen)
     metadata = None if metadata is None else completed(metadata, program)
     data = _bytes(program, metadata)
     litert.load_check(data)
     artifact = Artifact(data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of)
-    proof = None if verify is None else artifact.verify(verify, progress=progress)
-    artifact = dataclasses.replace(
-        artifact, certificate=proof, manifest=_manifest(frozen, program, data, proof, metadata)
-    )
+    forward, quality = watched(artifact.forward, frozen, params)
+    watching = dataclasses.replace(artifact, forward=forward)
+    proof = None if verify is None else watching.verify(verify, progress=progress)
+    manifest = _manifest(frozen, program, data, proof, metadata) | _precision(frozen.plan, proof and quality)
+    artifact = dataclasses.replace(artifact, certificate=proof, manifest=manifest)
     if proof is not None and not proof.ok and not allow_mismatch:
         raise MismatchError(
             f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this "
             f"graph:\n{captured.plan.graph}"
         )
+    untrained = bound.core.calibrated == fingerprint(bound.params)
+    for text in doubts(quality, frozen.plan, untrained):
+        warnings.warn(text, PrecisionWarning, stacklevel=2)
     return artifact
+
+
+def _frozen(plan: Plan, params: Sequence[Any], ranges: Any) -> Frozen:
+    """The integers. Where a scale cannot be written and calibration found why, the error says so."""
+    try:
+        return freeze(plan, params, ranges)
+    except (ExportError, RangeError) as error:
+        if not plan.findings or CALIBRATE_AGAIN not in str(error):
+            raise
+        cause = f"Calibration found the cause: {plan.findings[0]}. {plan.findings[0].remedy}"
+        raise type(error)(str(error).replace(CALIBRATE_AGAIN, cause)) from error
+
+
+def _precision(plan: Plan, quality: Quality | None) -> dict[str, Any]:
+    """What the manifest says of the file's worth: findings of calibration, and the outputs beside the float model's."""
+    measured = None if quality is None else quality.as_dict()
+    return {"precision": {"findings": [f.as_dict() for f in plan.findings], "outputs": measured}}
 
 
 def _bytes(program: Program, metadata: Metadata | None) -> bytes:

@@ -9,6 +9,7 @@ from jaxq import int8 as int8
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
+from jaxq.errors import PrecisionWarning as PrecisionWarning
 from jaxq.frontends.function import QuantizedFunction as QuantizedFunction
 from jaxq.nnx import FakeQuant as FakeQuant
 from jaxq.plan.recipe import Recipe as Recipe
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FakeQuant",
     "JaxqError",
+    "PrecisionWarning",
     "QuantizedFunction",
     "Recipe",
     "Rule",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.display.progress import bar
-from jaxq.errors import CalibrationError
+from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import Bound, Captured
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
+from jaxq.plan.findings import Extent, find, said
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind
@@ -42,11 +45,15 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
     Returns: None (NNX), the variables (Linen) or the ranges (function), as new values.
     Raises: CalibrationError for empty or non-finite data, for a tensor that is zero throughout, or for ranges already
     set.
+    Warns: PrecisionWarning, once for each kind of thing that the ranges cannot hold (`jaxq.plan.findings`). The plan
+    lists them from then on, and so does the manifest of an exported file.
     """
     bound = bind(target, *state)
     if not overwrite:
         _refuse_overwriting(bound)
     ranges = _calibrated(bound, batches, progress)
+    for text in said(bound.core.findings):
+        warnings.warn(text, PrecisionWarning, stacklevel=2)
     return _given_back(target, state, ranges)
 
 
@@ -75,7 +82,25 @@ def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
         raise CalibrationError(
             "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"
         )
-    return _ranges(bound, seen.captured, seen.finish(seen.captured.plan))
+    ranges = _ranges(bound, seen.captured, seen.finish(seen.captured.plan))
+    bound.core.findings = find(seen.captured.plan, _steps(seen.captured.plan, ranges), seen.extents)
+    bound.core.calibrated = fingerprint(bound.params)
+    return ranges
+
+
+def fingerprint(params: Any) -> int:
+    """A number that tells parameters apart: CRC-32 of all their bytes."""
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.ascontiguousarray(leaf) if not is_key(leaf) else b"", found)
+    return found
+
+
+def _steps(plan: Plan, ranges: Ranges) -> dict[str, float]:
+    """The scale of every range that is a plan's own."""
+    owned = {name: group for name, group in plan.groups.items() if name in ranges}
+    found = {name: RANGE_METHODS[g.scheme.ranges].forward(ranges[name], g.grid) for name, g in owned.items()}
+    return {name: float(q.scale) for name, q in found.items()}
 
 
 class _Observed:
@@ -85,6 +110,7 @@ class _Observed:
         self.bound = bound
         self.captured: Captured | None = None
         self.states: dict[str, Any] = {}
+        self.extents: dict[str, Extent] = {}
         self._jitted: dict[int, Callable[..., Any]] = {}
 
     def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -94,12 +120,21 @@ class _Observed:
                 f"Calibration batch {index} holds no example (shapes {[tuple(a.shape) for a in arrays]})."
             )
         captured = self.captured = self.bound.captured(*args, **kwargs)
-        extremes, values = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
+        extremes, values, channels = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
         _refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():
             observer = _observer(captured.plan.groups[name])
             batch = Batch(np.asarray(pair), [np.asarray(array) for array in values.get(name, ())])
             self.states[name] = observer.update(self.states.get(name, observer.start()), batch)
+        self._add_channels(captured, channels)
+
+    def _add_channels(self, captured: Captured, channels: Mapping[str, jax.Array]) -> None:
+        values = {name: value for value, name in captured.plan.graph.site_names.items()}
+        for site, pair in channels.items():
+            low, high = np.asarray(pair)
+            shape = captured.plan.graph.avals[values[site]].shape
+            extent = Extent(low, high, math.prod(shape) // max(len(low), 1))
+            self.extents[site] = self.extents[site].merged(extent) if site in self.extents else extent
 
     def _observe(self, captured: Captured) -> Callable[..., Any]:
         if id(captured) not in self._jitted:
@@ -119,10 +154,11 @@ def _observer(group: Group) -> Observer:
 
 def group_values(
     plan: Plan, params: Sequence[Any], arrays: Sequence[jax.Array]
-) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]]]:
-    """Each group's [min, max] over its members, in the float reading; and the numbers themselves of the groups whose
-    observer reads them.
+) -> tuple[dict[str, jax.Array], dict[str, list[jax.Array]], dict[str, jax.Array]]:
+    """Each group's [min, max] over its members, in the float reading; the numbers themselves of the groups whose
+    observer reads them; and the least and greatest number of each channel of every tensor, float32 (2, channels).
     """
+    channels: dict[str, jax.Array] = {}
     members: dict[str, list[jax.Array]] = {}
     masks = {g.name: m for op in plan.graph.ops if (m := _mask(op)) and (g := plan.group(op.outputs[0]))}
     for value, array in [*reals(plan, params, arrays).items(), *_tables_of_rows(plan, params)]:
@@ -130,8 +166,18 @@ def group_values(
         if group is not None and group.fixed is None and group.derived is None:
             found = [array] if group.name not in masks else unmasked(array, masks[group.name])
             members.setdefault(group.name, []).extend(found)
+        if group is not None and jnp.issubdtype(array.dtype, jnp.floating):
+            found = array if group.name not in masks else unmasked(array, masks[group.name])[0]
+            channels.setdefault(plan.graph.site_names[value], _channels(found))
     extremes = {name: jnp.stack([_over(jnp.min, m), _over(jnp.max, m)]) for name, m in members.items()}
-    return extremes, {name: m for name, m in members.items() if _observer(plan.groups[name]).reads_values}
+    values = {name: m for name, m in members.items() if _observer(plan.groups[name]).reads_values}
+    return extremes, values, channels
+
+
+def _channels(array: jax.Array) -> jax.Array:
+    """The least and greatest number of each channel, the last axis; a vector is one."""
+    array = array.astype(jnp.float32).reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
+    return jnp.stack([jnp.min(array, 0), jnp.max(array, 0)])
 
 
 def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Array]]:

@@ -17,6 +17,8 @@
     ├── FormatError           bytes that are not a valid TFLite file
     └── WeightsError          published weights that are not here, or not what they should be
 
+and one warning, `PrecisionWarning`: what integers cannot hold, though the file computes exactly what was trained.
+
 A message has three parts: the fact with its numbers; where (site, the user's file and line); what to do.
 """
 
@@ -85,3 +87,10 @@ class FormatError(JaxqError):
 
 class WeightsError(JaxqError):
     """Published weights or photos are not downloaded, or are not the file that they should be."""
+
+
+class PrecisionWarning(UserWarning):
+    """What a range, a recipe or a file loses: a member or channel of few steps, outputs far from the float model's.
+
+    Its text begins with "precision: ". To make it an error: `warnings.simplefilter("error", jaxq.PrecisionWarning)`.
+    """

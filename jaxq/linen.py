@@ -5,6 +5,7 @@ a quantized module is a Linen module; its variables are the user's collections u
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
+from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 
 RANGES = "ranges"
@@ -45,9 +47,14 @@ class QuantizedLinen(linen.Module):
 
     @property
     def plan(self) -> Plan:
-        """The plan made from the example."""
+        """The plan made from the example, with the findings of the last calibration."""
         assert self.core.plan is not None
-        return self.core.plan
+        return dataclasses.replace(self.core.plan, findings=self.findings)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the ranges of the last calibration cannot hold."""
+        return self.core.findings
 
     def _user(self) -> dict[str, Any]:
         return {name: value for name, value in self.variables.items() if name != RANGES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
+from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.simulate.forward import Record
 
@@ -57,8 +59,13 @@ class QuantizedModel(nnx.Module):
 
     @property
     def plan(self) -> Plan:
-        """The plan made from the example."""
-        return self.captured().plan
+        """The plan made from the example, with the findings of the last calibration."""
+        return dataclasses.replace(self.captured().plan, findings=self.findings)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the ranges of the last calibration cannot hold."""
+        return self.core.findings
 
     def pure_ranges(self) -> dict[str, dict[str, jax.Array]]:
         """The ranges as plain arrays."""

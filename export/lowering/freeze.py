@@ -28,6 +28,9 @@ from jaxq.plan.target import target_named
 from jaxq.simulate.qparams import qparams
 from jaxq.simulate.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 
+# The advice where nothing is known of the cause; `to_tflite` gives calibration's findings in its place.
+CALIBRATE_AGAIN = "One of the ranges is far too wide or too narrow: calibrate again, on typical data."
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernel:
@@ -323,6 +326,5 @@ def _within(op: Op, what: str, ratio: float, low: float, high: float) -> None:
         span = f"[2^{math.log2(low):.0f}, {high:g})" if low else f"below {high:g}"
         raise ExportError(
             f"{op.name} ({op.kind}, {op.source}): {what} is {ratio:.4g}, outside {span}; TFLite's kernels abort or "
-            "change their arithmetic there. One of the ranges is far too wide or too narrow: calibrate again, on "
-            "typical data."
+            f"change their arithmetic there. {CALIBRATE_AGAIN}"
         )

@@ -18,6 +18,7 @@ from jaxq.frontends.batches import chunks
 from jaxq.frontends.core import Captured, check_ranges
 from jaxq.numerics.rounding import carrier_bounds, true_divide
 from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.findings import Finding
 from jaxq.quantize import bind
 from jaxq.simulate.forward import reals, simulate
 from jaxq.simulate.qparams import Ranges
@@ -41,10 +42,11 @@ class SiteHealth:
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """Every integer tensor, in the order of computation."""
+    """Every integer tensor, in the order of computation, and the findings of the last calibration."""
 
     examples: int
     sites: tuple[SiteHealth, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def clipped(self) -> float:
@@ -70,7 +72,8 @@ class Health:
         """A table, and the sum over all tensors."""
         rows = [(s.site, f"{100 * s.clipped:.3f} %", _dead(s)) for s in self.sites]
         end = f"{100 * self.clipped:.3f} % clipped, {self.dead} of {self.channels} channels dead"
-        return f"{aligned(('tensor', '>clipped', '>dead channels'), rows)}\n{end}; {self.examples} examples"
+        table = aligned(("tensor", ">clipped", ">dead channels"), rows)
+        return "\n".join([table, f"{end}; {self.examples} examples", *(f"{f}. {f.remedy}" for f in self.findings)])
 
 
 def health(target: Any, batches: Any, *state: Any) -> Health:
@@ -100,7 +103,8 @@ def health(target: Any, batches: Any, *state: Any) -> Health:
         order = [graph.site_names[v] for v in (*graph.inputs, *(v for op in graph.ops for v in op.outputs))]
     if not examples:
         raise InputError("There is no example to look at: the iterable is empty.")
-    return Health(examples, tuple(_site(name, sums[name]) for name in order if name in sums))
+    sites = tuple(_site(name, sums[name]) for name in order if name in sums)
+    return Health(examples, sites, bound.core.findings)
 
 
 @functools.lru_cache(maxsize=4)  # a training run asks again and again, of the same shapes

@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,7 +15,8 @@ import typer.core
 
 from jaxq.cli import bench, check, diff, export, infer, inspect, lint, plan, train, verify, weights
 from jaxq.cli.failures import Failure, explained
-from jaxq.cli.output import Result, show, write_json
+from jaxq.cli.output import Result, show, warn, write_json
+from jaxq.errors import PrecisionWarning
 
 INTERRUPTED = Failure("Interrupted", "interrupted; nothing was written", 130)
 
@@ -46,9 +48,26 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named. Ctrl-C is an answer of its own."""
         try:
-            return super().invoke(ctx)
+            with _warnings_told():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """A PrecisionWarning is shown without the line of jaxq that raised it; others as Python shows them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        try:
+            yield
+        finally:
+            told = list(caught)
+    for one in told:
+        if issubclass(one.category, PrecisionWarning):
+            warn(str(one.message))
+        else:
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 def _print(result: Result, as_json: bool) -> None:

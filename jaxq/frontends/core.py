@@ -19,6 +19,7 @@ import numpy as np
 from jaxq.errors import InputError, RangeError
 from jaxq.frontends.call import Call, is_key, places, split_call
 from jaxq.graph import capture
+from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan, make_plan
 from jaxq.plan.recipe import Recipe
 from jaxq.range_methods import METHODS, new_state
@@ -45,6 +46,8 @@ class Core:
         self.recipe = recipe
         self.plan: Plan | None = None
         self.example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.findings: tuple[Finding, ...] = ()  # what the last calibration found that its ranges cannot hold
+        self.calibrated = 0  # the fingerprint of the parameters that it saw
         self._captured: dict[Hashable, Captured] = {}
 
     def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 
 from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
+from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.simulate.qparams import Ranges
 
@@ -27,9 +29,14 @@ class QuantizedFunction(NamedTuple):
 
     @property
     def plan(self) -> Plan:
-        """The plan made from the example."""
+        """The plan made from the example, with the findings of the last calibration."""
         assert self.core.plan is not None
-        return self.core.plan
+        return dataclasses.replace(self.core.plan, findings=self.findings)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the ranges of the last calibration cannot hold."""
+        return self.core.findings
 
 
 def quantize_function(

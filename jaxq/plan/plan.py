@@ -17,6 +17,7 @@ from jaxq.graph import Graph, Op, verify
 from jaxq.ops import OPS
 from jaxq.ops.arithmetic import FLOAT32, Arithmetic
 from jaxq.plan.decompositions import composed
+from jaxq.plan.findings import Finding
 from jaxq.plan.groups import Group as Group
 from jaxq.plan.groups import solve_groups
 from jaxq.plan.islands import islands_of, names_of
@@ -48,7 +49,8 @@ class Plan:
     name, how its kernel is quantized. islands: by an op's name, why it runs in floating point. requantized: the (op,
     operand) pairs that need a QUANTIZE before. storage: by an op's name, the type of its kernel in the file, where it
     is not float32.
-    arithmetic: by an op's name, how the device computes it.
+    arithmetic: by an op's name, how the device computes it. findings: what calibrated ranges cannot hold; none before
+    calibration.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Plan:
     requantized: frozenset[tuple[str, int]] = frozenset()
     storage: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     def group(self, value: int) -> Group | None:
         """The group of a value of the graph; None for a float."""
