@@ -178,7 +178,7 @@ def _finding(
 ) -> Finding:
     name = plan.group_of[site]
     bits = plan.groups[name].scheme.bits
-    wide = bits == 8 and target_named(plan.recipe.target).wide and 256 * min(s for _, s in kept) >= LEAST
+    wide = bits == 8 and target_named(plan.recipe.target).int16 and 256 * min(s for _, s in kept) >= LEAST
     return Finding(kind, site, name, step, bits, kept, of, place, wide, offset)
 
 
