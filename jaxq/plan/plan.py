@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 
 from jaxq.errors import RecipeError
+from jaxq.gradients.backward import Backward, backward_for, check_backward_rules
 from jaxq.graph import Graph, Op, verify
 from jaxq.ops import OPS
 from jaxq.ops.arithmetic import FLOAT32, Arithmetic
@@ -75,6 +76,11 @@ class Plan:
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
 
+    def backward(self, op: Op) -> Backward | None:
+        """How the gradients of an op's product are formed of integers; None for floats."""
+        how = self.recipe.backward
+        return None if how is None else backward_for(how, _names_of(op))
+
     def __str__(self) -> str:
         """The whole plan as text."""
         return plan_text(self)
@@ -97,6 +103,8 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     """
     plan = _run(REWRITES, Plan(recipe, graph))
     check_rules(recipe, dict.fromkeys([*_rule_names(graph), *_rule_names(plan.graph)]))
+    if recipe.backward is not None:
+        check_backward_rules(recipe.backward, dict.fromkeys(n for op in plan.graph.ops for n in _names_of(op)))
     return _run(DECISIONS, plan)
 
 
@@ -235,6 +243,11 @@ def _arithmetic_of(plan: Plan, op: Op) -> Arithmetic:
     if op.name in plan.weights:
         return arithmetic(op, plan.graph, plan.storage[op.name], plan.weights[op.name], bits)
     return unweighted_arithmetic(bits)
+
+
+def _names_of(op: Op) -> tuple[str, str]:
+    """What rules of the backward pass call an op: its name and the user's line, `model.py:29`."""
+    return op.name, op.source.partition(" ")[0]
 
 
 def _rule_names(graph: Graph) -> list[str]:

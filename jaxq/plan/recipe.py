@@ -20,6 +20,7 @@ import msgspec
 
 from jaxq.display.text import did_you_mean, shortened
 from jaxq.errors import RecipeError, UnmatchedRuleError
+from jaxq.gradients.backward import STATELESS, Backward
 from jaxq.plan.target import target_named
 from jaxq.plan.toml_file import read_toml
 
@@ -86,7 +87,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to quantize a model. input, output: the element type at the file's two ends. carrier: what integers ride in
-    while training ("bfloat16" on an accelerator is exact and fast).
+    while training ("bfloat16" on an accelerator is exact and fast). backward: how gradients of contractions are
+    quantized in training, None for float gradients; the forward pass and the file do not depend on it.
     """
 
     name: str = "custom"
@@ -97,6 +99,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     activations: Activations = Activations()
     rules: tuple[Rule, ...] = ()
     carrier: Literal["float32", "bfloat16"] = "float32"
+    backward: Backward | None = None
 
     @property
     def floats(self) -> bool:
@@ -157,6 +160,7 @@ def _convert(values: Mapping[str, Any], where: str) -> Recipe:
 
 def _checked(recipe: Recipe, where: str) -> Recipe:
     target_named(recipe.target)
+    _check_backward(recipe.backward, where)
     for percentile in (
         recipe.activations.percentile,
         *(r.percentile for r in recipe.rules if r.percentile is not None),
@@ -185,6 +189,16 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
             f'is {recipe.output}. Set both to "float32".'
         )
     return recipe
+
+
+def _check_backward(backward: Backward | None, where: str) -> None:
+    rules = () if backward is None else backward.rules
+    for scheme in (r.scheme for r in (backward, *rules) if r is not None):
+        if scheme is not None and scheme not in STATELESS:
+            raise RecipeError(
+                f"In {where}: the scheme {scheme!r} of backward keeps a state from step to step, and a recipe has no "
+                f"place for one. Use one of {', '.join(STATELESS)}, or train in floats with jaxq.int8.training first."
+            )
 
 
 def _suggestion(message: str) -> str:

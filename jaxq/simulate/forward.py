@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxq.gradients.carriers import with_integer_gradients
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
 from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
@@ -109,7 +110,10 @@ class _Run:
 
     def _products(self, op: Op) -> Products:
         """How training forms an op's sums of products."""
-        return Products(self.plan.arithmetic[op.name], self.plan.recipe.carrier)
+        arithmetic, backward = self.plan.arithmetic[op.name], self.plan.backward(op)
+        held = "uint16" if arithmetic.is_int16 else "uint8"
+        gradient = None if backward is None else functools.partial(with_integer_gradients, backward, held)
+        return Products(arithmetic, self.plan.recipe.carrier, gradient)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
         """The weights of an op on floats as the file holds them."""
