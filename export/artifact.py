@@ -20,6 +20,7 @@ from jaxq import __version__
 from jaxq.calibrate import fingerprint
 from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
+from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import joined
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
@@ -34,6 +35,7 @@ from jaxq.export.proof.certificate import (
     FAMILIES,
     FLOAT_TOLERANCE,
     Certificate,
+    Reader,
     Tally,
     certificate,
     compare_families,
@@ -43,12 +45,14 @@ from jaxq.export.proof.certificate import (
     readers,
     tolerance_of,
 )
+from jaxq.export.proof.machines import differ
 from jaxq.export.proof.quality import Quality, doubts, watched
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks, refuse_non_finite
 from jaxq.frontends.core import Bound
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
+from jaxq.plan.target import target_named
 from jaxq.quantize import bind
 from jaxq.simulate.forward import simulate
 
@@ -69,24 +73,38 @@ class Artifact:
     bound: Bound = dataclasses.field(repr=False)
     tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
 
-    def verify(self, batches: Any, *, families: Sequence[str] = FAMILIES, progress: bool = True) -> Certificate:
+    @property
+    def machine(self) -> str:
+        """The machine whose kernels the training forward follows: the recipe's target's."""
+        return target_named(self.frozen.plan.recipe.target).machine
+
+    def verify(
+        self, batches: Any, *, families: Sequence[str] = FAMILIES, machine: str | None = None, progress: bool = True
+    ) -> Certificate:
         """Compare every integer on data: the training forward, our reading of each kernel family, and its runtime.
 
-        `batches`: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
-        `families`: `xnnpack`, `reference`, `tflm` (needs the package tflite-micro). The training forward is compared
-        with our `xnnpack` reading whatever they are. Raises ExportError for an operator that a family lacks.
+        Args:
+          batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
+          families: `xnnpack`, `reference`, `tflm` (needs the package tflite-micro). Each runtime runs here, and is
+            compared with our reading for this machine.
+          machine: whose `xnnpack` kernels the training forward is compared with, as we read them: "aarch64", "x86_64".
+            By default the target's, "aarch64" for `litert`.
+
+        Raises: ExportError for an operator that a family lacks.
         """
+        machine = machine or self.machine
         if one_by_one(self.program):
-            return self._verify_each(batches, families)
+            return self._verify_each(batches, families, machine)
         if self.frozen.plan.recipe.floats:
             return self._verify_floats(batches, families)
         ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
+        trained = self._reader(machine) or ours["xnnpack"]
         tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
             task = shown.add_task("verifying", total=None)
             for chunk in chunks(self.bound, batches, "verify on"):
                 integers, file_inputs = self.forward(chunk)
-                found = ours["xnnpack"](*file_inputs)
+                found = trained(*file_inputs)
                 for name, index in self.recorded():
                     simulated.add(name, integers[name], np.asarray(found[index]))
                 compare_families(self.data, self.program, file_inputs, ours, tallies)
@@ -94,7 +112,7 @@ class Artifact:
                 shown.update(task, description=f"verifying: {examples} examples")
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, simulated, self.frozen.plan.graph)
+        return certificate(examples, tallies, simulated, self.frozen.plan.graph, self.program, machine)
 
     def _verify_floats(self, batches: Any, families: Sequence[str]) -> Certificate:
         """The training forward against LiteRT, within `FLOAT_TOLERANCE` of each tensor's largest number."""
@@ -110,27 +128,34 @@ class Artifact:
             examples += len(file_inputs[0])
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, None, None)
+        return certificate(examples, tallies, None, None, self.program)
 
-    def _verify_each(self, batches: Any, families: Sequence[str]) -> Certificate:
+    def _reader(self, machine: str) -> Reader | None:
+        """Our `xnnpack` reading for a machine, None where this one's is the same."""
+        apart = differ(self.program, machine, this_machine())
+        return readers(self.program, ["xnnpack"], machine)["xnnpack"] if apart else None
+
+    def _verify_each(self, batches: Any, families: Sequence[str], machine: str) -> Certificate:
         """Our reading of each family against its runtime, and the training forward against XNNPACK: every op on the
         runtime's own numbers, within its tolerance.
         """
         ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
-        makers = {index: op for op in self.program.operators for index in op.outputs}
+        makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
         for chunk in chunks(self.bound, batches, "verify on"):
             theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True)
             assert isinstance(theirs, dict)
             found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
+            wanted = theirs if trained is None else trained(theirs)
             for name, index in self.recorded():
                 if name in found and index in makers:
-                    simulated.add(name, found[name], theirs[index], tolerance_of(makers[index], self.program))
+                    tolerance = tolerance_of(makers[index], self.program)
+                    simulated.add(name, found[name], np.asarray(wanted[index]), tolerance)
             compare_families(self.data, self.program, file_inputs, ours, tallies)
             examples += len(file_inputs[0])
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         loose = loose_sites(self.frozen.plan)
-        proof = certificate(examples, tallies, simulated, None)
+        proof = certificate(examples, tallies, simulated, None, self.program, machine)
         return dataclasses.replace(proof, exact_sites=frozenset(simulated.differing) - loose, table_sites=loose)
 
     def run(self, *inputs: Any) -> list[np.ndarray]:

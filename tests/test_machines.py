@@ -10,16 +10,24 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxq
+import jaxq.export
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels.machine import MACHINES, machine_named, this_machine
-from jaxq.export.evaluate.kernels.xnnpack import BY_MACHINE, differs_by_machine, kernels
+from jaxq.export.evaluate.kernels.xnnpack import BY_MACHINE, differs, kernels
 from jaxq.export.evaluate.program import evaluate
 from jaxq.export.flatbuffer.read import read
+from jaxq.graph import Op
 from jaxq.numerics.fixed_point import rescale_half_up, rescale_once
+from jaxq.ops import step_of
+from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.precision import unweighted_arithmetic
+from jaxq.plan.recipe import SHIPPED
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "aarch64.npz")
 NAMES = sorted({key.split(":")[0] for key in GOLDEN.files})
@@ -45,9 +53,9 @@ def test_every_integer_of_an_emulated_arm_chip(name: str) -> None:
 def test_x86_has_other_integers_where_the_table_says_so(name: str) -> None:
     """The golden numbers tell the two machines apart, so that a kernel of the wrong one fails."""
     program = read(GOLDEN[f"{name}:model"].tobytes())
-    differs = differs_by_machine(program.operators[0], program.tensors)
-    assert bool((computed(name, "x86_64") != GOLDEN[f"{name}:out"]).any()) == differs
-    assert differs != name.endswith("everywhere")
+    apart = differs(program.operators[0], program.tensors, MACHINES["aarch64"], MACHINES["x86_64"])
+    assert bool((computed(name, "x86_64") != GOLDEN[f"{name}:out"]).any()) == apart
+    assert apart != name.endswith("everywhere")
 
 
 @pytest.mark.parametrize("shift", [-31, -30, -17, -2, -1, 0, 1, 7])
@@ -91,3 +99,60 @@ def test_load_takes_a_machine(tmp_path: Path) -> None:
     assert (np.asarray(x86(x, machine="aarch64")[0]) == wanted).all()
     with pytest.raises(ExportError, match="No machine 'arm'"):
         jaxq.load(path, machine="arm")
+
+
+# --- training follows the target's machine --------------------------------------------------------------------------
+
+
+class Small(nnx.Module):
+    """A convolution of nine taps and a product of two branches: each kind that training rounds by machine."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.left, self.right = (nnx.Conv(3, 8, (3, 3), rngs=rngs) for _ in range(2))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.left(x) * self.right(x)
+
+
+IMAGES = np.random.default_rng(0).uniform(0, 1, (64, 12, 12, 3)).astype(np.float32)
+
+
+def exported(recipe: str, target: str) -> jaxq.export.Artifact:
+    chosen = msgspec.structs.replace(SHIPPED[recipe], target=target)
+    qmodel = jaxq.quantize(Small(nnx.Rngs(0)), chosen, IMAGES[:1])
+    jaxq.calibrate(qmodel, [IMAGES], progress=False)
+    return jaxq.export.to_tflite(qmodel, progress=False)
+
+
+@pytest.mark.parametrize("recipe", ["int4", "int16x8"])
+@pytest.mark.parametrize(
+    ("target", "machine", "other"), [("litert", "aarch64", "x86_64"), ("litert-x86", "x86_64", "aarch64")]
+)
+def test_training_follows_the_target_s_machine(recipe: str, target: str, machine: str, other: str) -> None:
+    artifact = exported(recipe, target)
+    proof = artifact.verify(IMAGES, families=("xnnpack",), progress=False)
+    assert (proof.ok, proof.machine, proof.compared_integers > 10**5) == (True, machine, True), str(proof)
+    assert f"training forward, {machine}: 0 of" in str(proof)
+    wrong = artifact.verify(IMAGES, families=("xnnpack",), machine=other, progress=False)
+    assert not wrong.ok and wrong.simulation_differing > 0 and wrong.differing_integers == {"xnnpack": 0}
+    assert f"integers are those of {machine}; other machines differ by a step in some of: CONV_2D 2" in str(
+        artifact.frozen.plan
+    )
+    known = proof.as_dict()["machines"]
+    assert known[this_machine()] == {"ran": True, "derived_operators": 0, "modelled_operators": {}}
+    apart = {"CONV_2D": 2, "MUL": 1} if recipe == "int4" else {"CONV_2D": 2}
+    assert known["aarch64" if this_machine() == "x86_64" else "x86_64"]["modelled_operators"] == apart
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+def test_products_in_training_are_the_machine_s(machine: str) -> None:
+    """Scales of powers of two, where every other product is a tie: 0.5 times 0.25 on a grid of 0.25."""
+    a, b = (np.arange(-128, 128, dtype=np.float32)[s] for s in (np.s_[:, None], np.s_[None, :]))
+    op = Op("MUL", "mul", (0, 1), (2,), {}, "")
+    rule, one = step_of("MUL", unweighted_arithmetic(op, machine, 8)), jnp.float32(0)
+    assert rule is not None
+    carriers = [Carrier(jnp.asarray(q), jnp.float32(s), one) for q, s in ((a, 0.5), (b, 0.25))]
+    steps = jnp.round(rule(op, *carriers, scale=jnp.float32(0.25), zero_point=one))
+    exact = a.astype(np.float64) * b / 2
+    wanted = np.floor(exact + 0.5) if machine == "aarch64" else np.rint(exact)
+    assert (np.asarray(steps) == wanted).all()

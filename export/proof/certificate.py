@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import floats, hybrid
-from jaxq.export.evaluate.kernels.machine import this_machine
+from jaxq.export.evaluate.kernels.machine import PHONE, this_machine
 from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
 from jaxq.export.program import Operator, Program
+from jaxq.export.proof.machines import Known, by_machine, text
 from jaxq.export.runtimes.litert import run, runtime_version
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
@@ -77,6 +78,7 @@ class Certificate:
     """What was compared and what differed.
 
     exact_sites: activations upon which no table op acts. table_sites: results of table ops of exact inputs.
+    machine: whose kernels the training forward was compared with. machines: what is known of each machine.
     """
 
     examples: int
@@ -85,6 +87,8 @@ class Certificate:
     simulation: Tally | None
     exact_sites: frozenset[str]
     table_sites: frozenset[str] = frozenset()
+    machine: str = PHONE
+    machines: Mapping[str, Known] = dataclasses.field(default_factory=dict)
 
     @property
     def tolerance(self) -> float:
@@ -128,8 +132,10 @@ class Certificate:
             "runtime": self.runtime,
             "differing_integers": self.differing_integers,
             "compared_integers": self.compared_integers,
+            "machines": {name: known.as_dict() for name, known in self.machines.items()},
             "first_divergent": {name: tally.first for name, tally in self.families.items()},
             "training_forward": None if simulation is None else {
+                "machine": self.machine,
                 "compared": simulation.compared,
                 "differing": self.simulation_differing,
                 "after_table_ops": {n: c for n, c in simulation.differing.items() if c and n not in self.exact_sites},
@@ -138,13 +144,15 @@ class Certificate:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        """Two to four lines."""
+        """Two to five lines."""
         lines = [f"certificate: {self.examples} examples, {self.runtime}"]
         for name, tally in self.families.items():
             where = f", first in {tally.first}" if tally.total else ""
             lines.append(f"  {name}: {tally.total} of {tally.what} differ{where}")
         if self.simulation is not None:
-            lines.append(f"  training forward: {_simulation_text(self)}")
+            lines.append(f"  training forward, {self.machine}: {_simulation_text(self)}")
+        if self.machines:
+            lines.append(f"  machines: {text(self.machines)}")
         return "\n".join(lines)
 
 
@@ -283,8 +291,14 @@ def new_tallies(families: Iterable[str] = FAMILIES) -> dict[str, Tally]:
 
 
 def certificate(
-    examples: int, tallies: Mapping[str, Tally], simulation: Tally | None, graph: Graph | None
+    examples: int,
+    tallies: Mapping[str, Tally],
+    simulation: Tally | None,
+    graph: Graph | None,
+    program: Program,
+    machine: str = PHONE,
 ) -> Certificate:
-    """The certificate of finished tallies; `graph` is the training forward's, if that was compared."""
+    """The certificate of finished tallies; `graph` is the training forward's, if that was compared, on `machine`."""
     exact, tables = (frozenset(), frozenset()) if graph is None else (exact_sites(graph), table_sites(graph))
-    return Certificate(examples, runtime_version(tallies), dict(tallies), simulation, exact, tables)
+    known = by_machine(program, this_machine())
+    return Certificate(examples, runtime_version(tallies), dict(tallies), simulation, exact, tables, machine, known)

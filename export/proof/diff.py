@@ -21,11 +21,13 @@ from jaxq.analyze.diff import refuse_floats
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact, to_tflite
+from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.load import evaluated_program
 from jaxq.export.program import Program, describe
 from jaxq.export.proof.certificate import FAMILIES, Reader, exact_sites, refuse_aborting, table_sites, whole_readers
 from jaxq.export.proof.contents import Change, changes
 from jaxq.export.proof.divergence import ANYTHING, Divergence, Link, Values, Watch
+from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks
 from jaxq.quantize import bind
@@ -121,6 +123,8 @@ class _Chain:
         self.copies = {} if path is None else {f: Watch(MODEL, read, f, self.file) for f in FAMILIES}
         self.runs = {family: Watch(read, on, family, self.file) for family in FAMILIES}
         self.readers = whole_readers(self.model)
+        apart = differ(self.model, artifact.machine, this_machine())
+        self.trained = whole_readers(self.model, ["xnnpack"], artifact.machine)["xnnpack"] if apart else None
         self.file_readers = self.readers if path is None else whole_readers(self.file)
 
     @property
@@ -131,8 +135,9 @@ class _Chain:
         """Compare a batch whose first example has the number `start`."""
         integers, inputs = self.artifact.forward(arrays)
         ours = {family: _read(reader, self.model, inputs) for family, reader in self.readers.items()}
+        trained = ours["xnnpack"] if self.trained is None else _read(self.trained, self.model, inputs)
         for name, index in self.artifact.recorded():
-            self.training.add(index, integers[name], ours["xnnpack"], start)
+            self.training.add(index, integers[name], trained, start)
         for family, run in self.runs.items():
             theirs = _read(self.file_readers[family], self.file, inputs) if self.copies else ours[family]
             if self.copies:

@@ -59,7 +59,7 @@ def verify(
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies)
         examples += _examples(program, batch)
-    proof = certificate(examples, tallies, None, None)
+    proof = certificate(examples, tallies, None, None, program)
     differing = [(family, name, count, tally.largest[name]) for family, tally in tallies.items()
                  for name, count in tally.differing.items() if count]  # fmt: skip
     return Result(

@@ -119,4 +119,6 @@ def step_of(kind: str, how: Arithmetic) -> Callable[..., Any] | None:
     """The integer rule of a kind of op in an arithmetic; None where its float meaning is the integer one."""
     if how.is_int16 and kind in builtin_ops.STEPS:
         return builtin_ops.STEPS[kind]
+    if how.requantize == "rndnu":
+        return builtin_ops.mul_rndnu
     return OPS[kind].step

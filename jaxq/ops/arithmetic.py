@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Requantization = Literal["float32", "half up", "half away", "15 bits"]
+Requantization = Literal["float32", "half up", "half away", "once", "rndnu", "15 bits"]
 Dynamic = Literal["row", "example", "vectors"]
 
 
@@ -19,7 +19,9 @@ class Arithmetic:
       requantize: how an int32 sum comes to the output's scale.
         "float32": one multiplication by a float32 number, ties to even (XNNPACK).
         "half up": a multiplier of 31 bits, rounded in the multiplication and, half up, in the shift (ruy, NEON).
-        "half away": the same, but the shift rounds half away from zero (gemmlowp).
+        "once": a multiplier of 31 bits, one rounding, half up, of the 64-bit product (ruy on aarch64).
+        "rndnu": the product by the 24 bits of a float32 number, one rounding, half up (XNNPACK's MUL on aarch64).
+        "half away": as "half up", but the shift rounds half away from zero (gemmlowp).
         "15 bits": a multiplier of 15 bits, one rounding half up (TFLite's kernels with an int64 bias).
       dynamic: for int8 weights and float32 activations, what shares a range when the device makes integers of its
         input as it runs: each "row" or each "example" by XNNPACK, each example by TFLite's "vectors" kernel. None for
@@ -44,7 +46,7 @@ class Arithmetic:
     @property
     def rounds_bounds_away(self) -> bool:
         """Whether the bounds of a fused activation round half away from zero, as TFLite's builtin kernels do."""
-        return self.requantize != "float32"
+        return self.requantize not in ("float32", "rndnu")
 
     @property
     def largest_bias(self) -> float:

@@ -24,6 +24,7 @@ from jaxq.numerics.fixed_point import (
     rescale_by_15_bits,
     rescale_half_away,
     rescale_half_up,
+    rescale_once,
     srdhm,
 )
 from jaxq.numerics.rounding import straight_through, true_divide
@@ -64,6 +65,7 @@ REQUANTIZE: dict[str, Callable[..., Array]] = {
     "float32": _in_float32,
     "half away": by_multiplier(rescale_half_away),
     "half up": by_multiplier(rescale_half_up),
+    "once": by_multiplier(rescale_once),
 }
 
 
@@ -110,14 +112,19 @@ def aligned(x: Array, q: Array, shift: Array, once: Any) -> Array:
     return twice if once is False else jnp.where(once, srdhm(x << (ADD_SHIFT + shift), q), twice)
 
 
-def mul(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
-    """`q_a q_b` by the multiplier of the float32 number `f32(s_a s_b) / s_y`."""
-    ratio = true_divide(a.scale * b.scale, scale)
-    q_a, q_b = _integers(a.q, b.q)
-    one = jnp.ones_like(scale)
-    return straight(
-        a.q * b.q * ratio, rescale_half_away(q_a * q_b, *quantized_ratio(lax.stop_gradient(ratio), one, one))
-    )
+def product(rescale: Callable[..., Array]) -> Callable[..., Array]:
+    """Rule of MUL: `q_a q_b` by the multiplier of the float32 number `f32(s_a s_b) / s_y`."""
+
+    def rule(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
+        ratio = true_divide(a.scale * b.scale, scale)
+        q_a, q_b = _integers(a.q, b.q)
+        one = jnp.ones_like(scale)
+        return straight(a.q * b.q * ratio, rescale(q_a * q_b, *quantized_ratio(lax.stop_gradient(ratio), one, one)))
+
+    return rule
+
+
+mul_rndnu = product(rescale_once)
 
 
 def mean(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
@@ -171,7 +178,7 @@ STEPS: dict[str, Callable[..., Array]] = {
     "AVERAGE_POOL_2D": average_pool_2d,
     "LOGISTIC": looked_up(compute.logistic, lut_int16.logistic, lut_int16.multiplier),
     "MEAN": mean,
-    "MUL": mul,
+    "MUL": product(rescale_half_away),
     "SOFTMAX": looked_up(compute.softmax, lut_int16.softmax, lut_int16.softmax_multiplier),
     "SUB": sub,
     "TANH": looked_up(compute.tanh, lut_int16.tanh, lut_int16.multiplier),

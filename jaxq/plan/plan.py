@@ -240,9 +240,10 @@ def _arithmetic_of(plan: Plan, op: Op) -> Arithmetic:
         dynamic = plan.recipe.activations.dynamic and not rule_for(plan.recipe, [op.name]).float
         return (dynamic_arithmetic(op, plan.graph) if dynamic else None) or FLOAT32
     bits = next((group.scheme.bits for v in op.outputs if (group := plan.group(v)) is not None), 8)
+    machine = target_named(plan.recipe.target).machine
     if op.name in plan.weights:
-        return arithmetic(op, plan.graph, plan.storage[op.name], plan.weights[op.name], bits)
-    return unweighted_arithmetic(bits)
+        return arithmetic(op, plan.graph, plan.storage[op.name], plan.weights[op.name], machine, bits)
+    return unweighted_arithmetic(op, machine, bits)
 
 
 def _names_of(op: Op) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container, Mapping
 
 import jax.numpy as jnp
@@ -25,13 +26,26 @@ def storage(op: Op, scheme: Scheme, target: Target) -> str:
     return "int4" if packed else "int8"
 
 
-def arithmetic(op: Op, graph: Graph, stored: str, scheme: Scheme, bits: int = 8) -> Arithmetic:
+VECTOR_CHANNELS, VECTOR_PRODUCTS = 4, 8  # the least that TFLite multiplies by one vector without ruy
+
+
+def arithmetic(op: Op, graph: Graph, stored: str, scheme: Scheme, machine: str, bits: int = 8) -> Arithmetic:
     """How the device computes an op with integer weights: as XNNPACK does, or in one of TFLite's builtin ways.
 
     XNNPACK takes int4 weights of a FULLY_CONNECTED with an even number of inputs, of no convolution, and no activations
-    of 16 bits. `stored` is the type of the weights in the file, `bits` the width of the activations.
+    of 16 bits. `stored` is the type of the weights in the file, `bits` the width of the activations. What ruy
+    multiplies is rounded once on the machine "aarch64", twice on "x86_64".
     """
-    return Arithmetic(bits, scheme.bits, _requantization(op, graph, stored, bits))
+    how = _requantization(op, graph, stored, bits)
+    by_ruy = how == "half up" and not (bits == 8 and _is_vector(op, graph))
+    return Arithmetic(bits, scheme.bits, "once" if by_ruy and machine == "aarch64" else how)
+
+
+def _is_vector(op: Op, graph: Graph) -> bool:
+    """Whether an example has one row of results, which TFLite multiplies by itself (cpu_backend_gemm_custom_gemv.h)."""
+    rows, weights = graph.avals[op.outputs[0]].shape[1:-1], graph.avals[op.inputs[1]].shape
+    enough = weights[-1] >= VECTOR_CHANNELS and math.prod(weights[:-1]) >= VECTOR_PRODUCTS
+    return math.prod(rows) == 1 and enough
 
 
 def _requantization(op: Op, graph: Graph, stored: str, bits: int) -> Requantization:
@@ -43,9 +57,11 @@ def _requantization(op: Op, graph: Graph, stored: str, bits: int) -> Requantizat
     return "float32" if stored == "int8" or (dense and _inputs(op, graph) % 2 == 0) else "half up"
 
 
-def unweighted_arithmetic(bits: int) -> Arithmetic:
+def unweighted_arithmetic(op: Op, machine: str, bits: int) -> Arithmetic:
     """How the device computes an op on integers that has no weights: by XNNPACK, or of 16 bits by TFLite."""
-    return Arithmetic(bits, requantize="half away" if bits == 16 else "float32")
+    if bits == 16:
+        return Arithmetic(bits, requantize="half away")
+    return Arithmetic(bits, requantize="rndnu" if (op.kind, machine) == ("MUL", "aarch64") else "float32")
 
 
 def dynamic_arithmetic(op: Op, graph: Graph) -> Arithmetic | None:

@@ -24,8 +24,9 @@ class Target:
     run floats between integers. packed: op kinds whose weights of 4 bits it reads two in a byte; of others they are
     stored as int8. one_scale: those whose weights have one scale for all channels. rewritten: kinds that other ops
     stand for though it has the operator, which it takes in few sizes. int16: whether it takes activations of 16 bits
-    with weights of 8. evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document that
-    `source` names, or "inferred".
+    with weights of 8. machine: whose kernels of LiteRT the training forward computes, where they differ (MUL, and what
+    ruy multiplies): "aarch64" rounds once, "x86_64" twice, as TFLite Micro does. evidence: "measured" on the runtime or
+    compiler in the tests, by the "vendor" document that `source` names, or "inferred".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Target:
     one_scale: frozenset[str] = frozenset()
     rewritten: frozenset[str] = frozenset()
     int16: bool = False
+    machine: str = "x86_64"
     source: str = ""
     evidence: str = "vendor"
 
@@ -122,15 +124,16 @@ def _ethos(name: str, title: str, operators: frozenset[str]) -> Target:
     )  # fmt: skip
 
 
+def _litert(name: str, title: str, machine: str) -> Target:
+    return Target(
+        name, title, packed=frozenset({"CONV_2D", "FULLY_CONNECTED"}), int16=True, machine=machine,
+        source="google-ai-edge/LiteRT, tflite/kernels/register.cc", evidence="measured",
+    )  # fmt: skip
+
+
 TARGETS: dict[str, Target] = {
-    "litert": Target(
-        "litert",
-        "LiteRT on a CPU (XNNPACK)",
-        packed=frozenset({"CONV_2D", "FULLY_CONNECTED"}),
-        int16=True,
-        source="google-ai-edge/LiteRT, tflite/kernels/register.cc",
-        evidence="measured",
-    ),
+    "litert": _litert("litert", "LiteRT on a CPU (XNNPACK)", "aarch64"),
+    "litert-x86": _litert("litert-x86", "LiteRT on a 64-bit x86 CPU (XNNPACK)", "x86_64"),
     "tflm": Target(
         "tflm",
         "TensorFlow Lite for Microcontrollers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from jaxq.plan.decompositions import FORMS
@@ -9,6 +10,7 @@ from jaxq.plan.mean_of_squares import SQUARES
 from jaxq.plan.target import target_named
 
 if TYPE_CHECKING:
+    from jaxq.graph import Op
     from jaxq.plan.groups import Group
     from jaxq.plan.plan import Plan
 
@@ -30,7 +32,25 @@ def plan_text(plan: Plan) -> str:
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
     if plan.findings:
         lines += [f"precision ({len(plan.findings)})", *(f"  {f}. {f.remedy}" for f in plan.findings)]
-    return "\n".join([*lines, _verdict(plan)])
+    return "\n".join([*lines, *_machine_note(plan), _verdict(plan)])
+
+
+def _machine_note(plan: Plan) -> list[str]:
+    """What other processors than the target's round differently, where it is one of LiteRT's."""
+    kinds = [op.kind for op in plan.graph.ops if _differs_by_machine(plan, op)]
+    if not kinds or not plan.recipe.target.startswith("litert"):
+        return []
+    machine, counts = target_named(plan.recipe.target).machine, Counter(kinds)
+    ops = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))
+    return [f"integers are those of {machine}; other machines differ by a step in some of: {ops}"]
+
+
+def _differs_by_machine(plan: Plan, op: Op) -> bool:
+    how = plan.arithmetic.get(op.name)
+    if op.name in plan.islands or how is None or how.is_float:
+        return False
+    eight = op.kind in ("MUL", "SOFTMAX") and how.bits == 8
+    return eight or how.requantize == "once" or (how.requantize == "half up" and plan.recipe.target == "litert-x86")
 
 
 def _form_text(form: str) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from jaxq.export.evaluate.kernels.xnnpack import differs_by_machine  # noqa: E402
+from jaxq.export.evaluate.kernels.xnnpack import by_machine  # noqa: E402
 from jaxq.export.evaluate.program import each_operator, run_time_tensors  # noqa: E402
 from jaxq.export.flatbuffer.read import read  # noqa: E402
 from jaxq.export.flatbuffer.write import write  # noqa: E402
@@ -99,7 +99,7 @@ def compare(source: pathlib.Path, targets: dict[str, pathlib.Path]) -> dict[tupl
 
 
 def _machines(program: Program, family: str) -> tuple[str, ...]:
-    apart = any(differs_by_machine(op, program.tensors) for op in program.operators)
+    apart = any(by_machine(op, program.tensors) for op in program.operators)
     return ("aarch64", "x86_64") if apart and family == "xnnpack" else ("aarch64",)
 
 

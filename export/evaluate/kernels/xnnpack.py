@@ -388,9 +388,16 @@ def kernels(machine: Machine) -> dict[str, Kernel]:
     return {**EVERYWHERE, **{kind: functools.partial(kernel, machine=machine) for kind, kernel in BY_MACHINE.items()}}
 
 
-def differs_by_machine(op: Operator, tensors: Tensors) -> bool:
-    """Whether machines have different arithmetic for an operator of integers: `Machine` says which."""
+def by_machine(op: Operator, tensors: Tensors) -> str | None:
+    """The field of `Machine` that an operator of integers is computed by; None where all machines have one kernel."""
     if op.kind in ("MUL", "SOFTMAX"):
-        return source(op, tensors).dtype in ("int8", "uint8")
-    by_ruy = op.kind in BUILTIN_CONTRACTIONS and _is_builtin(op, tensors) and not _is_reference(op, tensors)
-    return by_ruy and not _is_vector(op, tensors)
+        field = "exact_products" if op.kind == "MUL" else "softmax"
+        return field if source(op, tensors).dtype in ("int8", "uint8") else None
+    builtin = op.kind in BUILTIN_CONTRACTIONS and _is_builtin(op, tensors) and not _is_reference(op, tensors)
+    return "rescale" if builtin and not _is_vector(op, tensors) else None
+
+
+def differs(op: Operator, tensors: Tensors, a: Machine, b: Machine) -> bool:
+    """Whether two machines have different arithmetic for an operator."""
+    field = by_machine(op, tensors)
+    return field is not None and getattr(a, field) != getattr(b, field)
