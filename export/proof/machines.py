@@ -52,12 +52,11 @@ def _both(a: str, b: str) -> tuple[Machine, Machine]:
 
 
 def text(known: Mapping[str, Known]) -> str:
-    """One line."""
-    parts = []
-    for name, machine in known.items():
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in machine.modelled.items())
-        follows = f"follows from equal kernels of {machine.derived:,} operators" + (
-            f", modelled: {kinds}" if kinds else ""
-        )
-        parts.append(f"{name} {'ran' if machine.ran else follows}")
-    return "; ".join(parts)
+    """One line: the machine that ran, then what follows for each other."""
+    ran = [f"{name} ran" for name, machine in known.items() if machine.ran]
+    return "; ".join([*ran, *(_follows(name, machine) for name, machine in known.items() if not machine.ran)])
+
+
+def _follows(name: str, machine: Known) -> str:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in machine.modelled.items())
+    return f"{name} follows" + (f" but for {kinds} (modelled)" if kinds else "")
