@@ -28,7 +28,7 @@ from jax import lax
 
 import jaxq
 from jaxq.gradients import products, taps
-from jaxq.gradients.choice import GPU_PRODUCTS, carrier_dtype
+from jaxq.gradients.choice import carrier_dtype
 from jaxq.gradients.contraction import contraction
 from jaxq.gradients.geometry import Geometry, geometry
 
@@ -175,7 +175,7 @@ def dots(options: argparse.Namespace) -> None:
     even = {k: f"{n} ({n**3:.1e} multiply-adds)" for k, n in first.items()}
     print(
         f"  break-even: int8 alone from {even.get('int8', 'no size')}, with the rounding from "
-        f'{even.get("rounded", "no size")}; compute="auto" takes int8 from {GPU_PRODUCTS:.1e}'
+        f'{even.get("rounded", "no size")}; compute="auto" takes carriers on a GPU'
     )
 
 

@@ -5,9 +5,7 @@
 | CPU | matrix products | int8 | 0.55-0.87 of float32's time (256 to 2,048, VNNI) |
 | CPU | convolutions, one group | int8 | 0.21-0.92 |
 | CPU | grouped convolutions | carriers | int8 takes 1.16-1.18 of float32's time |
-| GPU | matrix products of `GPU_PRODUCTS` multiply-adds or more, sizes multiples of 16 | int8 | below it bfloat16 wins |
-| GPU | convolutions of that size, one group | int8, a sum over taps | XLA has no integer convolution on a GPU |
-| GPU | all others | carriers | |
+| GPU | all | carriers | int8 with its rounding ran at 0.24-0.83 of bfloat16's rate on an H200 (1,024 to 8,192) |
 | TPU | matrix products; convolutions | int8; carriers | not measured |
 
 `benchmarks/int8_training.py` and `benchmarks/int8_gpu.py` print the figures.
@@ -15,17 +13,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxq.gradients.geometry import Geometry
-
-# Multiply-adds from which an int8 product on a GPU is faster than a bfloat16 one; each size a multiple of GPU_MULTIPLE.
-GPU_PRODUCTS = 1_000_000_000
-GPU_MULTIPLE = 16
 
 # The longest sum of products of int8 that an int32 holds whatever they are: 2^31 / 127^2.
 LONGEST_SUM = (2**31 - 1) // 127**2
@@ -51,23 +44,7 @@ def way_for(shape: Geometry, which: int, compute: str) -> str:
         return "taps" if backend == "gpu" and shape.kind == "conv_general_dilated" and taps_fit(shape) else "int8"
     if backend == "cpu":
         return "int8" if shape.groups == 1 else "carriers"
-    if backend == "gpu":
-        return _on_gpu(shape)
-    return "int8" if shape.kind == "dot_general" else "carriers"
-
-
-def _on_gpu(shape: Geometry) -> str:
-    if math.prod(shape.sum_lengths) < GPU_PRODUCTS or any(n % GPU_MULTIPLE for n in _inner_sizes(shape)):
-        return "carriers"
-    if shape.kind == "dot_general":
-        return "int8"
-    return "taps" if taps_fit(shape) else "carriers"
-
-
-def _inner_sizes(shape: Geometry) -> tuple[int, ...]:
-    """The sizes of the matrix products: summed over in y, dX and dW; of a convolution, of one tap."""
-    inner, outer, rows = shape.sum_lengths
-    return inner // shape.window, outer // shape.window, rows
+    return "int8" if backend == "tpu" and shape.kind == "dot_general" else "carriers"
 
 
 def taps_fit(shape: Geometry) -> bool:
