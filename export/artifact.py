@@ -31,6 +31,7 @@ from jaxq.export.lowering.freeze import CALIBRATE_AGAIN, Frozen, freeze
 from jaxq.export.lowering.lower import lower
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
+from jaxq.export.proof.bounds import accumulator_bounds
 from jaxq.export.proof.certificate import (
     FAMILIES,
     FLOAT_TOLERANCE,
@@ -381,5 +382,6 @@ def _manifest(
         "inputs": inputs,
         "outputs": outputs,
         "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},
+        "accumulators": accumulator_bounds(frozen),
         "certificate": None if proof is None else proof.as_dict(),
     }

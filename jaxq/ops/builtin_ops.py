@@ -140,7 +140,7 @@ def mean(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
 def average_pool_2d(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
     """`(sum +- n / 2) / n` in integers: ties away from zero."""
     real = compute.average_pool_2d(op, x.q)
-    total = compute.window_sum(op, lax.stop_gradient(x.q)).astype(jnp.int32)  # below 2^24 for windows up to 512
+    total = compute.window_sum(op, lax.stop_gradient(x.q).astype(jnp.int32))
     count = jnp.asarray(compute.window_count(op, x.q)).astype(jnp.int32)
     half = jnp.where(total > 0, count // 2, -(count // 2))
     return straight(real, lax.div(total + half, jnp.broadcast_to(count, jnp.shape(total))))

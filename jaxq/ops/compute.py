@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxq.graph import Op
@@ -105,7 +106,7 @@ def select(op: Op, condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Arra
 
 def window_sum(op: Op, x: jax.Array) -> jax.Array:
     """Sums over the windows of a pooling op, padded with zeros."""
-    return lax.reduce_window(x, 0.0, lax.add, *_window(op))
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *_window(op))
 
 
 def average_pool_2d(op: Op, x: jax.Array) -> jax.Array:

@@ -1,7 +1,9 @@
 """Sums of products of carriers: the one function through which every contraction of the training forward goes.
 
 A carrier is an integer held in a float array. A float32 sum of products of carriers is the kernel's int32 accumulator
-as long as no partial sum passes 2^24, in whatever order it is formed.
+as long as no partial sum passes 2^24, in whatever order it is formed. Partial sums are bounded by the number of
+products; sums that can be too long are formed in parts, each exact, which are added in int32, unless the weights at
+hand bound them too (decision 011).
 
 `contract` is also the seam for other ways to compute a product. `Products.gradient` is the one hook: a function that
 takes the place of `Product.of` wherever a gradient is taken, with a derivative of its own (`jax.custom_vjp`), such as
@@ -11,14 +13,22 @@ one that quantizes the cotangent. It changes gradients and never the integers of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxq.numerics.rounding import straight_through
 from jaxq.ops.arithmetic import Arithmetic
+
+EXACT = 2**24  # float32 holds every integer up to this magnitude
+REACH = 255  # the largest magnitude of a carrier of 8 bits
+BYTE, NIBBLE = 256, 16  # bases of the digits that carriers are split into
 
 
 class Product(NamedTuple):
@@ -28,10 +38,13 @@ class Product(NamedTuple):
       of: `of(x, w)`, the float32 sums. The reduction runs over the last axis of x and the last axis but one of w, and
         for a convolution over its taps too.
       terms: the number of products in the longest sum.
+      of_activations: whether w holds activations, as the right-hand side of a BATCH_MATMUL does, and not weights whose
+        last axis is the output channels.
     """
 
     of: Callable[[Array, Array], Array]
     terms: int
+    of_activations: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +82,7 @@ def contract(
     w: Float[Array, "..."],
     bias: Float[Array, "..."] | float = 0.0,
 ) -> Accumulator:
-    """`sum x w + bias` of carriers, with straight-through gradients for all three.
+    """`sum x w + bias` of carriers, exact for every input, with straight-through gradients for all three.
 
     Args:
       product: the contraction.
@@ -79,24 +92,119 @@ def contract(
       bias: integers in the accumulator's steps, float32, broadcast against the sums.
 
     Returns:
-      The accumulator.
+      The accumulator. Beyond int32 it wraps around, as a kernel's does.
     """
-    if how.arithmetic.is_int16:
-        return _of_bytes(product, how, x, w, bias)
-    real = _sums(product, how, x, w) + bias
-    return Accumulator(real, lax.stop_gradient(real).astype(jnp.int32))
+    real = _differentiable(product, how, x, w) + bias
+    if not how.arithmetic.is_int16 and is_bounded(product.terms, REACH, how.arithmetic):
+        return Accumulator(real, _integer(real))
+    total = _exact_sums(product, how, lax.stop_gradient(x), lax.stop_gradient(w)) + _integer(bias)
+    return Accumulator(straight_through(total.astype(jnp.float32), real), total)
 
 
-def _sums(product: Product, how: Products, x: Array, w: Array) -> Array:
+def is_bounded(terms: int, reach: int, how: Arithmetic) -> bool:
+    """Whether no sum of `terms` products of carriers up to `reach` by weights can pass 2^24, whatever the weights."""
+    return terms * reach * (how.largest_weight + 1) <= EXACT
+
+
+def _differentiable(product: Product, how: Products, x: Array, w: Array) -> Array:
+    """The float32 sums that carry the gradient; of 16 bits, of the two bytes, for bfloat16 holds no more."""
+    if not how.arithmetic.is_int16:
+        return _sums(product, how, x, w, how.gradient)
+    high, low = _digits(x, BYTE)
+    return _sums(product, how, high, w, how.gradient) * BYTE + _sums(product, how, low, w, how.gradient)
+
+
+def _sums(
+    product: Product, how: Products, x: Array, w: Array, gradient: Callable[[Product, Array, Array], Array] | None
+) -> Array:
     x, w = x.astype(how.dtype), w.astype(how.dtype)
-    total = product.of(x, w) if how.gradient is None else how.gradient(product, x, w)
+    total = product.of(x, w) if gradient is None else gradient(product, x, w)
     return total.astype(jnp.float32)
 
 
-def _of_bytes(product: Product, how: Products, x: Array, w: Array, bias: Array | float) -> Accumulator:
-    """Of activations of 16 bits: the sums of their upper and of their lower byte, each exact in float32."""
-    low = lax.stop_gradient(x - 256.0 * jnp.round(x * (1.0 / 256.0)))
-    high_sum, low_sum = (_sums(product, how, part, w) for part in ((x - low) * (1.0 / 256.0), low))
-    integers = (lax.stop_gradient(a).astype(jnp.int32) for a in (high_sum, low_sum, jnp.asarray(bias)))
-    i_high, i_low, i_bias = integers
-    return Accumulator(high_sum * 256.0 + low_sum + bias, (i_high << 8) + i_low + i_bias)
+def _integer(x: Array | float) -> Array:
+    return lax.stop_gradient(jnp.asarray(x)).astype(jnp.int32)
+
+
+# --- sums that can pass 2^24 ------------------------------------------------------------------------------------------
+
+
+def _exact_sums(product: Product, how: Products, x: Array, w: Array) -> Array:
+    """The sums in int32, formed in one float32 sum where the numbers at hand allow, else in parts."""
+    if how.arithmetic.is_int16:
+        high, low = (_bounded_sums(product, how, digit, w, BYTE // 2) for digit in _digits(x, BYTE))
+        return (high << 8) + low
+    return _bounded_sums(product, how, x, w, REACH)
+
+
+def _bounded_sums(product: Product, how: Products, x: Array, w: Array, reach: int) -> Array:
+    """int32 sums of carriers up to `reach`.
+
+    Sums that could pass 2^24 by their length are formed in parts. Where reading the weights costs less than adding the
+    parts (a convolution of many pixels), or parts are digits, a bound of the numbers at hand decides first.
+    """
+    whole = functools.partial(_whole, product, how)
+    if is_bounded(product.terms, reach, how.arithmetic):
+        return whole(x, w)
+    in_parts = functools.partial(_in_parts, product, how, reach)
+    read = x.size if product.of_activations else w.size
+    if _slices(product, how.arithmetic, reach, x, w) and math.prod(jax.eval_shape(product.of, x, w).shape) < read:
+        return in_parts(x, w)
+    return lax.cond(largest_sum(product, x, w, reach) <= EXACT, whole, in_parts, x, w)
+
+
+def largest_sum(product: Product, x: Array, w: Array, reach: int) -> Array:
+    """A bound for every partial sum, of the weights for any input up to `reach`; of activations, of the left ones.
+
+    It is right wherever it is at most 2^24: until then its own float32 sum, of magnitudes, is exact, and beyond that it
+    does not fall.
+    """
+    if product.of_activations:
+        return jnp.max(jnp.sum(jnp.abs(x), axis=-1), initial=0.0) * 128.0
+    return jnp.max(jnp.sum(jnp.abs(w), axis=tuple(range(w.ndim - 1))), initial=0.0) * float(reach)
+
+
+def _whole(product: Product, how: Products, x: Array, w: Array) -> Array:
+    return _sums(product, how, x, w, None).astype(jnp.int32)
+
+
+def _in_parts(product: Product, how: Products, reach: int, x: Array, w: Array) -> Array:
+    total = None
+    for factor, part_x, part_w in _parts(product, how.arithmetic, reach, x, w):
+        part = _whole(product, how, part_x, part_w) * jnp.int32(factor)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _parts(product: Product, how: Arithmetic, reach: int, x: Array, w: Array) -> Iterator[tuple[int, Array, Array]]:
+    """Factors and operands whose products add up to that of x and w, each with sums below 2^24.
+
+    Slices of the input channels, where there is one group of them and a tap is few enough products. Else digits: of x
+    for up to 8,192 products, of x and w for as many as int32 holds.
+    """
+    if slices := _slices(product, how, reach, x, w):
+        for start, end in slices:
+            yield 1, lax.slice_in_dim(x, start, end, axis=x.ndim - 1), lax.slice_in_dim(w, start, end, axis=w.ndim - 2)
+        return
+    few = is_bounded(product.terms, NIBBLE, how)
+    w_digits = [(1, w)] if few else list(zip((NIBBLE, 1), _digits(w, NIBBLE), strict=True))
+    for x_factor, x_digit in zip((NIBBLE, 1), _digits(x, NIBBLE), strict=True):
+        yield from ((x_factor * w_factor, x_digit, w_digit) for w_factor, w_digit in w_digits)
+
+
+def _slices(product: Product, how: Arithmetic, reach: int, x: Array, w: Array) -> list[tuple[int, int]]:
+    """Ranges of input channels, of nearly one size, whose sums stay below 2^24; none where they cannot be sliced."""
+    channels = w.shape[-2]
+    taps = product.terms // channels
+    most = EXACT // (reach * (how.largest_weight + 1)) // taps
+    if x.shape[-1] != channels or not most:
+        return []
+    size = -(-channels // -(-channels // most))
+    return [(start, min(start + size, channels)) for start in range(0, channels, size)]
+
+
+def _digits(x: Array, base: int) -> tuple[Array, Array]:
+    """`x = base high + low` with `|low| <= base / 2`, both integers. The gradient is that of the high digit."""
+    low = lax.stop_gradient(x - base * jnp.round(x * (1.0 / base)))
+    return (x - low) * (1.0 / base), low

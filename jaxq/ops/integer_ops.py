@@ -22,7 +22,7 @@ from jaxq.graph import CLIPS, Op
 from jaxq.numerics.rounding import round_away, round_ste, straight_through, true_divide, unfused
 from jaxq.ops import compute
 from jaxq.ops.builtin_ops import REQUANTIZE
-from jaxq.ops.contract import Product, Products, contract
+from jaxq.ops.contract import EXACT, REACH, Product, Products, contract
 
 
 class Carrier(NamedTuple):
@@ -71,7 +71,7 @@ def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
 
 def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array, products: Products) -> Array:
     """`sum q_a q_b * f32(f32(s_a s_b) / s_y)`, b with zero point 0 (XNNPACK batch-matrix-multiply-qs8)."""
-    product = Product(functools.partial(compute.batch_matmul, op), a.q.shape[-1])
+    product = Product(functools.partial(compute.batch_matmul, op), a.q.shape[-1], of_activations=True)
     total = contract(product, products, a.q, b.q)
     return REQUANTIZE[products.arithmetic.requantize](total, a.scale, b.scale, scale)
 
@@ -119,8 +119,18 @@ def mean(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
     n = math.prod(x.q.shape[axis] for axis in op.attrs["axes"])
     ratio = unfused(true_divide(x.scale, scale) * (np.float32(1) / np.float32(n)))  # else XLA cancels the n of `zeros`
     zeros = n * x.zero_point
-    total = jnp.sum(x.q, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"]) + zeros
+    total = _sum_of_stored(op, x, n)
     return round_ste(unfused(total * ratio) + (zero_point - unfused(zeros * ratio))) - zero_point
+
+
+def _sum_of_stored(op: Op, x: Carrier, n: int) -> Array:
+    """The sum of n stored integers, rounded once to float32: in int32 where it can pass 2^24."""
+    axes, keep = op.attrs["axes"], op.attrs["keepdims"]
+    total = jnp.sum(x.q, axis=axes, keepdims=keep) + n * x.zero_point
+    if n * REACH <= EXACT:
+        return total
+    stored = lax.stop_gradient(x.q + x.zero_point).astype(jnp.int32)
+    return straight_through(jnp.sum(stored, axis=axes, keepdims=keep).astype(jnp.float32), total)
 
 
 def average_pool_2d(op: Op, x: Carrier, *, scale: Array, zero_point: Array) -> Array:
