@@ -21,7 +21,7 @@ from jaxq.frontends.core import Bound, Captured
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
-from jaxq.plan.plan import Group, Plan
+from jaxq.plan.plan import Group, Plan, has_weights
 from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind
 from jaxq.range_methods import METHODS as RANGE_METHODS
@@ -233,7 +233,7 @@ def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str,
 
 def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, float]]) -> Ranges:
     ranges: Ranges = {}
-    found = widened(captured.plan, found)
+    found = widened(captured.plan, awakened(captured.plan, jax.tree.leaves(bound.params), found))
     for name, group in captured.plan.groups.items():
         if name in bound.ranges:
             ranges[name] = range_of(group, *found[name])
@@ -257,6 +257,25 @@ def widened(plan: Plan, found: Mapping[str, tuple[float, float]]) -> dict[str, t
             if name != result and {name, result} <= found.keys() and (width := _width(found[name])):
                 factor = max(1.0, LEAST_OPERAND * _width(found[result]) / width)
                 found[name] = (found[name][0] * factor, found[name][1] * factor)
+    return found
+
+
+def awakened(
+    plan: Plan, params: Sequence[Any], found: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The extremes, with those of a tensor that is zero because its weights are still zero (a residual branch whose last
+    scale starts there, a bias times a gate). What is added to a sum gets the greatest magnitude of that sum, either way.
+    """
+    found, ops = dict(found), [op for op in plan.graph.ops if has_weights(op) and plan.group(op.outputs[0])]
+    names = {op.name: plan.group_of[plan.graph.site_names[op.outputs[0]]] for op in ops}
+    silent = [op for op in ops if names[op.name] in found and not _width(found[names[op.name]])]
+    env = weight_values(plan.graph, params) if silent else {}
+    for op in reversed(silent):
+        sums = [r for r in plan.graph.consumers(op.outputs[0]) if r.kind in {"ADD", "SUB"}]
+        group = plan.group(sums[0].outputs[0]) if sums else None
+        if group is not None and group.name in found and not any(np.any(np.asarray(env[v])) for v in op.inputs[1:]):
+            bound = max(map(abs, found[group.name]))
+            found[names[op.name]] = (-bound, bound)
     return found
 
 

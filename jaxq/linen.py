@@ -6,7 +6,7 @@ a quantized module is a Linen module; its variables are the user's collections u
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,10 @@ RANGES = "ranges"
 class QuantizedLinen(linen.Module):
     """A Linen module that computes in integers.
 
-    `init` and `apply` as ever; `variables["ranges"]` are the trained ranges.
+    `init` and `apply` as ever; `variables["ranges"]` are the trained ranges. In every mode BatchNorm computes with its
+    running statistics and leaves them as they are (`mutable=["batch_stats"]` gives them back), for they are folded into
+    the weights that ship; `train=True` and a key for "dropout" turn dropout on. A float phase that trains the
+    statistics runs the module itself.
     """
 
     module: linen.Module
@@ -38,7 +41,8 @@ class QuantizedLinen(linen.Module):
         linen.share_scope(self, self.module)  # the user's variables keep their names
         if self.is_initializing():
             result = self.module(*args, **kwargs)
-            for name, value in initial_ranges(self._captured(self._user(), {}, args, kwargs)).items():
+            keys = {"dropout": jax.random.key(0)}  # for the graph alone, which a key's numbers do not enter
+            for name, value in initial_ranges(self._captured(self._user(), keys, args, kwargs)).items():
                 self.variable(RANGES, name, lambda value=value: value)
             return result
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
@@ -69,12 +73,44 @@ def captured_linen(module: linen.Module, core: Core, user: Any, rngs: Any, args:
 
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
         variables, keys = state
-        # A BatchNorm in training mode writes its statistics; let it, so that the graph shows what it reads.
+        # What a model writes, its cache or its losses, stays inside.
         mutable = [name for name in variables if name != "params"]
-        return module.apply(variables, *args, rngs=keys, mutable=mutable, **kwargs)[0]
+        with linen.intercept_methods(_on_running_statistics):
+            return module.apply(variables, *args, rngs=keys, mutable=mutable, **kwargs)[0]
 
     names = [*leaf_names(user, frozenset(user)), *leaf_names({"rngs": rngs})]
-    return core.capture(fn, ("linen", module), (user, rngs), names, args, kwargs)
+    return core.capture(fn, ("linen", _key(module)), (user, rngs), names, args, kwargs)
+
+
+def _key(value: Any) -> Hashable:
+    """A module, or an attribute of one, as a key of a cache: two with equal keys compute the same. Lists and dicts, of
+    which flax's own models have some, cannot be hashed as they are.
+    """
+    if isinstance(value, linen.Module):
+        fields = [f.name for f in dataclasses.fields(value) if f.init and f.name not in {"parent", "name"}]
+        return type(value), tuple((name, _key(getattr(value, name, None))) for name in fields)
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_key, value))
+    if isinstance(value, Mapping):
+        return type(value), tuple((k, _key(v)) for k, v in value.items())
+    return value if isinstance(value, Hashable) and not _holds_arrays(value) else id(value)
+
+
+def _holds_arrays(value: Any) -> bool:
+    return any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
+
+
+def _on_running_statistics(next_fn: Any, args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
+    """A BatchNorm's call on its running statistics, whatever the model's `train` flag says: these are what ships."""
+    module = context.module
+    if not isinstance(module, linen.BatchNorm) or context.method_name != "__call__":
+        return next_fn(*args, **kwargs)
+    own = module.use_running_average
+    object.__setattr__(module, "use_running_average", True)  # a module is frozen; nobody else sees it before the reset
+    try:
+        return next_fn(*args[:1], **{**kwargs, "use_running_average": None})
+    finally:
+        object.__setattr__(module, "use_running_average", own)
 
 
 class FakeQuant(linen.Module):
@@ -111,7 +147,7 @@ def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
     user = {name: value for name, value in variables.items() if name != RANGES}
 
     def captured(*args: Any, **kwargs: Any) -> Captured:
-        args, kwargs = (args, kwargs) if args or kwargs else qmodule.core.example
+        args, kwargs = qmodule.core.completed(args, kwargs)
         return captured_linen(qmodule.module, qmodule.core, user, {}, args, kwargs)
 
     ranges = {n: {k: jnp.asarray(value) for k, value in r.items()} for n, r in variables.get(RANGES, {}).items()}

@@ -78,7 +78,9 @@ class QuantizedModel(nnx.Module):
                 self.ranges[name][key][...] = array
 
     def train(self, **attributes: Any) -> None:
-        """Training mode for dropout. BatchNorm keeps its running statistics: what trains are the folded weights."""
+        """Training mode for dropout. BatchNorm computes with its running statistics in every mode, for they are folded
+        into the weights that ship. A float phase that trains the statistics runs the model itself, before.
+        """
         self.model.set_attributes(deterministic=False, raise_if_not_found=False, **attributes)
 
 
@@ -111,13 +113,21 @@ def quantize_nnx(model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Map
 
 def bind_nnx(qmodel: QuantizedModel) -> Bound:
     """What calibration and export need of a quantized module."""
-    return Bound(qmodel.core, qmodel.captured, nnx.state(qmodel.model), qmodel.pure_ranges())
+
+    def captured(*args: Any, **kwargs: Any) -> Captured:
+        args, kwargs = qmodel.core.completed(args, kwargs)
+        return qmodel.captured(*args, **kwargs)
+
+    return Bound(qmodel.core, captured, nnx.state(qmodel.model), qmodel.pure_ranges())
 
 
 def _function(graphdef: Any) -> Callable[..., Any]:
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
         before = jax.tree.leaves(state)
         model = nnx.merge(graphdef, state)
+        for _, module in nnx.iter_modules(model):  # what ships are the running statistics, folded into the weights
+            if isinstance(module, nnx.BatchNorm):
+                module.use_running_average = True
         result = model(*args, **kwargs)
         after = jax.tree.leaves(nnx.state(model))
         pairs = enumerate(zip(before, after, strict=True))

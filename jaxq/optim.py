@@ -126,13 +126,27 @@ def _split(tree: Any) -> tuple[Any, list[Any]]:
     """A tree without its ranges and gradients' states (empty nodes in their place), and the ranges in order."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=_apart)
     plain = jax.tree.unflatten(structure, [optax.MaskedNode() if _apart(leaf) else leaf for leaf in leaves])
-    return plain, [leaf for leaf in leaves if is_range(leaf)]
+    return plain, [_unboxed(leaf) for leaf in leaves if is_range(leaf)]
+
+
+def _unboxed(state: Any) -> dict[str, jax.Array]:
+    """The arrays of a range, whatever boxes they are in: nnx.Variable, flax.linen's Partitioned."""
+    return {key: jax.tree.leaves(box)[0] for key, box in state.items()}
+
+
+def _boxed(like: Any, state: State) -> Any:
+    """`state` in the boxes of another."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    keys = [getattr(path[0], "key", None) or getattr(path[0], "name", None) for path, _ in paths]
+    return jax.tree.unflatten(structure, [state[key] for key in keys])
 
 
 def _join(like: Any, plain: Any, ranges: Iterable[Any], states: Iterable[Any]) -> Any:
     leaves, structure = jax.tree.flatten(like, is_leaf=_apart)
     others, values, found = iter(jax.tree.leaves(plain)), iter(ranges), iter(states)
-    joined = [next(values if is_range(n) else found if is_gradient_state(n) else others) for n in leaves]
+    joined = [
+        _boxed(n, next(values)) if is_range(n) else next(found if is_gradient_state(n) else others) for n in leaves
+    ]
     return jax.tree.unflatten(structure, joined)
 
 

@@ -434,32 +434,40 @@ def normed_model(seed: int = 0) -> nnx.Module:
     return model
 
 
-def normed_line() -> str:
-    lines, first = inspect.getsourcelines(Normed.__call__)
-    return f"{FILE}:{first + next(i for i, text in enumerate(lines) if 'self.norm' in text)}"
+class OwnNorm(nnx.Module):
+    """A norm written by hand, on the statistics of the batch."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.dense(x)
+        return y - jnp.mean(y, 0)
 
 
 def test_batch_statistics_are_refused_with_reason_and_fix() -> None:
-    images = np.zeros(IMAGE, np.float32)
+    lines, first = inspect.getsourcelines(OwnNorm.__call__)
     with pytest.raises(BatchStatisticsError) as refused:
-        jaxq.quantize(Normed(nnx.Rngs(0)), "int8", images)
+        jaxq.quantize(OwnNorm(nnx.Rngs(0)), "int8", np.zeros((2, 6), np.float32))
     message = str(refused.value)
-    assert f" at {normed_line()} (__call__) reduces over axis 0, the batch" in message
-    assert "`model.eval()` (NNX), or pass `use_running_average=True` (Linen), before `jaxq.quantize`" in message
+    assert f" at {FILE}:{first + len(lines) - 1} (__call__) reduces over axis 0, the batch" in message
+    assert "Use statistics that are stored, as `nnx.BatchNorm` and `flax.linen.BatchNorm` do" in message
 
 
-def test_batch_statistics_are_refused_when_training_mode_bypasses_the_wrapper() -> None:
+def test_batch_norm_of_nnx_has_its_running_statistics_in_every_mode() -> None:
     images = random((IMAGE,), 0)[0]
     qmodel = jaxq.quantize(normed_model(), "int8", images)
-    jaxq.calibrate(qmodel, [images], progress=False)
     qmodel.model.train()
-    with pytest.raises(BatchStatisticsError, match="training mode"):
-        qmodel(images)
+    training = qmodel.captured(images).plan
+    assert "DROPOUT" in kinds(training.graph) and "MEAN" in kinds(training.graph)
+    assert [*training.groups] == [*qmodel.ranges]
 
 
-def test_batch_statistics_of_linen_are_refused() -> None:
-    with pytest.raises(BatchStatisticsError, match="`use_running_average=True`"):
-        jaxq.quantize(LinenNormed(), "int8", np.zeros(ROWS, np.float32), train=True)
+def test_batch_norm_of_linen_has_its_running_statistics_in_every_mode() -> None:
+    rows = np.zeros(ROWS, np.float32)
+    training = jaxq.quantize(LinenNormed(), "int8", rows, train=True).plan
+    assert "DROPOUT" in kinds(training.graph)
+    assert [*training.groups] == [*jaxq.quantize(LinenNormed(), "int8", rows).plan.groups]
 
 
 # --- names and modes ---------------------------------------------------------------------------------------------

@@ -58,6 +58,15 @@ class Core:
             )
         self.example = jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
 
+    def completed(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Arguments of calibration, verification and export: the example's where there are none; else with the
+        keywords of the example that hold no arrays (`train=False`) and that are not given.
+        """
+        if not args and not kwargs:
+            return self.example
+        flags = {k: v for k, v in self.example[1].items() if not split_call((), {k: v}).arrays}
+        return args, {**flags, **kwargs}
+
     def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The example as arrays of zeros."""
         return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, self.example)

@@ -65,6 +65,7 @@ def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> B
     """What calibration and export need of a quantized function, its parameters and ranges."""
 
     def captured(*args: Any, **kwargs: Any) -> Captured:
+        args, kwargs = function.core.completed(args, kwargs)
         return function.captured(params, *args, **kwargs)
 
     return Bound(function.core, captured, params, ranges)

@@ -18,8 +18,8 @@ from jaxq.graph.patterns import View
 
 # Primitives that make zeros of zeros.
 KEEP_ZERO = frozenset(
-    {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "reshape", "slice", "split", "squeeze"}
-    | {"sub", "transpose"}
+    {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "pad", "reduce_sum", "reshape", "slice"}
+    | {"split", "squeeze", "sub", "transpose"}
 )
 MOVES = frozenset({"BROADCAST_TO", "RESHAPE", "TRANSPOSE"})
 # Ops that are written once where a model computes them twice, as normalisation layers do.
@@ -47,7 +47,9 @@ class Builder:
             if self._vanishes(eq):
                 self.zeros.update(eq.outputs)
             elif self.dynamic.intersection(eq.inputs):
-                self.dynamic.update(eq.outputs)
+                empty = {v for v in eq.outputs if 0 in self.shape(v)}
+                self.zeros.update(empty)  # an empty array depends on nothing
+                self.dynamic.update(set(eq.outputs) - empty)
 
     def _vanishes(self, eq: Equation) -> bool:
         if eq.primitive in {"mul", "dot_general"}:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.graph import arithmetic
+from jaxq.graph import arithmetic, indicators
 from jaxq.graph.builder import MOVES, Builder
-from jaxq.graph.ir import MASK, Equation
+from jaxq.graph.ir import MASK, Equation, with_ones
 
 Rule = Callable[[Builder, Equation], bool]
 
 ARITHMETIC: Mapping[str, Callable[..., np.float32]] = {
-    "ADD": np.add,
-    "DIV": np.divide,
-    "MUL": np.multiply,
-    "NEG": np.negative,
-    "SUB": np.subtract,
+    name.upper(): call for name, call in indicators.ARITHMETIC.items()
+}
+
+
+COMPARISONS: Mapping[str, Callable[..., Any]] = {
+    "eq": jnp.equal,
+    "ge": jnp.greater_equal,
+    "gt": jnp.greater,
+    "le": jnp.less_equal,
+    "lt": jnp.less,
+    "ne": jnp.not_equal,
 }
 
 
@@ -103,8 +109,8 @@ def around(kind: str, rule: Rule) -> Rule:
     """
 
     def with_choice(builder: Builder, eq: Equation) -> bool:
-        chosen = bool(builder.choices) and (_fold(builder, eq, kind) or _mask_out(builder, eq, kind))
-        return chosen or rule(builder, eq)
+        folded = bool(builder.choices) and _fold(builder, eq, kind)
+        return folded or _mask_out(builder, eq, kind) or rule(builder, eq)
 
     return with_choice
 
@@ -135,16 +141,85 @@ def _mask_out(builder: Builder, eq: Equation, kind: str) -> bool:
     if kind not in {"ADD", "SUB"} or not builder.dynamic.issuperset(eq.inputs):
         return False
     for side in (1, 0) if kind == "ADD" else (1,):
-        choice = _chosen(builder, arithmetic.unbroadcast(builder, eq.inputs[side], eq.source), eq.source)
         scores = eq.inputs[1 - side]
-        if choice is None or builder.shape(scores) != builder.shape(eq.outputs[0]):
+        if builder.shape(scores) != builder.shape(eq.outputs[0]):
             continue
-        signed = [c if kind == "ADD" else -c for c in choice[1:]]
-        if sorted(map(bool, signed)) == [False, True] and max(map(abs, signed)) >= MASK:
+        choice = _summand(builder, eq.inputs[side], eq.source)
+        if choice is not None:
+            signed = [c if kind == "ADD" else -c for c in choice[1:]]
             cases = [builder.full(number, ()) if number else scores for number in signed]
             builder.op("SELECT", (choice.mask, *cases), _masked(*signed), eq.source, outputs=eq.outputs)
             return True
     return False
+
+
+def _summand(builder: Builder, value: int, source: str) -> Choice | None:
+    """What is added to scores as a choice between zero and a number beyond MASK."""
+    choice = None
+    if builder.choices:
+        choice = _chosen(builder, arithmetic.unbroadcast(builder, value, source), source)
+    if choice is not None:
+        return choice if _masks(*choice[1:]) else None
+    found = indicators.behind(builder.view, builder.dynamic, builder.graph_inputs, value)
+    if found is None or not _masks(*found.numbers):
+        return None
+    condition = _condition(builder, found, source)
+    return None if condition is None else Choice(condition, *found.numbers)
+
+
+def _masks(then: float, otherwise: float) -> bool:
+    return sorted(map(bool, (then, otherwise))) == [False, True] and max(abs(then), abs(otherwise)) >= MASK
+
+
+def _condition(builder: Builder, found: indicators.Indicator, source: str) -> int | None:
+    """Where an array of zeros and ones holds one, in the shape of what is made of it; None where it was not kept."""
+    dtype, shape = builder.avals[found.root].dtype, builder.shape(found.root)
+    mask = builder.resolve(found.root)
+    if jnp.issubdtype(dtype, jnp.floating):
+        mask = builder.new(shape, np.dtype(np.bool_))
+        builder.op("TABLE", (found.root,), {"of": ("gt",)}, source, outputs=(mask,), call=lambda x: [x > 0.5])
+    elif dtype != np.bool_:
+        zero = builder.weight(lambda: np.zeros((), dtype), (), (), dtype=np.dtype(dtype))
+        compared = builder.new(shape, np.dtype(np.bool_))
+        builder.op("COMPARE", (mask, zero), {"relation": "NOT_EQUAL"}, source, outputs=(compared,))
+        mask = compared
+    elif mask not in builder.made and mask not in builder.graph_inputs:
+        compared = _compared(builder, builder.view.producer[found.root])
+        if compared is None:
+            return None
+        mask = compared
+    for i, eq in enumerate(found.moves):
+        mask = _moved(builder, eq, mask, spread=i < len(found.moves) - 1)
+    return mask
+
+
+def _compared(builder: Builder, eq: Equation) -> int | None:
+    """A comparison of a real number with a constant, as a table of booleans."""
+    numbers = [builder.view.scalar(v) for v in eq.inputs]
+    if eq.primitive not in COMPARISONS or numbers.count(None) != 1:
+        return None
+    value = builder.resolve(eq.inputs[numbers.index(None)])
+    if value not in builder.made and value not in builder.graph_inputs:
+        return None
+
+    def call(x: Any) -> list[Any]:
+        return [COMPARISONS[eq.primitive](*(x if number is None else number for number in numbers))]
+
+    mask = builder.new(builder.shape(eq.outputs[0]), np.dtype(np.bool_))
+    return builder.op("TABLE", (value,), {"of": (eq.primitive,)}, eq.source, outputs=(mask,), call=call)
+
+
+def _moved(builder: Builder, eq: Equation, mask: int, spread: bool) -> int:
+    """A mask after a move; the last broadcast is left to the SELECT."""
+    if eq.primitive == "transpose":
+        return builder.transpose(mask, eq.params["permutation"], eq.source)
+    shape = builder.shape(eq.outputs[0])
+    if eq.primitive != "broadcast_in_dim":
+        return builder.reshape(mask, shape, eq.source)
+    mask = builder.reshape(mask, with_ones(eq.params, builder.shape(mask)), eq.source)
+    if spread and builder.shape(mask) != shape:
+        return builder.op("BROADCAST_TO", (mask,), {"shape": shape}, eq.source, shape=shape)
+    return mask
 
 
 def logical_and(builder: Builder, eq: Equation) -> bool:

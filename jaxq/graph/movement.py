@@ -93,8 +93,12 @@ def transpose(builder: Builder, eq: Equation) -> bool:
 
 
 def concatenate(builder: Builder, eq: Equation) -> bool:
-    """CONCATENATION, also with constants."""
-    builder.op("CONCATENATION", eq.inputs, {"axis": int(eq.params["dimension"])}, eq.source, outputs=eq.outputs)
+    """CONCATENATION, also with constants; empty arrays add nothing to it."""
+    parts = [v for v in eq.inputs if 0 not in builder.shape(v)]
+    if len(parts) == 1:
+        builder.becomes(eq.outputs[0], builder.resolve(parts[0]))
+        return True
+    builder.op("CONCATENATION", parts, {"axis": int(eq.params["dimension"])}, eq.source, outputs=eq.outputs)
     return True
 
 
@@ -105,6 +109,8 @@ def split(builder: Builder, eq: Equation) -> bool:
         builder.op("SPLIT", eq.inputs, {"axis": axis, "splits": len(sizes)}, eq.source, outputs=eq.outputs)
         return True
     for i, out in enumerate(eq.outputs):
+        if 0 in builder.shape(out):
+            continue
         begin = [0] * len(builder.shape(out))
         begin[axis] = sum(sizes[:i])
         builder.op("SLICE", eq.inputs, {"begin": tuple(begin), "size": builder.shape(out)}, eq.source, outputs=(out,))

@@ -31,22 +31,22 @@ def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
     matches = _needed(builder, Regions(builder.view, builder.dynamic), outputs)
     for eq in builder.view.trace.equations:
         read = not builder.dynamic.isdisjoint(eq.inputs)
-        if read and builder.zeros.issuperset(eq.outputs):
-            builder.weights.append(_zeros(builder, eq))
-        elif not read:
+        if read and (zeros := tuple(v for v in eq.outputs if v in builder.zeros)):
+            builder.weights.append(_zeros(builder, eq, zeros))
+        if not read:
             builder.weights.append(eq)
-        elif eq.outputs[0] in matches:
-            _emit(builder, eq, matches[eq.outputs[0]])
+        elif (found := next((v for v in eq.outputs if v in matches), None)) is not None:
+            _emit(builder, eq, matches[found])
 
 
-def _zeros(builder: Builder, eq: Equation) -> Equation:
+def _zeros(builder: Builder, eq: Equation, values: tuple[int, ...]) -> Equation:
     """What vanishes, as weights: real numbers in float32, indices and masks in their own type."""
-    avals = [builder.avals[v] for v in eq.outputs]
+    avals = [builder.avals[v] for v in values]
 
     def call() -> Any:
         return [np.zeros(a.shape, np.float32 if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype) for a in avals]
 
-    return Equation("weight", (), eq.outputs, {}, call, eq.source)
+    return Equation("weight", (), values, {}, call, eq.source)
 
 
 def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[int, Match | None]:
@@ -54,6 +54,8 @@ def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[
     needed, matches = set(outputs), {}
     for eq in reversed(builder.view.trace.equations):
         if needed.isdisjoint(eq.outputs) or builder.dynamic.isdisjoint(eq.inputs):
+            continue
+        if builder.zeros.issuperset(eq.outputs):
             continue
         match = matchers.find(builder.view, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
         needed.update(match.inputs if match else eq.inputs)

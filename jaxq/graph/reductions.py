@@ -21,9 +21,9 @@ def refuse_batch_reduction(
     if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
         raise BatchStatisticsError(
             f"`{name}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
-            "depend on the others, and a device runs one. A BatchNorm in training mode does this: call "
-            "`model.eval()` (NNX), or pass `use_running_average=True` (Linen), before `jaxq.quantize`; training "
-            "then runs on the folded running statistics."
+            "depend on the others, and a device runs one. Use statistics that are stored, as `nnx.BatchNorm` and "
+            "`flax.linen.BatchNorm` do: jaxq runs these on their running statistics in every mode. A sum over examples "
+            "belongs into the loss."
         )
 
 
