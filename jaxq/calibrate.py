@@ -263,8 +263,9 @@ def widened(plan: Plan, found: Mapping[str, tuple[float, float]]) -> dict[str, t
 def awakened(
     plan: Plan, params: Sequence[Any], found: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """The extremes, with those of a tensor that is zero because its weights are still zero (a residual branch whose last
-    scale starts there, a bias times a gate). What is added to a sum gets the greatest magnitude of that sum, either way.
+    """The extremes, with those of a tensor that is zero because its weights are still zero (a residual branch whose
+    last scale starts there, a bias times a gate). What is added to a sum gets the greatest magnitude of that sum,
+    either way.
     """
     found, ops = dict(found), [op for op in plan.graph.ops if has_weights(op) and plan.group(op.outputs[0])]
     names = {op.name: plan.group_of[plan.graph.site_names[op.outputs[0]]] for op in ops}
