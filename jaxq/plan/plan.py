@@ -31,7 +31,16 @@ from jaxq.plan.precision import (
     storage,
     unweighted_arithmetic,
 )
-from jaxq.plan.recipe import Calibration, Recipe, Rule, WeightCalibration, calibration_for, check_rules, rule_for
+from jaxq.plan.recipe import (
+    Calibration,
+    Recipe,
+    Rule,
+    WeightCalibration,
+    WeightRanges,
+    calibration_for,
+    check_rules,
+    rule_for,
+)
 from jaxq.plan.scheme import Scheme
 from jaxq.plan.target import target_named
 from jaxq.plan.text import plan_text
@@ -272,6 +281,7 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     per_channel = recipe.weights.per_channel if rule.per_channel is None else rule.per_channel
     per_channel = per_channel and op.kind not in target_named(recipe.target).one_scale
     axis = len(graph.avals[op.inputs[1]].shape) - 1 if per_channel else None
-    bits, ranges = rule.weight_bits or recipe.weights.bits, rule.ranges or recipe.weights.ranges
+    bits, ranges = rule.weight_bits or recipe.weights.bits, recipe.weights.ranges
+    ranges = rule.ranges if rule.ranges in get_args(WeightRanges) else ranges
     calibration = calibration_for(recipe, [op.name], WeightCalibration, recipe.weights.calibration)
     return Scheme(bits, True, axis, True, ranges, "max" if ranges == "follow" else calibration)

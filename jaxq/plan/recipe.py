@@ -27,6 +27,9 @@ from jaxq.plan.toml_file import read_toml
 IOType = Literal["int8", "uint8", "float32"]
 Calibration = Literal["entropy", "mean", "minmax", "mse", "percentile"]  # of activations: `jaxq.observers.METHODS`
 WeightCalibration = Literal["max", "mse", "octav"]  # `jaxq.observers.WEIGHT_METHODS`
+TrainedRanges = Literal["clip", "frozen", "learned", "lsq", "lsq+", "tqt"]  # of one site
+Ranges = Literal[TrainedRanges, "ema"]  # `jaxq.range_methods.METHODS`
+WeightRanges = Literal["follow", "frozen", "learned"]
 Percent = float
 
 
@@ -41,7 +44,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     bits: Literal[4, 8, 16, 32] = 8
     per_channel: bool = True
-    ranges: Literal["follow", "learned", "frozen"] = "follow"
+    ranges: WeightRanges = "follow"
     calibration: WeightCalibration = "max"
 
 
@@ -50,7 +53,9 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     for them. bits = 32: floats, nothing of them is quantized; with `dynamic` the device quantizes what convolutions and
     dense layers read, by the range that it sees.
 
-    ranges: "learned" by gradient (LSQ), "frozen", or "ema" (moving min and max, Jacob et al. 2018). observe: keep the
+    ranges: by gradient, "lsq+" (scale and rounded zero point), of which "learned" is another name, "lsq" (the scale
+    alone), "tqt" (a power of two, by its logarithm), or "clip" (the range's ends, PACT); "frozen"; or "ema" (moving min
+    and max, Jacob et al. 2018). observe: keep the
     moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
     calibration: "minmax", "percentile" (which clips `100 - percentile` per cent at both ends together), "mse" (least
     squared error), "entropy" (least loss of information, TensorRT's), or "mean" (the average of each batch's extremes).
@@ -59,7 +64,7 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     bits: Literal[8, 16, 32] = 8
     dynamic: bool = False
     symmetric: bool = False
-    ranges: Literal["learned", "frozen", "ema"] = "learned"
+    ranges: Ranges = "learned"
     observe: bool = False
     calibration: Calibration = "minmax"
     percentile: float = 99.99
@@ -68,7 +73,8 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
-    float: run the op in floating point; of dynamic range, without quantizing its input. ranges: "learned" or "frozen".
+    float: run the op in floating point; of dynamic range, without quantizing its input. ranges: as of
+    activations; weights take "learned" and "frozen" of it.
     symmetric: zero point 0. weight_bits: 4 or 8. activation_bits: 8 or 16. per_channel: a scale for each output channel
     of the weights, or one. calibration: how the range of the activations or of the weights is found, as far as the
     method is for them ("mse" is for both). percentile: for "percentile".
@@ -76,7 +82,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     match: str
     float: bool | None = None
-    ranges: Literal["learned", "frozen"] | None = None
+    ranges: TrainedRanges | None = None
     symmetric: bool | None = None
     weight_bits: Literal[4, 8] | None = None
     activation_bits: Literal[8, 16] | None = None

@@ -22,6 +22,18 @@ class Grid(NamedTuple):
     nonnegative: bool = False
 
 
+# How each way to train a range reads in a plan.
+RANGES = {
+    "clip": "learned ends (PACT)",
+    "ema": "moving min and max",
+    "frozen": "frozen range",
+    "learned": "learned range",
+    "lsq": "learned scale (LSQ)",
+    "lsq+": "learned scale and zero point (LSQ+)",
+    "tqt": "learned power of two (TQT)",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """The integer type of a tensor and how its scale comes about.
@@ -29,7 +41,7 @@ class Scheme:
     bits: width of the signed integer. symmetric: zero point fixed at 0. axis: the channel axis of a per-channel
     scale, None for one scale. narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018,
     section 3).
-    ranges: "learned" by gradient, "frozen", or "follow" (a weight's scale is max|w| / 127 at every step).
+    ranges: a name of `jaxq.range_methods.METHODS`, or "follow" (a weight's scale is max|w| / 127 at every step).
     calibration: how the range is found in data; percentile: the per cent that "percentile" keeps.
     """
 
@@ -58,10 +70,10 @@ class Scheme:
 
     def __str__(self) -> str:
         """`int8, per channel (axis 3), symmetric, learned range`; `calibrated by mse` where not by the extremes."""
-        ranges = {"ema": "moving min and max", "follow": f"scale = max abs(w) / {self.qmax} at each step"}
+        follow = f"scale = max abs(w) / {self.qmax} at each step"
         granularity = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
         parts = [f"int{self.bits}", granularity, *(["symmetric"] if self.symmetric else [])]
-        parts += [ranges.get(self.ranges, f"{self.ranges} range")]
+        parts += [follow if self.ranges == "follow" else RANGES[self.ranges]]
         if self.calibration not in ("minmax", "max"):
             kept = f" {self.percentile:g}" if self.calibration == "percentile" else ""
             parts += [f"calibrated by {self.calibration}{kept}"]

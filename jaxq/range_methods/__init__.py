@@ -12,13 +12,19 @@ import jax.numpy as jnp
 
 from jaxq.plan.scheme import Grid
 from jaxq.range_methods import affine
+from jaxq.range_methods.clip import PACT
 from jaxq.range_methods.method import RangeMethod as RangeMethod
 from jaxq.range_methods.method import State as State
+from jaxq.range_methods.tqt import TQT
 
 METHODS: dict[str, RangeMethod] = {
+    "clip": PACT,
     "ema": affine.EMA,
     "frozen": affine.FROZEN,
     "learned": affine.LSQ_PLUS,
+    "lsq": affine.LSQ,
+    "lsq+": affine.LSQ_PLUS,
+    "tqt": TQT,
 }
 
 

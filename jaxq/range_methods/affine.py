@@ -60,6 +60,12 @@ def learned(state: State, grid: Grid) -> QParams:
     return QParams(positive(state["scale"]), integer_zero_point(state["zero_point"], grid))
 
 
+def scale_learned(state: State, grid: Grid) -> QParams:
+    """The scale is trained, the zero point stays as calibrated (Esser et al. 2020, LSQ)."""
+    scale, zero_point = learned(state, grid)
+    return QParams(scale, lax.stop_gradient(zero_point))
+
+
 def frozen(state: State, grid: Grid) -> QParams:
     """Scale and zero point as they are; no gradient."""
     scale, zero_point = learned(state, grid)
@@ -96,5 +102,6 @@ def following(state: State, seen: jax.Array) -> dict[str, jax.Array]:
 
 _SHARED = (coordinates, gradients, moved, following)
 LSQ_PLUS = RangeMethod(KEYS, "scale", init, scaled, learned, *_SHARED)
+LSQ = RangeMethod(KEYS, "scale", init, scaled, scale_learned, *_SHARED)
 FROZEN = RangeMethod(KEYS, "scale", init, scaled, frozen, *_SHARED)
 EMA = RangeMethod(KEYS, "observed", init, scaled, followed, *_SHARED)

@@ -27,6 +27,8 @@ class RangeMethod:
     coordinates(state): what the optimizer of ranges sees in place of the state.
     gradients(state, gradient): the gradient by coordinates, from that by the state.
     moved(state, moves): the change of the state for a change of its coordinates.
+    gradient(q, steps, scale): the integers q, their zero point removed, that `steps` (real numbers / scale) rounded and
+    clipped give, with another gradient by the scale. None: that of straight-through rounding, LSQ's.
     following(state, seen): the change that makes the range cover `seen`, (2,), the moving [min, max].
     """
 
@@ -39,6 +41,7 @@ class RangeMethod:
     gradients: Callable[[State, State], dict[str, jax.Array]]
     moved: Callable[[State, State], dict[str, jax.Array]]
     following: Callable[[State, jax.Array], dict[str, jax.Array]]
+    gradient: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
     def holds(self, node: Any) -> bool:
         """Whether a node of a pytree is a state of this method."""

@@ -26,6 +26,7 @@ from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
 from jaxq.ops.contract import Products
 from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
+from jaxq.range_methods import METHODS
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.range_statistics import observe
 from jaxq.simulate.weights import (
@@ -167,6 +168,9 @@ class _Run:
         return [x, kernel, bias.astype(jnp.float32)]
 
     def _rounded(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
+        return _by_method(group, self._clipped(op, steps, scale, zero_point, group), steps, scale)
+
+    def _clipped(self, op: Op, steps: jax.Array, scale: jax.Array, zero_point: jax.Array, group: Group) -> jax.Array:
         bounds = op.attrs.get("activation")
         if bounds is None or (group.nonnegative and bounds == (0.0, math.inf)):  # the least integer is zero: a ReLU
             return saturate(steps, zero_point, jnp.float32(group.scheme.qmin), jnp.float32(group.scheme.qmax))
@@ -200,7 +204,8 @@ class _Run:
         scale, zero_point = self.parameters[group.name]
         low, high = carrier_bounds(zero_point, group.scheme.bits)
         self._observe(value, real, None)
-        self._keep(value, Carrier(quantize(real, scale, low, high), scale, zero_point))
+        q = _by_method(group, quantize(real, scale, low, high), real / scale, scale)
+        self._keep(value, Carrier(q, scale, zero_point))
 
     def _keep(self, value: int, carrier: Carrier) -> None:
         if self.record is not None:
@@ -245,6 +250,12 @@ class _Run:
         for i, result in zip(indices, results, strict=True):
             outputs[i] = result
         return outputs
+
+
+def _by_method(group: Group, q: jax.Array, steps: jax.Array, scale: jax.Array) -> jax.Array:
+    """`q`, with the gradient by the scale that the group's range method gives it."""
+    gradient = METHODS[group.scheme.ranges].gradient if group.has_range else None
+    return q if gradient is None else gradient(q, steps, scale)
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------
