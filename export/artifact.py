@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import joined
+from jaxq.export.files import refuse_place, write_whole
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
@@ -185,55 +185,20 @@ class Artifact:
         return [(names[v], i) for v, i in integers.items() if self.program.tensors[i].name == names[v]]
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
-        """Write the file and, beside it, its manifest (`model.json`). Both appear whole or not at all.
+        """Write the file and, beside it, its manifest (`model.json`): whole, the manifest first.
 
-        Raises ExportError if the path exists and `force` is not given, or cannot be written.
+        A process that is killed meanwhile leaves no new model, or the old one beside a manifest that `jaxq verify`
+        finds to be another file's. Of two that write at the same time without `force` one succeeds. Raises ExportError
+        if one of the paths exists and `force` is not given, or cannot be written.
         """
         target = pathlib.Path(path)
         if target.suffix != ".tflite":
             raise ExportError(f"{target} does not end in .tflite; its manifest takes the same name with .json.")
         for file in (target, target.with_suffix(".json")):
-            _refuse_place(file, force)
+            refuse_place(file, force)
         text = json.dumps(self.manifest, indent=2) + "\n"
-        write_whole({target: self.data, target.with_suffix(".json"): text.encode()})
+        write_whole({target.with_suffix(".json"): text.encode(), target: self.data}, force=force)
         return target
-
-
-def _refuse_place(file: pathlib.Path, force: bool) -> None:
-    """Raise ExportError where a file cannot be written, or stands already."""
-    folder = file.parent
-    if not folder.exists():
-        raise ExportError(f"Cannot write {file}: {folder} does not exist. Make it first.")
-    if not folder.is_dir():
-        raise ExportError(f"Cannot write {file}: {folder} is not a directory.")
-    if file.is_dir():
-        raise ExportError(f"Cannot write {file}: it is a directory.")
-    if file.exists() and not force:
-        size = f"{file.stat().st_size:,} bytes"
-        raise ExportError(f"{file} exists ({size}). Give another path, or force=True to replace it.")
-
-
-def write_whole(files: Mapping[pathlib.Path, bytes]) -> None:
-    """Write files under temporary names, then rename them into place: no reader ever sees a part."""
-    done: list[tuple[str, pathlib.Path]] = []
-    try:
-        for path, data in files.items():
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            done.append((name, path))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for name, path in done:
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-    except OSError as e:
-        raise ExportError(
-            f"Cannot write {e.filename or next(iter(files))}: {e.strerror}. Nothing was left behind."
-        ) from e
-    finally:
-        for name, _ in done:
-            pathlib.Path(name).unlink(missing_ok=True)
 
 
 def to_tflite(

@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxq
-from jaxq.export.artifact import Artifact, write_whole
+from jaxq.export.artifact import Artifact
+from jaxq.export.files import write_whole
 from jaxq.recipes import checkpoint, loop
 from jaxq.recipes.data import Split, batches, mnist
 

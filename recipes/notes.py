@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from jaxq.export.artifact import write_whole
+from jaxq.export.files import write_whole
 
 
 class Notes:

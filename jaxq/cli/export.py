@@ -15,7 +15,6 @@ from jaxq.cli.metadata import MetadataFile, read_metadata_file
 from jaxq.cli.output import Result, Table, warn
 from jaxq.cli.quantized import quantized, with_ranges
 from jaxq.cli.targets import load_target
-from jaxq.errors import ExportError
 
 Out = Annotated[
     pathlib.Path, typer.Option("--out", metavar="FILE.tflite", show_default=False, help="The file to write.")
@@ -64,17 +63,12 @@ def export(
 
 def _refuse_early(out: pathlib.Path, force: bool) -> None:
     """Find out before the work what `Artifact.save` would find out after it."""
+    from jaxq.export.files import refuse_place
+
     if out.suffix != ".tflite":
         raise usage(f"--out {out} must end in .tflite; the manifest beside it ends in .json.")
-    if not out.parent.is_dir():
-        what = "is not a directory" if out.parent.exists() else "does not exist"
-        raise ExportError(f"Cannot write {out}: {out.parent} {what}. Nothing was written.")
     for path in (out, out.with_suffix(".json")):
-        if path.is_dir():
-            raise ExportError(f"Cannot write {path}: it is a directory.")
-        if path.exists() and not force:
-            size = path.stat().st_size
-            raise ExportError(f"{path} exists ({size:,} bytes). Give another --out, or --force to replace it.")
+        refuse_place(path, force, "Give another --out, or --force to replace it.")
 
 
 def _proof_data(path: pathlib.Path | None) -> Any:
