@@ -339,9 +339,7 @@ def test_existing_output_needs_force(folder: pathlib.Path, tmp_path: pathlib.Pat
 def test_an_output_that_cannot_be(folder: pathlib.Path, tmp_path: pathlib.Path):
     arguments = ("export", f"{folder}/models.py:dense", "--calibrate", folder / "vectors.npy", "--out")
     below = folder / "images.npy" / "a.tflite"
-    assert refused(1, *arguments, below) == (
-        f"Cannot write {below}: {below.parent} is not a directory."
-    )
+    assert refused(1, *arguments, below) == f"Cannot write {below}: {below.parent} is not a directory."
     missing = tmp_path / "none" / "a.tflite"
     assert refused(1, *arguments, missing).endswith(f"{missing.parent} does not exist. Make it first.")
     assert refused(2, *arguments, tmp_path / "a.json").startswith(f"--out {tmp_path}/a.json must end in .tflite")

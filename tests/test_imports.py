@@ -38,7 +38,7 @@ WALLS = {
     "jax._src": [],
     "flax": ["nnx.py", "linen.py", "int8/nnx.py", "int8/linen.py", "graph/patterns.py", "recipes/*"],
     "flatbuffers": ["export/flatbuffer/*"],
-    "ai_edge_litert": ["export/runtimes/litert.py"],
+    "ai_edge_litert": ["export/runtimes/litert.py", "export/runtimes/worker.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
     "tflite_micro": ["export/runtimes/tflm.py"],
     "tensorflow": [],

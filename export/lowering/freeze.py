@@ -28,6 +28,9 @@ from jaxq.plan.target import target_named
 from jaxq.simulate.qparams import qparams
 from jaxq.simulate.weights import float_kernel, integer_bias, quantized_weight, traced, weight_values
 
+# Ratios of scales are bounded operator by operator, and products and sums of scales must be finite in float32 too.
+LARGEST_SCALE = 2.0**64
+
 # The advice where nothing is known of the cause; `to_tflite` gives calibration's findings in its place.
 CALIBRATE_AGAIN = "One of the ranges is far too wide or too narrow: calibrate again, on typical data."
 
@@ -199,6 +202,11 @@ def _parameters(group: Group, scale: Any, zero_point: Any) -> tuple[np.float32, 
         )
     if scale <= 2 * SMALLEST_SCALE:
         raise RangeError(f"{group.name} has scale {scale:.3g}: a range of no width. Calibrate again (overwrite=True).")
+    if scale > LARGEST_SCALE:
+        raise RangeError(
+            f"{group.name} has scale {scale:.3g}: kernels take up to {LARGEST_SCALE:.2g}, and abort at some beyond. "
+            "Is it a mask that is added? Select instead: jnp.where(mask, x, -1e9)."
+        )
     return np.float32(scale), int(zero_point)
 
 

@@ -1,9 +1,8 @@
-"""The referees: LiteRT's interpreter, imported here alone, and TFLite Micro's beside it (`runtime_tflm`)."""
+"""The referees: LiteRT's interpreter, imported here alone, and TFLite Micro's beside it."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,7 @@ from jaxq.errors import ExportError, InputError
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program
-from jaxq.export.runtimes import tflm
+from jaxq.export.runtimes import child, tflm
 
 PACKAGE = "ai-edge-litert"
 RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
@@ -53,21 +52,61 @@ def run(
     computed = tuple(index for index in wanted if index not in program.inputs)
     if every_tensor:
         data = write(dataclasses.replace(program, outputs=computed, input_names=(), output_names=()))
-    invoke = _opened(data, family, threads)
-    results = [invoke(example) for example in _examples(program, inputs)]
+    results = _results(data, _examples(program, inputs), family, threads)
     stacked = _stacked(program, inputs, results)
     if not every_tensor:
         return tuple(stacked)
     return dict(zip(program.inputs, inputs, strict=True)) | dict(zip(computed, stacked, strict=True))
 
 
-def _opened(data: bytes, family: str, threads: int) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """A function that runs one example on the family's runtime."""
+def _results(
+    data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int
+) -> list[list[np.ndarray]]:
+    """The outputs of each example on the family's runtime. LiteRT runs in a process of its own, for kernels abort."""
     if family not in PACKAGES:
         raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(PACKAGES)}.")
-    if family in RESOLVERS:
-        return functools.partial(_invoke, _interpreter(data, family, threads))
-    return tflm.opened(data, read(data))
+    if family not in RESOLVERS:
+        invoke = tflm.opened(data, read(data))
+        return [invoke(example) for example in examples]
+    _version(PACKAGE)
+    try:
+        return child.run(data, examples, RESOLVERS[family], threads)
+    except child.Died as death:
+        raise ExportError(_death(data, examples, family, *death.args)) from death
+
+
+def _death(data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, how: str, said: str) -> str:
+    """What to say where LiteRT's process ended: the operator, found by halving, with its scales."""
+    program = read(data)
+    low, high = 0, len(program.operators)  # the first `low` run, the first `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _survives(program, middle, examples, family) else (low, middle)
+    op = program.operators[high - 1]
+    tensors = [program.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
+    scales = ", ".join(
+        f"{t.name} {t.quantization.scale[0]:.4g}" for t in tensors if t.quantization is not None and t.data is None
+    )
+    words = f" It said: {said}." if said else ""
+    return (
+        f"LiteRT ({family}) ended its process ({how}) in {op.kind}, which makes {tensors[-1].name}.{words} The scales "
+        f"there are: {scales or 'none'}. A scale that is very large or very small is the usual cause: look at what "
+        "calibration found of these tensors, or run the operator in floats (Rule(..., float=True))."
+    )
+
+
+def _survives(program: Program, count: int, examples: Sequence[Sequence[np.ndarray]], family: str) -> bool:
+    """Whether LiteRT runs the first so many operators of a program."""
+    operators = program.operators[:count]
+    part = dataclasses.replace(program, operators=operators, outputs=operators[-1].outputs, input_names=(),
+                               output_names=())  # fmt: skip
+    try:
+        child.run(write(part), examples, RESOLVERS[family], 1)
+    except child.Died:
+        return False
+    except (ExportError, InputError):
+        return True
+    return True
 
 
 def _interpreter(data: bytes, family: str, threads: int) -> Any:
@@ -153,4 +192,4 @@ def _joined(stacked: np.ndarray) -> np.ndarray:
 
 def load_check(data: bytes) -> None:
     """Load a file and allocate its tensors as a phone would. Raises ExportError with what LiteRT says."""
-    _interpreter(data, "xnnpack", threads=1)
+    _results(data, [], "xnnpack", 1)

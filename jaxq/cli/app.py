@@ -36,6 +36,8 @@ class Commands(typer.core.TyperGroup):
         try:
             with quiet:
                 result = super().main(args, prog_name, *rest, **extra)
+        except KeyboardInterrupt:  # before or after the command itself
+            sys.exit(_report(INTERRUPTED, as_json))
         except Exception as error:
             sys.exit(_fail(error, as_json))
         if isinstance(result, Failure):

@@ -1,0 +1,138 @@
+"""LiteRT in a process of its own: a kernel that aborts is an error here, and Ctrl-C ends nothing in the middle.
+
+One process serves all runs, started by the first (about 0.3 s) and again after a death.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxq.errors import ExportError, InputError
+from jaxq.export.runtimes.worker import read_array, write_array
+
+WORKER = pathlib.Path(__file__).with_name("worker.py")
+SAID = 2000  # characters of what the process said last
+
+
+class Died(Exception):
+    """The process ended. `args`: how, and what it said last."""
+
+
+@dataclasses.dataclass
+class _Held:
+    """The process that serves, and whose child it is: after a fork the other's is not ours."""
+
+    process: subprocess.Popen[bytes] | None = None
+    said: Any = None
+    owner: int = 0
+
+
+_held, _lock = _Held(), threading.Lock()
+
+
+def run(data: bytes, examples: Sequence[Sequence[np.ndarray]], resolver: str, threads: int) -> list[list[np.ndarray]]:
+    """The outputs of each example, in the file's order.
+
+    Args:
+      data: a .tflite file.
+      examples: the inputs of each, in the file's order and shapes.
+      resolver: the name of LiteRT's op resolver, "AUTO" (XNNPACK) or "BUILTIN_REF".
+      threads: of LiteRT.
+
+    Raises: ExportError where LiteRT refuses the file or stops; InputError for an input; Died where the process ends.
+    """
+    with _lock:
+        try:
+            found = _exchange(_process(), data, examples, resolver, threads)
+        except (BrokenPipeError, EOFError, ConnectionError) as e:
+            raise Died(*_end()) from e
+        except BaseException:  # Ctrl-C in the middle of an answer: the next run starts afresh
+            _end(kill=True)
+            raise
+    if isinstance(found, list):
+        return found
+    return _refuse(found, resolver)
+
+
+def _refuse(found: dict[str, Any], resolver: str) -> list[list[np.ndarray]]:
+    if found["error"] == "input":
+        raise InputError(f"LiteRT refuses the input {found['name']!r}: {found['text']}")
+    did = "refuses the file" if found["error"] == "refused" else "stopped while it ran the file"
+    family = "xnnpack" if resolver == "AUTO" else "reference"
+    who = f"LiteRT ({family})" if found["error"] == "refused" else "LiteRT"
+    raise ExportError(f"{who} {did}: {found['text']}")
+
+
+def _process() -> subprocess.Popen[bytes]:
+    """The process that serves, started if there is none."""
+    if _held.process is not None and _held.owner == os.getpid() and _held.process.poll() is not None:
+        _end()
+    if _held.process is None or _held.owner != os.getpid():
+        _held.said = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        _held.process = subprocess.Popen(
+            [sys.executable, str(WORKER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=_held.said, start_new_session=True,
+        )  # fmt: skip
+        _held.owner = os.getpid()
+    return _held.process
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], data: bytes, examples: Sequence[Sequence[np.ndarray]], resolver: str, threads: int
+) -> list[list[np.ndarray]] | dict[str, Any]:
+    """Send a request and read its answer."""
+    assert process.stdin is not None and process.stdout is not None
+    requests: BinaryIO = process.stdin  # type: ignore[assignment]
+    count = len(examples[0]) if examples else 0
+    head = {"bytes": len(data), "resolver": resolver, "threads": threads, "examples": len(examples), "inputs": count}
+    requests.write(json.dumps(head).encode() + b"\n" + data)
+    for array in (array for example in examples for array in example):
+        write_array(requests, array)
+    requests.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise EOFError
+    answer = json.loads(line)
+    if "error" in answer:
+        return answer
+    return [[read_array(process.stdout) for _ in range(answer["outputs"])] for _ in examples]  # type: ignore[arg-type]
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _held.process is not None and _held.owner == os.getpid():
+        _end(kill=True)
+
+
+def _end(kill: bool = False) -> tuple[str, str]:
+    """Wait for the process to end: how it did, and what it said last."""
+    process, _held.process = _held.process, None
+    if process is None:
+        return "ended", ""
+    if kill:
+        process.kill()
+    for pipe in (process.stdin, process.stdout):
+        try:
+            assert pipe is not None
+            pipe.close()
+        except OSError:  # what was not yet sent
+            pass
+    code = process.wait()
+    with _held.said as said:
+        said.seek(0)
+        words = said.read().decode(errors="replace")[-SAID:]
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return how, "; ".join(line for line in words.splitlines() if line.strip() and "XNNPACK delegate" not in line)
