@@ -614,7 +614,7 @@ def test_one_trace_serves_each_batch_size() -> None:
     ranges = jaxq.calibrate(q, [x, x], w, q.init(w, x), progress=False)
     for _ in range(3):
         q.apply(w, ranges, x)
-    assert next(traced) == 2
+    assert next(traced) == 3  # the example, a generic batch, the batches
 
 
 # --- golden texts ------------------------------------------------------------------------------------------------

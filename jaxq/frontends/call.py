@@ -22,9 +22,10 @@ def split_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
     leaves, structure = jax.tree.flatten((tuple(args), dict(kwargs)))
     traced = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     static = tuple((i, leaf) for i, leaf in enumerate(leaves) if i not in traced)
+    others = [None if i in traced else leaf for i, leaf in enumerate(leaves)]  # `rebuild` may outlive the arrays
 
     def rebuild(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        filled = [*leaves]
+        filled = [*others]
         for i, array in zip(traced, arrays, strict=True):
             filled[i] = array
         return jax.tree.unflatten(structure, filled)

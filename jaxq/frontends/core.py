@@ -18,7 +18,8 @@ import numpy as np
 
 from jaxq.errors import InputError, RangeError
 from jaxq.frontends.call import Call, is_key, places, split_call
-from jaxq.graph import capture
+from jaxq.graph import Graph, capture
+from jaxq.graph.batch import BatchedGraphs, batch_of
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan, make_plan
 from jaxq.plan.recipe import Recipe
@@ -49,6 +50,7 @@ class Core:
         self.findings: tuple[Finding, ...] = ()  # what the last calibration found that its ranges cannot hold
         self.calibrated = 0  # the fingerprint of the parameters that it saw
         self._captured: dict[Hashable, Captured] = {}
+        self._recorded: dict[Hashable, _Recorded] = {}
 
     def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Keep the shapes and dtypes of the example's arrays; they are what `plan` and export default to."""
@@ -83,23 +85,17 @@ class Core:
         full_key = (key, call.static, shapes)
         if full_key not in self._captured:
             self._check_inputs(call.arrays)
-            self._captured[full_key] = self._capture(fn, params, names, call)
+            self._captured[full_key] = self._capture(fn, key, params, names, call)
         return self._captured[full_key]
 
-    def _capture(self, fn: Callable[..., Any], params: Any, names: Sequence[str], call: Call) -> Captured:
-        leaves, tree = jax.tree.flatten(params)
-        structures: list[Any] = []
-
-        def flat(*arrays: Any) -> list[Any]:
-            args, kwargs = call.rebuild(arrays[len(leaves) :])
-            out, structure = jax.tree.flatten(fn(jax.tree.unflatten(tree, arrays[: len(leaves)]), *args, **kwargs))
-            structures.append(structure)
-            return [jnp.asarray(o) if not is_key(o) else o for o in out]
-
-        shaped = [_canonical(a) for a in (*leaves, *call.arrays)]
-        graph = capture(flat, shaped[: len(leaves)], names, shaped[len(leaves) :])
-        plan = make_plan(graph, self.recipe)
-        return Captured(plan, structures[0], jax.jit(functools.partial(simulate, plan)))
+    def _capture(
+        self, fn: Callable[..., Any], key: Hashable, params: Any, names: Sequence[str], call: Call
+    ) -> Captured:
+        recorded = _Recorded(fn, params, names, call)
+        batch = recorded.batch
+        recorded = self._recorded.setdefault((key, call.static, *recorded.shapes), recorded)
+        plan = make_plan(recorded.graphs.at(batch), self.recipe)
+        return Captured(plan, recorded.structures[0], jax.jit(functools.partial(simulate, plan)))
 
     def check_names(self, args: Any, kwargs: Any) -> None:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""
@@ -152,6 +148,42 @@ class Core:
         """The float reading of the folded graph: every activation by its site's name."""
         found = reals(captured.plan, jax.tree.leaves(params), split_call(args, kwargs).arrays)
         return {captured.plan.graph.site_names[v]: array for v, array in found.items()}
+
+
+class _Recorded:
+    """A function with the shapes of one call, whose inputs have a batch: the first axis of the first input, and of each
+    that has as many examples.
+    """
+
+    def __init__(self, fn: Callable[..., Any], params: Any, names: Sequence[str], call: Call) -> None:
+        self.fn, self.names, self.call = fn, names, call
+        leaves, self.tree = jax.tree.flatten(params)
+        self.leaves, self.inputs = [_canonical(a) for a in leaves], [_canonical(a) for a in call.arrays]
+        self.batch = batch_of(a.shape for a in self.inputs) or 1
+        self.structures: list[Any] = []  # of the function's result, the same at every batch
+        self.graphs = BatchedGraphs(self._at)
+
+    @property
+    def shapes(self) -> tuple[Hashable, ...]:
+        """The shapes and dtypes that a graph is of, but for the batch."""
+        return tuple((a.shape[1:] if self._batched(a) else a.shape, self._batched(a), a.dtype) for a in self.inputs) + (
+            tuple((a.shape, a.dtype) for a in self.leaves),
+        )
+
+    def _batched(self, array: jax.ShapeDtypeStruct) -> bool:
+        return array.shape[:1] == (self.batch,)
+
+    def _at(self, batch: int) -> Graph:
+        """The graph recorded at a batch size."""
+        inputs = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) if self._batched(a) else a for a in self.inputs]
+        return capture(self._flat, self.leaves, self.names, inputs)
+
+    def _flat(self, *arrays: Any) -> list[Any]:
+        params, inputs = arrays[: len(self.leaves)], arrays[len(self.leaves) :]
+        args, kwargs = self.call.rebuild(inputs)
+        out, structure = jax.tree.flatten(self.fn(jax.tree.unflatten(self.tree, params), *args, **kwargs))
+        self.structures.append(structure)
+        return [jnp.asarray(o) if not is_key(o) else o for o in out]
 
 
 def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:

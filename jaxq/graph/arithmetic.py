@@ -148,11 +148,13 @@ def channel_vector(builder: Builder, weight: int, shape: Sequence[int]) -> int |
         if all(size == 1 or axis == len(shape) - 1 for axis, size in zip(axes, inner, strict=True)):
             weight = eq.inputs[0]
     own, channels = builder.shape(weight), shape[-1] if shape else 1
-    if math.prod(own) == 1:
-        return builder.weight(lambda c: c.reshape(1).repeat(channels), (weight,), (channels,))
-    if own[-1] != channels or math.prod(own) != channels:
+    varying = builder.varying.axes(weight) if weight in builder.view.trace.avals else frozenset(range(len(own)))
+    if math.prod(own) == 1 or (not varying and 0 not in own):
+        return builder.weight(lambda c: c.reshape(-1)[:1].repeat(channels), (weight,), (channels,))
+    last = all(own[axis] == 1 or axis == len(own) - 1 for axis in varying)
+    if own[-1] != channels or not last or 0 in own:
         return None
-    return builder.weight(lambda c: c.reshape(channels), (weight,), (channels,))
+    return builder.weight(lambda c: c.reshape(-1, channels)[0], (weight,), (channels,))
 
 
 def divide(builder: Builder, eq: Equation) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxq.graph.ir import Aval, Equation, Op, Trace
 from jaxq.graph.patterns import View
+from jaxq.graph.uniform import Varying
 
 # Primitives that make zeros of zeros.
 KEEP_ZERO = frozenset(
@@ -32,6 +33,7 @@ class Builder:
 
     def __init__(self, recorded: Trace, inputs: Sequence[int]) -> None:
         self.view = View(recorded)
+        self.varying = Varying(self.view)
         self.avals: dict[int, Aval] = dict(recorded.avals)
         self.dynamic: set[int] = set(inputs)
         self.weights: list[Equation] = []

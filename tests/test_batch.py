@@ -1,0 +1,184 @@
+"""The law of batches: a model's graph, sites and plan are the same for an example of 1, 2 or 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxq
+from jaxq.graph import batch as batches
+from tests import sixty_three, zoo
+
+RNG = np.random.default_rng(0)
+X = np.round(8 * RNG.normal(0, 1, (8, 5, 4)).astype(np.float32)) / 8  # sums of products are exact
+
+
+def described(plan: Any) -> tuple[str, list[tuple[str, str]], set[str]]:
+    """What must not depend on the batch: the text of the plan, the ops and the sites."""
+    return str(plan), [(op.kind, op.name) for op in plan.graph.ops], {*plan.graph.site_names.values()}
+
+
+def same_plans(quantized: Callable[[int], Any], sizes: tuple[int, ...] = (1, 7)) -> None:
+    """Assert that the plans at these batch sizes are the same."""
+    first, *others = (described(quantized(n)) for n in sizes)
+    for other in others:
+        assert other == first
+
+
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+def test_the_plan_of_a_zoo_network_is_the_same_at_each_batch(name: str) -> None:
+    case = zoo.ZOO[name]()
+    args, kwargs = case.first(1)
+    qmodel = jaxq.quantize(case.model, "int8", *args, **kwargs)
+
+    def plan(n: int) -> Any:
+        args, kwargs = case.first(n)
+        return qmodel.captured(*args, **kwargs).plan
+
+    same_plans(plan)
+
+
+@pytest.mark.parametrize("name", sorted(sixty_three.SIXTY_THREE))
+def test_the_plan_of_one_op_is_the_same_at_each_batch(name: str) -> None:
+    case = sixty_three.case(name)
+    qmodel = jaxq.quantize(case.model, "int8", case.examples[:1])
+    same_plans(lambda n: qmodel.captured(case.examples[:n]).plan)
+
+
+def moments(p: Any, x: jax.Array) -> jax.Array:
+    """A norm over all axes but the batch: its statistics have axes of size 1 alone where the batch is 1."""
+    y = (x - x.mean((1, 2), keepdims=True)) * jax.lax.rsqrt(x.var((1, 2), keepdims=True) + 1e-3)
+    return jnp.maximum(y, -1.0) * p["s"] + p["b"]
+
+
+def tiled(p: Any, x: jax.Array) -> jax.Array:
+    """A bias tiled over the batch in Python."""
+    return x[:, 0] @ p["w"] + jnp.tile(p["b"][None], (x.shape[0], 1))
+
+
+def learned_state(p: Any, x: jax.Array) -> jax.Array:
+    """A recurrent layer from a learned state."""
+    state = jnp.broadcast_to(p["b"], (x.shape[0], 4))
+    for t in range(2):
+        state = jnp.tanh(x[:, t] @ p["w"] + state @ p["w"])
+    return state
+
+
+def token(p: Any, x: jax.Array) -> jax.Array:
+    """A token in front of a sequence, and positions in one matrix of all examples."""
+    n = x.shape[0]
+    y = jnp.concatenate([jnp.broadcast_to(p["b"], (n, 1, 4)), x], 1)
+    return (y.reshape(n * 6, 4) @ p["w"]).reshape(n, 6, 4)[:, 0]
+
+
+def of_each_channel(p: Any, x: jax.Array) -> jax.Array:
+    """A matrix that depends on the batch and on nothing else, and moves that put the batch last."""
+    return (x[:, 0].T + jnp.zeros((4, len(x))) + p["b"][:, None]).T @ p["w"]
+
+
+FUNCTIONS = (moments, tiled, learned_state, token, of_each_channel)
+PARAMS = {
+    "w": np.round(8 * RNG.normal(0, 1, (4, 4)).astype(np.float32)) / 8,
+    "s": np.array([3.0, -2.0, 5.0, 1.0], np.float32),
+    "b": np.array([10.0, -20.0, 30.0, 5.0], np.float32),
+}
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS, ids=lambda fn: fn.__name__)
+def test_the_plan_of_a_function_is_the_same_at_each_batch(fn: Callable[..., Any]) -> None:
+    """Also where the batch is as long as another axis (4 channels, 5 steps)."""
+    q = jaxq.quantize(fn, "int8", PARAMS, X[:1])
+    same_plans(lambda n: q.captured(PARAMS, X[:n]).plan, (1, 2, 4, 5, 7))
+    assert described(jaxq.quantize(fn, "int8", PARAMS, X[:4]).plan) == described(q.plan)
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS, ids=lambda fn: fn.__name__)
+def test_the_float_reading_is_the_functions_at_each_batch(fn: Callable[..., Any]) -> None:
+    q = jaxq.quantize(fn, "int8", PARAMS, X[:1])
+    for n in (1, 4, 7):
+        captured = q.captured(PARAMS, X[:n])
+        found = q.core.reals(captured, PARAMS, (X[:n],), {})
+        (output,) = (captured.plan.graph.site_names[v] for v in captured.plan.graph.outputs)
+        np.testing.assert_allclose(found[output], fn(PARAMS, X[:n]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fn", (moments, tiled), ids=lambda fn: fn.__name__)
+def test_the_file_is_the_same_calibrated_at_1_or_7(fn: Callable[..., Any]) -> None:
+    def data(batch: int) -> bytes:
+        q = jaxq.quantize(fn, "int8", PARAMS, X[:1])
+        data = [X[i : i + batch] for i in range(0, 7, batch)]
+        ranges = jaxq.calibrate(q, data, PARAMS, q.init(PARAMS, X[:1]), progress=False)
+        return jaxq.export.to_tflite(q, PARAMS, ranges, verify=X[:7], progress=False).data
+
+    assert data(1) == data(7)
+
+
+def cells(rngs: nnx.Rngs) -> list[nnx.Module]:
+    return [
+        nnx.LSTMCell(4, 6, rngs=rngs),
+        nnx.OptimizedLSTMCell(4, 6, rngs=rngs),
+        nnx.GRUCell(4, 6, rngs=rngs),
+        nnx.SimpleCell(4, 6, rngs=rngs),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_recurrent_layer_is_the_same_at_each_batch(index: int) -> None:
+    rngs = nnx.Rngs(0)
+    model = nnx.RNN(cells(rngs)[index], rngs=rngs)
+    qmodel = jaxq.quantize(model, "int8", X[:1, :2])
+    same_plans(lambda n: qmodel.captured(X[:n, :2]).plan)
+
+
+class LinenRecurrent(flax.linen.Module):
+    """A Linen recurrent layer: its first state is made of zeros."""
+
+    cell: Any
+
+    @flax.linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return flax.linen.Dense(4)(flax.linen.RNN(self.cell(6))(x)[:, -1])
+
+
+@pytest.mark.parametrize("cell", ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"))
+def test_a_recurrent_layer_of_linen_is_the_same_at_each_batch(cell: str) -> None:
+    module = LinenRecurrent(getattr(flax.linen, cell))
+    same_plans(lambda n: jaxq.quantize(module, "int8", X[:n, :2]).plan)
+
+
+def test_a_graph_is_derived_where_a_batch_of_one_hides_its_structure() -> None:
+    """A random constant per example, of which the recorded graph of one makes a vector over channels."""
+    table = RNG.normal(0, 1, (16, 4)).astype(np.float32)
+
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        return x[:, 0] @ p["w"] + jnp.asarray(table)[jnp.arange(x.shape[0])]
+
+    q = jaxq.quantize(fn, "int8", PARAMS, X[:1])
+    same_plans(lambda n: q.captured(PARAMS, X[:n]).plan, (1, 2, 4, 7))
+    for n in (1, 4):
+        captured = q.captured(PARAMS, X[:n])
+        found = q.core.reals(captured, PARAMS, (X[:n],), {})
+        (output,) = (captured.plan.graph.site_names[v] for v in captured.plan.graph.outputs)
+        np.testing.assert_allclose(found[output], fn(PARAMS, X[:n]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_function_of_one_batch_size_keeps_it() -> None:
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        return x.reshape(2, 20) @ jnp.ones((20, 3))
+
+    q = jaxq.quantize(fn, "int8", {}, X[:2])
+    assert q.plan.graph.avals[q.plan.graph.outputs[0]].shape == (2, 3)
+
+
+def test_the_generic_batch_is_a_prime_that_divides_no_size() -> None:
+    q = jaxq.quantize(
+        lambda p, x: x.reshape(len(x), -1) @ p, "int8", np.ones((26, 22), np.float32), np.ones((1, 13, 2))
+    )
+    assert batches.generic_batch(11, q.plan.graph) == 17
