@@ -53,6 +53,7 @@ class Tensor:
 
     `offset`: the byte at which a constant begins in the file that it was read from; None where there is no file.
     `unread`: what the file says of the tensor and a Program cannot hold, such as "sparse data"; "" where it holds all.
+    `variable`: whether an operator keeps its state in the tensor from one call to the next.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Tensor:
     data: np.ndarray | None = None
     offset: int | None = None
     unread: str = ""
+    variable: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Operator:
 
     `kind` is the BuiltinOperator name ("CONV_2D"). `options` holds the fields of its options table in snake_case
     (`stride_h`, `fused_activation_function`); paddings and activations are names ("SAME", "RELU6"), not numbers.
+    `intermediates`: tensors with the parameters of what a recurrent operator computes inside.
     """
 
     kind: str
@@ -77,6 +80,7 @@ class Operator:
     outputs: tuple[int, ...]
     options: Mapping[str, Option] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     version: int = 1
+    intermediates: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

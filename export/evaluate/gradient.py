@@ -24,6 +24,7 @@ from jaxq.export.evaluate.program import Environment, checked, initial_state, in
 from jaxq.export.evaluate.variables import State
 from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program, Tensor
+from jaxq.export.shapes import STATES
 from jaxq.numerics.rounding import straight_through
 
 Tensors = tuple[Tensor, ...]
@@ -41,6 +42,9 @@ def evaluate_real(program: Program, family: str, machine: str = PHONE) -> Callab
 
     Quantized inputs are float32, others as in the file. Raises ExportError for an operator without a float meaning.
     """
+    recurrent = next((op.kind for op in program.operators if op.kind in STATES), None)
+    if recurrent is not None:
+        raise ExportError(f"{recurrent} has no float meaning, so no gradient. Call the function on integers instead.")
     kernels, before = kernels_of(program, family, machine), initial_state(program, family, machine)
     initial = {name: _lifted(value, _variable(program, name)) for name, value in before.items()}
 

@@ -17,6 +17,7 @@ from jaxq.export.evaluate.kernels.machine import PHONE, Machine, machine_named
 from jaxq.export.evaluate.kernels.operands import Kernel
 from jaxq.export.evaluate.variables import State
 from jaxq.export.program import Operator, Program, Tensor
+from jaxq.export.shapes import STATES
 
 # The kernels of a family on a machine.
 FAMILIES: dict[str, Callable[[Machine], dict[str, Kernel]]] = {
@@ -106,6 +107,8 @@ def single_step(program: Program, family: str, wanted: Sequence[int], machine: s
         def apply(op: Operator, values: list[Any]) -> list[Any]:
             if op.kind in variables.KINDS:
                 return variables.apply(op, program.tensors, values, after)
+            if op.kind in STATES:
+                return variables.recur(op, program.tensors, values, after, kernels(op))
             return kernels(op)(op, program.tensors, values)
 
         environment = interpret(program, inputs, apply, lambda tensor: jnp.asarray(tensor.data))
@@ -116,7 +119,7 @@ def single_step(program: Program, family: str, wanted: Sequence[int], machine: s
 
 def initial_state(program: Program, family: str, machine: str = PHONE) -> State:
     """The variables before the first invocation, by name; {} for a program without. Raises ExportError."""
-    state: State = {}
+    state = variables.at_rest(program)
     for subgraph in variables.initializers(program):
         state = single_step(subgraph, family, (), machine)(state)[0]
     return state
@@ -164,7 +167,9 @@ def interpret(
         return constant(tensor)
 
     for i, op in enumerate(program.operators):
-        results = _applied(apply, i, op, [None if index < 0 else value(index) for index in op.inputs])
+        kept = STATES.get(op.kind, ())
+        read = [None if index < 0 or p in kept else value(index) for p, index in enumerate(op.inputs)]
+        results = _applied(apply, i, op, read)
         environment.update(zip(op.outputs, results, strict=True))
     return environment | {index: value(index) for index in program.outputs}
 

@@ -1,7 +1,6 @@
 """Any `.tflite` to a Program: verify the structure, check the meaning, copy nothing that can be viewed.
 
-Lost on the way, because a Program has no place for them: `is_variable`, `intermediates` and the like
-(recurrent operators), the option bytes of custom operators.
+Lost on the way, because a Program has no place for them: the option bytes of custom operators.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def _tensor(i: int, table: Table, buffers: Buffers, inner: str) -> Tensor:
     data = None if elsewhere else buffers.constant(buffer, dtype, shape, where)
     offset = None if data is None else buffers.offset(buffer)
     parameters = _quantization(None if unread else quantization, shape, where)
-    return Tensor(name, shape, dtype, parameters, data, offset, unread)
+    return Tensor(name, shape, dtype, parameters, data, offset, unread, bool(table.index("is_variable")))
 
 
 def _unread(table: Table, quantization: Table | None, buffers: Buffers) -> str:
@@ -195,6 +194,7 @@ def _operator(where: str, table: Table, codes: Sequence[tuple[str, int]], tensor
         outputs=_indices(table, "outputs", tensors, where),
         options=_options(table, kind, where),
         version=version,
+        intermediates=_indices(table, "intermediates", tensors, where, lowest=-1),
     )
 
 

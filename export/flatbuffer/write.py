@@ -125,6 +125,7 @@ def _tensor(i: int, tensor: Tensor, buffers: _Buffers) -> Any:
         buffer=0 if tensor.data is None else buffers.add(_content(i, tensor, tensor.data)),
         quantization=_quantization(tensor.quantization),
         has_rank=True,
+        is_variable=tensor.variable,
     )
 
 
@@ -168,6 +169,7 @@ def _operator(i: int, operator: Operator, codes: _Codes, subgraphs: int) -> Any:
         opcode_index=codes.number(operator.kind, operator.version),
         inputs=list(operator.inputs),
         outputs=list(operator.outputs),
+        intermediates=list(operator.intermediates) or None,
         **_options(i, operator, subgraphs),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxq.display.text import shortened
 from jaxq.errors import FormatError
 from jaxq.export.program import RAW, Operator, Program, Tensor
-from jaxq.export.shapes.table import SHAPES, Row
+from jaxq.export.shapes.table import SHAPES, STATES, Row
 from jaxq.export.shapes.view import Misfit, View, ensure
 
 LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
@@ -122,10 +122,6 @@ def _order(program: Program) -> Iterator[Fault]:
     for index in program.outputs:
         if index not in known:
             yield Fault("is an output that nothing writes", None, index)
-
-
-# Inputs that are variables of the operator itself: empty before the first invocation.
-STATES = {"SVDF": (4,), "UNIDIRECTIONAL_SEQUENCE_LSTM": (18, 19)}
 
 
 def _is_state(op: Operator, index: int) -> bool:

@@ -40,6 +40,9 @@ POOL = Row(contractions.pool, alike=(0,))
 RESIZE = Row(contractions.resize, 2, 2, (0,))
 CONV = Row(contractions.conv, 2, 3, optional=(2,))
 
+# Inputs that are variables of the operator itself, without data: its state between two calls.
+STATES: Mapping[str, tuple[int, ...]] = {"SVDF": (4,), "UNIDIRECTIONAL_SEQUENCE_LSTM": (18, 19)}
+
 SHAPES: Mapping[str, Row] = {
     "ABS": UNARY,
     "ADD": BINARY,

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxq.export.program import Operator, Program
-from jaxq.export.targets.device import Device, Limit
+from jaxq.export.targets.device import VENDOR, Device, Limit
 from jaxq.export.targets.edgetpu import SECOND_SUBGRAPH
 from jaxq.export.targets.macs import macs
 from jaxq.export.targets.memory import Memory, memory
+
+# The operators that compilers put in place of what they took: the compiler, and how its targets' names begin.
+COMPILED: Mapping[str, tuple[str, str]] = {
+    "CUSTOM:edgetpu-custom-op": ("the Edge TPU compiler", "edgetpu"),
+    "CUSTOM:ethos-u": ("Vela", "ethos-u"),
+}
+_BEFORE = Limit(
+    "a file that no compiler has been through",
+    lambda program, op: None,
+    VENDOR,
+    "google-coral/edgetpu; Arm, ethos-u-vela",
+    fix="Check the file that went into the compiler.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +103,11 @@ def _own(program: Program, device: Device, index: int, op: Operator) -> Placemen
     output = program.tensors[op.outputs[0]].name if op.outputs and op.outputs[0] >= 0 else ""
     work = macs(program, op)
     limits = device.operators.get(op.kind)
+    if op.kind in COMPILED:
+        compiler, families = COMPILED[op.kind]
+        reason, mapped = f"the file is already compiled by {compiler}", device.name.startswith(families)
+        status = device.mapped if mapped else device.unlisted
+        return Placement(index, op.kind, output, mapped, status, reason, work, None if mapped else _BEFORE)
     if limits is None:
         return Placement(index, op.kind, output, False, device.unlisted, f"{op.kind} is not in its table", work)
     for limit in (*device.everywhere, *limits):

@@ -11,9 +11,10 @@ from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
-from jaxq.export.lint.view import read_at, written
+from jaxq.export.lint.view import index_at, read_at, written
 from jaxq.export.operators import CONTRACTIONS, OPERATORS
 from jaxq.export.program import Operator, Program, Tensor, describe
+from jaxq.export.shapes import STATES
 from jaxq.export.targets.device import Check
 
 Shape4 = tuple[int, int, int, int]
@@ -29,6 +30,8 @@ def feature_maps(program: Program, op: Operator) -> Iterator[Tensor]:
     known = {*OPERATORS[op.kind].parameters} if op.kind in OPERATORS else set()
     if op.kind in CONTRACTIONS:
         known |= {CONTRACTIONS[op.kind].weights, CONTRACTIONS[op.kind].bias}
+    if op.kind in STATES:  # weights, biases and states stand behind the data
+        known |= {*range(1, len(op.inputs))}
     for position in range(len(op.inputs)):
         tensor = read_at(program, op, position)
         if tensor is not None and position not in known:
@@ -130,14 +133,29 @@ def pairs(allowed: Container[tuple[str, str]]) -> Check:
 
 
 def constant(*positions: int) -> Check:
-    """What is read at these positions is in the file."""
+    """What is read at these positions is in the file, if need be as float16 behind a DEQUANTIZE."""
 
     def check(program: Program, op: Operator) -> str | None:
-        tensors = (read_at(program, op, position) for position in positions)
-        wrong = next((t for t in tensors if t is not None and t.data is None), None)
+        indices = (index_at(op, position) for position in positions)
+        found = [program.tensors[i] for i in indices if i is not None and not is_constant(program, i)]
+        wrong = next(iter(found), None)
         return None if wrong is None else f"reads {named(wrong)}, which is computed at run time"
 
     return check
+
+
+def is_constant(program: Program, index: int) -> bool:
+    """Whether a tensor is in the file, or is what DEQUANTIZE makes of float16 that is."""
+    if program.tensors[index].data is not None:
+        return True
+    makers = (op for op in program.operators if op.kind == "DEQUANTIZE" and index in op.outputs)
+    return any(half_constant(program, op) for op in makers)
+
+
+def half_constant(program: Program, op: Operator) -> bool:
+    """Whether an operator reads a float16 constant."""
+    x = read_at(program, op)
+    return x is not None and x.dtype == "float16" and x.data is not None
 
 
 def not_hybrid(program: Program, op: Operator) -> str | None:

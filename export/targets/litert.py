@@ -16,6 +16,7 @@ from jaxq.export.targets.conditions import (
     constant,
     dtypes,
     feature_maps,
+    half_constant,
     not_hybrid,
     number,
     numbers,
@@ -46,6 +47,11 @@ def _window(program: Program, op: Operator) -> str | None:
 def _axes(program: Program, op: Operator) -> str | None:
     longest = max((len(t.shape) for t in feature_maps(program, op)), default=0)
     return None if longest <= MOST_AXES else f"has a tensor of {longest} axes"
+
+
+def _dequantized(program: Program, op: Operator) -> str | None:
+    """A float16 constant is part of the operator that reads it: the delegate keeps its weights so."""
+    return None if half_constant(program, op) else reads(0, EIGHT)(program, op)
 
 
 def _one_type(program: Program, op: Operator) -> str | None:
@@ -160,7 +166,7 @@ OPERATORS = table(
             _from_code("from float to 8 bits, or within one 8-bit type", pairs(_CONVERSIONS)),
             _RATIO,
         ),
-        "DEQUANTIZE": (_from_code("from 8 bits", reads(0, EIGHT), evidence=VENDOR),),
+        "DEQUANTIZE": (_from_code("from 8 bits, or of a float16 constant", _dequantized, evidence=VENDOR),),
         "MAX_POOL_2D": (_EIGHTS, _from_code("strides not above the window's size", _pool)),
         "CONCATENATION": (_EIGHTS, _from_code("2 to 5 inputs", _inputs(2, 5), "Concatenate in steps.", VENDOR)),
         "SPLIT": (_EIGHTS, _from_code("2 to 4 outputs", _outputs, "Split in steps.", VENDOR)),

@@ -129,6 +129,8 @@ def requantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array
     x, y = source(op, tensors), target(op, tensors)
     multiplier = quantize_multiplier(float(scale(x)) / float(scale(y)))
     rescaled = multiply_by_quantized_multiplier(centred(present(op, values), x), multiplier)
+    if y.dtype == "int32":
+        return [rescaled + zero_point(y)]
     return [saturate(rescaled + zero_point(y), y, *limits(y))]
 
 

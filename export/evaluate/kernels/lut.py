@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels.operands import limits, scale, zero_point
 from jaxq.export.program import Tensor
 from jaxq.numerics.rounding import round_away
@@ -25,6 +26,8 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 def codes(tensor: Tensor) -> np.ndarray:
     """All 256 integers of an 8-bit tensor in ascending order, int32."""
     low, high = limits(tensor)
+    if high - low > 255:
+        raise ExportError(f"Tensor {tensor.name!r} is {tensor.dtype}: the operator's kernel is modelled for 8 bits.")
     return np.arange(low, high + 1, dtype=np.int32)
 
 

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import builtin, contraction, lut, movement, pooling, resize, softmax, wide
+from jaxq.export.evaluate.kernels import (
+    builtin,
+    contraction,
+    lut,
+    movement,
+    pooling,
+    recurrent,
+    resize,
+    softmax,
+    wide,
+)
 from jaxq.export.evaluate.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -307,6 +317,7 @@ def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> li
 KERNELS: dict[str, Kernel] = {
     **movement.KERNELS,
     **builtin.KERNELS,
+    **recurrent.KERNELS["reference"],
     "CONV_2D": conv,
     "DEPTHWISE_CONV_2D": depthwise_conv,
     "TRANSPOSE_CONV": transpose_conv,

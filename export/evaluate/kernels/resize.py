@@ -33,14 +33,16 @@ def in_1024ths(size: int, out: int, align: bool, half: bool) -> Taps:
 
 def bilinear_builtin(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """TFLite's: `x 2^20` rounded half away from zero."""
-    total = mixed(_int8(op, tensors, values), _size(op, tensors), in_1024ths, 1024, *_centres(op))
+    total = mixed(_integers(op, tensors, values, ("int8",)), _size(op, tensors), in_1024ths, 1024, *_centres(op))
     half = jnp.where(total > 0, 1 << 19, -(1 << 19))
     return [lax.div(total + half, jnp.full_like(total, 1 << 20)).astype(jnp.int8)]
 
 
 def bilinear_xnnpack(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """XNNPACK's, as training computes it."""
-    return [by_2048ths(_int8(op, tensors, values), _size(op, tensors), *_centres(op)).astype(jnp.int8)]
+    x = source(op, tensors)
+    steps = _integers(op, tensors, values, ("int8", "uint8"))
+    return [by_2048ths(steps, _size(op, tensors), *_centres(op)).astype(x.dtype)]
 
 
 def bilinear_float(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -53,9 +55,11 @@ def _size(op: Operator, tensors: Tensors) -> list[int]:
     return constant(op, tensors, 1).tolist()
 
 
-def _int8(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    if source(op, tensors).dtype != "int8":
-        raise ExportError(f"{op.kind} of {source(op, tensors).dtype}: its arithmetic is known here for int8 alone.")
+def _integers(op: Operator, tensors: Tensors, values: Values, known: tuple[str, ...]) -> jax.Array:
+    dtype = source(op, tensors).dtype
+    if dtype not in known:
+        advice = " Evaluate with family 'xnnpack'." if dtype == "uint8" else " Use int8."
+        raise ExportError(f"{op.kind} of {dtype}: the kernel of this family is modelled for {known[0]} alone.{advice}")
     return present(op, values).astype(jnp.int32)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import builtin, gemmlowp, lut, movement, reference, wide
+from jaxq.export.evaluate.kernels import builtin, gemmlowp, lut, movement, recurrent, reference, wide
 from jaxq.export.evaluate.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -138,6 +138,7 @@ MISSING = ("EXP", "GELU", "LOG", "RELU_N1_TO_1", "SQRT", "TILE")
 
 KERNELS: dict[str, Kernel] = {
     **{kind: kernel for kind, kernel in reference.KERNELS.items() if kind not in MISSING},
+    **recurrent.KERNELS["tflm"],
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": functools.partial(reference.batch_matmul, ratio=ratio64),
     "MUL": functools.partial(reference.mul, ratio=ratio64),

@@ -115,10 +115,12 @@ def _contracted(op: Operator, tensors: Tensors, acc: jax.Array, machine: Machine
         return builtin_contraction(op, tensors, acc, machine)
     if w.data is None:
         raise ExportError(f"{op.kind}: XNNPACK takes constant weights, and {w.name!r} is computed at run time.")
-    if w.dtype not in ("int8", "int4") or zero_point(w):
+    unsigned = x.dtype == w.dtype == "uint8"
+    if not unsigned and (w.dtype not in ("int8", "int4") or zero_point(w)):
         raise ExportError(
-            f"{op.kind}: XNNPACK takes int8 or int4 weights of zero point 0; "
-            f"{w.name!r} is {w.dtype} with zero point {zero_point(w)}."
+            f"{op.kind} of {x.dtype}: XNNPACK takes int8 or int4 weights of zero point 0, and of any beside uint8 "
+            f"weights and activations; {w.name!r} is {w.dtype} with zero point {zero_point(w)}. "
+            "Evaluate with family 'reference'."
         )
     if _is_builtin(op, tensors, x_at):
         return builtin_contraction(op, tensors, acc, machine)
@@ -314,8 +316,12 @@ def softmax_last_axis(op: Operator, tensors: Tensors, values: Values, machine: M
 
 
 def leaky_relu(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """LEAKY_RELU: `(d k + 128) >> 8 + z_y` with an 8-bit fractional multiplier for each sign."""
+    """LEAKY_RELU: `(d k + 128) >> 8 + z_y` with an 8-bit fractional multiplier for each sign; of int16 TFLite's
+    builtin kernel.
+    """
     x, y = source(op, tensors), target(op, tensors)
+    if x.dtype == "int16":
+        return builtin.leaky_relu(op, tensors, values)
     positive = scale(x) / scale(y)
     negative = positive * option_float(op, "alpha", 0.0)
     if not (_converts(positive) and _converts(abs(negative)) and negative >= -127.99609375):
