@@ -19,6 +19,7 @@ from jaxq import __version__
 from jaxq.calibrate import fingerprint
 from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
+from jaxq.export.device_proof import save_proof
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import joined
 from jaxq.export.files import refuse_place, write_whole
@@ -173,6 +174,30 @@ class Artifact:
         outputs = litert.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         return [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
+
+    def save_proof(
+        self,
+        path: str | os.PathLike[str],
+        examples: Any,
+        *,
+        runtime: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> pathlib.Path:
+        """Write a folder that proves the file on a device without jaxq: by Python, in a browser, on TFLite Micro.
+
+        Args:
+          path: the folder, made here.
+          examples: 1 to 64, as `verify` takes them.
+          runtime: a node_modules folder with @litertjs/core and @litertjs/wasm-utils, to pack LiteRT's web runtime.
+          force: replace a folder that exists.
+
+        Returns: the folder; its README.md says how to run each.
+        Raises: ExportError for a file with float operators, InputError, MismatchError.
+        """
+        batches = list(chunks(self.bound, examples, "prove on"))
+        arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        inputs = [quantized(a, entry) for a, entry in zip(arrays, self.manifest["inputs"], strict=True)]
+        return save_proof(self.data, inputs, path, manifest=self.manifest, runtime=runtime, force=force)
 
     def python(self) -> str:
         """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas."""

@@ -128,6 +128,7 @@ def test_help_is_plain_in_a_pipe_and_names_every_command():
     assert found.code == 0 and found.err == ""
     assert "  plan     Print how a model will be quantized.\n" in found.out
     commands = ("plan", "train", "export", "verify", "diff", "inspect", "lint", "check", "bench", "infer", "weights")
+    assert "\n  proof " in found.out
     assert all(f"\n  {name} " in found.out for name in commands)
 
 

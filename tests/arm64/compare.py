@@ -186,8 +186,7 @@ def main() -> None:
         for cpu, target in targets.items():
             emulate(machine, cpu, folder / "cases", target)
         sums.update(compare(folder / "cases", targets))
-        print(f"arm64: {part}, {time.time() - start:.0f} s")
-    print(table(sums))
+        print(f"arm64: {part}, {time.time() - start:.0f} s\n{table(sums)}", flush=True)
     if sum(s.differing.total() + s.far for s in sums.values()) or not sums:
         sys.exit(1)
 
