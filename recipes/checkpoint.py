@@ -45,7 +45,11 @@ def make_room(out: pathlib.Path, resume: bool, force: bool) -> None:
         return
     if not force:
         raise ExportError(f"{earlier[0]} exists. Go on with --resume, start again with --force, or give another --out.")
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    gone = out / "checkpoints.old"  # in one step: a half-removed folder is no run
+    shutil.rmtree(gone, ignore_errors=True)
+    if (out / "checkpoints").exists():
+        (out / "checkpoints").rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _state(modules: tuple[Any, ...]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import jaxq
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.plan.recipe import Weights
-from jaxq.recipes import checkpoint, images, stepping, train, weights
+from jaxq.recipes import checkpoint, identity, images, stepping, train, weights
 from jaxq.recipes.images import Images
 from jaxq.recipes.notes import Notes
 from jaxq.recipes.train import Training
@@ -135,6 +135,9 @@ def ladder(
     training, test = _images(config, data, smoke, seed)
     model = config.network(len(training.classes), nnx.Rngs(seed))
     out.mkdir(parents=True, exist_ok=True)
+    found = identity.fingerprint((training, test))
+    devices = stepping.mesh_of().size
+    identity.claim(out, resume, recipe="finetune", seed=seed, config=config, data=found, devices=devices)
     notes = Notes(out / "summary.json", resume=resume)
     run = Run(config, out, seed, training, test, stepping.mesh_of(), train.JsonLines(out / "log.jsonl"), notes)
     run.notes.add(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)

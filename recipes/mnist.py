@@ -24,7 +24,7 @@ from rich.table import Table
 import jaxq
 from jaxq.export.artifact import Artifact
 from jaxq.export.files import write_whole
-from jaxq.recipes import checkpoint, loop
+from jaxq.recipes import checkpoint, identity, loop
 from jaxq.recipes.data import Split, batches, mnist
 
 
@@ -101,6 +101,7 @@ def run(
     checkpoint.make_room(out, resume, force)
     out.mkdir(parents=True, exist_ok=True)
     data = _data(config, seed)
+    identity.claim(out, resume, recipe="mnist", seed=seed, config=config, data=identity.fingerprint(data))
     model = train_float(config, data, seed, out / "checkpoints" / "float", resume)
     summary: dict[str, Any] = {"float_accuracy": _accuracy(model, data)}
     qmodel = jaxq.quantize(model, jaxq.Recipe(name="int8", activations={"observe": True}), data.test_images[:1])

@@ -27,7 +27,7 @@ from jaxq import Recipe
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.recipes import checkpoint, stepping, weights
+from jaxq.recipes import checkpoint, identity, stepping, weights
 from jaxq.recipes.bert import CONFIGS, SentenceEncoder, SentenceModel, bounded, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
@@ -110,6 +110,9 @@ def ladder(
     checkpoint.make_room(out, resume, force)
     train, test = data(task, config)
     out.mkdir(parents=True, exist_ok=True)
+    kept = dataclasses.replace(config, policies=())  # each policy has checkpoints of its own
+    found, devices = identity.fingerprint((train, test)), stepping.mesh_of().size
+    identity.claim(out, resume, recipe=task.measure, seed=seed, config=kept, data=found, devices=devices)
     run = Run(task, config, out, seed, train, test, stepping.mesh_of(), Notes(out / "summary.json", resume=resume))
     run.notes.add(seed=seed, measure=task.measure)
     model = fine_tuned(run)

@@ -54,8 +54,9 @@ def steps_of(out: pathlib.Path, phase: str) -> list[int]:
 # --- a whole run -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_three_files_and_its_checkpoints(finished: pathlib.Path) -> None:
-    assert {path.name for path in finished.iterdir()} == {"checkpoints", "model.json", "model.tflite", "summary.json"}
+def test_a_run_leaves_four_files_and_its_checkpoints(finished: pathlib.Path) -> None:
+    files = {"model.json", "model.tflite", "run.json", "summary.json"}
+    assert {path.name for path in finished.iterdir()} == {"checkpoints", *files}
     assert steps_of(finished, "float") == steps_of(finished, "qat") == [0, 3]
 
 
@@ -119,7 +120,7 @@ def test_ctrl_c_leaves_no_part_of_a_file_and_keeps_the_checkpoint(tmp_path: path
     code, printed = interrupted(out)
     assert code == 130, printed
     assert "interrupted; to go on from the last checkpoint" in printed
-    assert [path.name for path in out.iterdir()] == ["checkpoints"]
+    assert {path.name for path in out.iterdir()} == {"checkpoints", "run.json"}
     steps = steps_of(out, "float")
     assert steps and steps[0] == 0
     model = mnist.DigitNet(mnist.Config().width, nnx.Rngs(7))
