@@ -74,6 +74,7 @@ class Artifact:
     frozen: Frozen = dataclasses.field(repr=False)
     bound: Bound = dataclasses.field(repr=False)
     tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
+    result_of: Callable[[Sequence[Any]], Any] = dataclasses.field(repr=False)  # the model's structure of the outputs
 
     @property
     def machine(self) -> str:
@@ -160,10 +161,15 @@ class Artifact:
         proof = certificate(examples, tallies, simulated, None, self.program, machine)
         return dataclasses.replace(proof, exact_sites=frozenset(simulated.differing) - loose, table_sites=loose)
 
-    def run(self, *inputs: Any) -> list[np.ndarray]:
+    def run(self, *inputs: Any) -> Any:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
 
-        Raises InputError for NaN, and for another number of inputs.
+        Args:
+          inputs: the arrays of the model's arguments, in the order of the manifest; of any number of examples.
+
+        Returns: the model's result in the model's structure (a dict, a tuple), None in the place of what is no output
+        of the file; of a model that returns one array a list of one.
+        Raises: InputError for NaN, and for another number of inputs.
         """
         formulas = self.manifest["inputs"]
         if len(inputs) != len(formulas):
@@ -173,7 +179,9 @@ class Artifact:
         integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, inputs, strict=True)]
         outputs = litert.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
-        return [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
+        found = [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
+        result = self.result_of(found)
+        return [result] if isinstance(result, np.ndarray) else result
 
     def save_proof(
         self,
@@ -254,7 +262,9 @@ def to_tflite(
     metadata = None if metadata is None else completed(metadata, program)
     data = _bytes(program, metadata)
     litert.load_check(data)
-    artifact = Artifact(data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of)
+    artifact = Artifact(
+        data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of, captured.result_of
+    )
     forward, quality = watched(artifact.forward, frozen, params)
     watching = dataclasses.replace(artifact, forward=forward)
     proof = None if verify is None else watching.verify(verify, progress=progress)
@@ -356,10 +366,8 @@ def _manifest(
     frozen: Frozen, program: Program, data: bytes, proof: Certificate | None, metadata: Metadata | None
 ) -> dict[str, Any]:
     recipe, graph = frozen.plan.recipe, frozen.plan.graph
-    values = (graph.inputs, [v for v in graph.outputs if v in graph.activations])
-    names = [[graph.site_names[v] for v in end] for end in values]
     inputs, outputs = ([formula(name, program.tensors[i]) for name, i in zip(*end, strict=True)]
-                       for end in zip(names, (program.inputs, program.outputs), strict=True))  # fmt: skip
+                       for end in zip(graph.ends, (program.inputs, program.outputs), strict=True))  # fmt: skip
     if metadata is not None:
         inputs, outputs = described(inputs, metadata.inputs), described(outputs, metadata.outputs)
     return {

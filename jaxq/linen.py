@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
@@ -137,6 +137,7 @@ def takes(target: Any) -> bool:
 def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedLinen:
     """Quantize a Linen module. Captures it once now, with variables of the right shapes, so that errors come early."""
     core.remember_example(args, kwargs)
+    core.call = Called(type(module).__call__, skip=1)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *core.zeros()[0], **core.zeros()[1]))
     core.plan = captured_linen(module, core, shapes, {"dropout": jax.random.key(0)}, *core.example).plan
     return QuantizedLinen(module, core)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
@@ -34,6 +35,7 @@ class QuantizedModel(nnx.Module):
         self.model = model
         self.core = core
         core.remember_example(args, kwargs)
+        core.call = Called(type(model).__call__, skip=1, result=operator.itemgetter(0))
         ranges = initial_ranges(self.captured())
         self.ranges = nnx.Dict({n: nnx.Dict({k: Range(v) for k, v in r.items()}) for n, r in ranges.items()})
 

@@ -383,7 +383,7 @@ def test_inspect_as_json(file: pathlib.Path):
     found = call("inspect", file, "--json").json
     assert [op["kind"] for op in found["operators"]] == ["CONV_2D", "MEAN", "FULLY_CONNECTED"]
     assert all(op["version"] >= 1 for op in found["operators"])
-    assert found["inputs"][0]["signature"] == "input"
+    assert found["inputs"][0]["signature"] == "x"
     by_op = {"CONV_2D": 4 * 9 + 4 * 4, "FULLY_CONNECTED": 12 + 3 * 4, "MEAN": 8}
     assert found["weight_bytes"] == {"by_op": by_op, "total": sum(by_op.values())}
     kernel = next(t for t in found["tensors"] if t["name"] == "conv/kernel")

@@ -235,11 +235,11 @@ def test_a_host_needs_numpy_alone_to_feed_the_file_and_to_read_it(folder: pathli
     images, manifest = digits().test_images[:16], json.loads((folder / "model.json").read_text())
     (entry,), (result,) = manifest["inputs"], manifest["outputs"]
     integers = evaluated(entry["quantize"], x=images).astype(entry["dtype"])
-    stored = artifact().forward([images])[0]
-    np.testing.assert_array_equal(integers, stored[entry["name"]])
+    stored, graph = artifact().forward([images])[0], trained().qmodel.plan.graph
+    np.testing.assert_array_equal(integers, stored[graph.site_names[graph.inputs[0]]])
 
     (outputs,) = jax.jit(jaxq.load(folder / "model.tflite"))(integers)
-    np.testing.assert_array_equal(outputs, stored[result["name"]])
+    np.testing.assert_array_equal(outputs, stored[graph.site_names[graph.outputs[0]]])
     logits = evaluated(result["dequantize"], q=np.asarray(outputs, np.float32))
     np.testing.assert_array_equal(logits, trained().qmodel(images))
 

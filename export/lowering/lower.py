@@ -53,8 +53,7 @@ def lower(frozen: Frozen) -> tuple[Program, Mapping[int, int]]:
             island.write(op, _float_rule(op))
     values = [v for v in plan.graph.outputs if v in plan.graph.activations]
     outputs = [writer.output(v) for v in values]
-    names = tuple(plan.graph.site_names[v] for v in values)
-    in_names = tuple(plan.graph.site_names[v] for v in plan.graph.inputs)
+    in_names, names = plan.graph.ends
     program = Program(
         tuple(writer.tensors), tuple(writer.operators), tuple(inputs), tuple(outputs), in_names, names, "jaxq"
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxq.errors import InputError, RangeError
 from jaxq.frontends.call import Call, is_key, places, split_call
+from jaxq.frontends.signature import argument_names, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batch_of
 from jaxq.plan.findings import Finding
@@ -35,6 +36,23 @@ class Captured:
     plan: Plan
     structure: Any
     simulate: Callable[..., list[Any]]
+    result: Callable[[Any], Any]
+
+    def result_of(self, outputs: Sequence[Any]) -> Any:
+        """The function's result from the graph's outputs that are activations, None in the place of any other."""
+        graph, found = self.plan.graph, iter(outputs)
+        leaves = [next(found) if v in graph.activations else None for v in graph.outputs]
+        return self.result(jax.tree.unflatten(self.structure, leaves))
+
+
+class Called(NamedTuple):
+    """What a user calls: `called`, whose parameters after the first `skip` are the arguments, and `result`, which takes
+    the user's result out of what the captured function returns.
+    """
+
+    called: Callable[..., Any]
+    skip: int = 0
+    result: Callable[[Any], Any] = lambda returned: returned
 
 
 class Core:
@@ -47,6 +65,7 @@ class Core:
         self.recipe = recipe
         self.plan: Plan | None = None
         self.example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.call = Called(lambda *inputs: None)
         self.findings: tuple[Finding, ...] = ()  # what the last calibration found that its ranges cannot hold
         self.calibrated = 0  # the fingerprint of the parameters that it saw
         self._captured: dict[Hashable, Captured] = {}
@@ -94,8 +113,21 @@ class Core:
         recorded = _Recorded(fn, params, names, call)
         batch = recorded.batch
         recorded = self._recorded.setdefault((key, call.static, *recorded.shapes), recorded)
-        plan = make_plan(recorded.graphs.at(batch), self.recipe)
-        return Captured(plan, recorded.structures[0], jax.jit(functools.partial(simulate, plan)))
+        graph = recorded.graphs.at(batch)
+        structure = recorded.structures[0]
+        plan = make_plan(self._named(graph, structure, call), self.recipe)
+        return Captured(plan, structure, jax.jit(functools.partial(simulate, plan)), self.call.result)
+
+    def _named(self, graph: Graph, structure: Any, call: Call) -> Graph:
+        """The graph with the user's names of its ends: arguments, and keys of the result."""
+        args, kwargs = call.rebuild([True] * len(call.arrays))
+        names = argument_names(self.call.called, self.call.skip, args, kwargs)
+        inputs = [name for name, leaf in zip(names, jax.tree.leaves((args, kwargs)), strict=True) if leaf is True]
+        numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
+        order = jax.tree.leaves(self.call.result(numbers))
+        outputs = dict(zip(order, result_names(self.call.result(numbers)), strict=True))
+        ends = [outputs.get(i, f"state_{i}") for i in range(structure.num_leaves)]
+        return dataclasses.replace(graph, input_names=tuple(inputs), output_names=tuple(ends))
 
     def check_names(self, args: Any, kwargs: Any) -> None:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.simulate.qparams import Ranges
@@ -45,6 +45,7 @@ def quantize_function(
     """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`."""
 
     core.remember_example(example[1:], example_kwargs)
+    core.call = Called(fn, skip=1)
 
     def captured(params: Any, *args: Any, **kwargs: Any) -> Captured:
         args, kwargs = (args, kwargs) if args or kwargs else core.example

@@ -76,7 +76,10 @@ class Op:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A captured model. `inputs` are activations, `params` weights by name, `weights` their arithmetic in order."""
+    """A captured model. `inputs` are activations, `params` weights by name, `weights` their arithmetic in order.
+
+    `input_names`, `output_names`: what the user calls `inputs` and `outputs`; empty where nobody has said.
+    """
 
     avals: Mapping[int, Aval]
     inputs: tuple[int, ...]
@@ -86,6 +89,16 @@ class Graph:
     ops: tuple[Op, ...]
     outputs: tuple[int, ...]
     site_names: Mapping[int, str]
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the inputs and of the outputs that are activations: the user's, else their sites'."""
+        kept = [i for i, v in enumerate(self.outputs) if v in self.activations]
+        inputs = self.input_names or tuple(self.site_names[v] for v in self.inputs)
+        outputs = self.output_names or {i: self.site_names[self.outputs[i]] for i in kept}
+        return inputs, tuple(outputs[i] for i in kept)
 
     @property
     def activations(self) -> frozenset[int]:

@@ -1,0 +1,90 @@
+"""What the user calls the arguments and results of a model is what the file calls them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxq
+from jaxq.frontends.signature import argument_names, result_names, unique
+
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+W = np.ones((4, 3), np.float32)
+
+
+class Pair(NamedTuple):
+    """Two results."""
+
+    first: Any
+    second: Any
+
+
+def nested(p: Any, image: Any, features: Any, *more: Any, scale: Any) -> Any:
+    """Arguments and results in structures of each kind."""
+    pair = Pair(features["x"] @ p, jax.nn.sigmoid(features["y"] @ p))
+    return {"boxes": image @ p, "rest": (pair, more[0] @ p + scale)}
+
+
+def test_names_and_structure_of_a_function() -> None:
+    q = jaxq.quantize(nested, "int8", W, X[:1], {"x": X[:1], "y": X[:1]}, X[:1], scale=X[:1, :3])
+    batch = (X, {"x": X, "y": X}, X, {"scale": X[:, :3]})
+    ranges = jaxq.calibrate(q, [batch], W, q.init(W, *batch[:3], **batch[3]), progress=False)
+    artifact = jaxq.export.to_tflite(q, W, ranges)
+    inputs = ("image", "features/x", "features/y", "more_0", "scale")
+    outputs = ("boxes", "rest/0/first", "rest/0/second", "rest/1")
+    assert (artifact.program.input_names, artifact.program.output_names) == (inputs, outputs)
+    assert tuple(e["name"] for e in artifact.manifest["inputs"]) == inputs
+    assert tuple(e["name"] for e in artifact.manifest["outputs"]) == outputs
+    found, wanted = artifact.run(X, X, X, X, X[:, :3]), q.apply(W, ranges, *batch[:3], **batch[3])
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+class Detector(nnx.Module):
+    """Two inputs, two results."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.a, self.b = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, image: jax.Array, context: jax.Array) -> dict[str, jax.Array]:
+        return {"scores": jax.nn.sigmoid(self.b(image)), "boxes": self.a(image + context)}
+
+
+class LinenDetector(flax.linen.Module):
+    """The same in Linen."""
+
+    @flax.linen.compact
+    def __call__(self, image: jax.Array, context: jax.Array) -> dict[str, jax.Array]:
+        scores = jax.nn.sigmoid(flax.linen.Dense(3)(image))
+        return {"scores": scores, "boxes": flax.linen.Dense(4)(image + context)}
+
+
+def test_names_of_modules() -> None:
+    plans = [jaxq.quantize(m, "int8", X[:1], X[:1]).plan for m in (Detector(nnx.Rngs(0)), LinenDetector())]
+    for plan in plans:
+        assert plan.graph.ends == (("image", "context"), ("boxes", "scores"))
+
+
+def test_names_of_results_without_keys() -> None:
+    assert result_names(0) == ["output"] and result_names((0, [1, 2])) == ["output_0", "output_1/0", "output_1/1"]
+    assert jaxq.quantize(lambda p, x: x @ p, "int8", W, X[:1]).plan.graph.ends == (("x",), ("output",))
+
+
+def test_names_of_arguments_are_unique_and_those_of_the_parameters() -> None:
+    def called(a: Any, /, b: Any, *rest: Any, **options: Any) -> None: ...
+
+    assert argument_names(called, 0, (1, 2, 3, {"k": 4}), {"z": 5, "y": 6}) == [
+        "a",
+        "b",
+        "rest_0",
+        "rest_1/k",
+        "y",
+        "z",
+    ]
+    assert argument_names(jnp.add, 99, (1, 2), {}) == ["input_0", "input_1"]
+    assert unique(["a", "a", "a_1"]) == ["a", "a_1", "a_1_1"]
