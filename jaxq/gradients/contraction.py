@@ -44,7 +44,7 @@ def contraction(shape: Geometry, how: Backward, x: Any, w: Any, state: State) ->
 def _forward(shape: Geometry, how: Backward, x: Any, w: Any, state: State) -> tuple[Array, Any]:
     top = levels(BITS)
     summed = [a for a in range(w.ndim) if a not in shape.channel_axes.values()]
-    wide_x, wide_w = x.astype(jnp.float32), w.astype(jnp.float32)
+    wide_x, wide_w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
     scale_x, scale_w = scale_of(wide_x, range(x.ndim), top), scale_of(wide_w, summed, top)
     q_x, q_w = quantized(wide_x, scale_x, top, False), quantized(wide_w, scale_w, top, False)
     sums = forward_product(shape, q_x, q_w, how.compute)

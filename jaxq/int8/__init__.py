@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jaxq.gradients.backward import Backward as Backward
 from jaxq.gradients.backward import BackwardRule as BackwardRule
+from jaxq.gradients.statistics import combine_gradients as combine_gradients
 from jaxq.int8.function import Int8Function as Int8Function
 from jaxq.int8.linen import Int8Linen as Int8Linen
 from jaxq.int8.nnx import GradientState as GradientState

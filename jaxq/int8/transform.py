@@ -96,13 +96,14 @@ def _checkpoint(eqn: Any, inputs: Sequence[Any], run: Run, address: Address) -> 
 
 def _custom(eqn: Any, inputs: Sequence[Any], run: Run, address: Address) -> Sequence[Any]:
     """The value in int8; the derivative by the user's rule, in floats."""
-    jvp = "jvp" in eqn.primitive.name
+    jvp, consts = "jvp" in eqn.primitive.name, inputs[: eqn.params.get("num_consts", 0)]
 
     def value(*values: Any) -> list[Any]:
-        return _evaluated(eqn.params[CUSTOM_GRADIENT[eqn.primitive.name]], values, run, (*address, 0))
+        inner = eqn.params[CUSTOM_GRADIENT[eqn.primitive.name]]
+        return _evaluated(inner, [*consts, *values], run, (*address, 0))
 
     def original(*values: Any) -> list[Any]:
-        return list(bound(eqn, values))
+        return list(bound(eqn, [*consts, *values]))
 
     if jvp:
         fn: Any = jax.custom_jvp(value)
@@ -110,7 +111,7 @@ def _custom(eqn: Any, inputs: Sequence[Any], run: Run, address: Address) -> Sequ
     else:
         fn = jax.custom_vjp(value)
         fn.defvjp(lambda *values: (value(*values), jax.vjp(original, *values)[1]), lambda vjp, g: vjp(list(g)))
-    return fn(*inputs)
+    return fn(*inputs[len(consts) :])
 
 
 def _scan(eqn: Any, inputs: Sequence[Any], run: Run, address: Address) -> Sequence[Any]:
