@@ -27,6 +27,7 @@ from jaxq.ops import OPS
 from jaxq.plan.plan import Plan
 
 FAMILIES = ("xnnpack", "reference")
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiling takes longer than the few examples of a proof
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 
@@ -187,7 +188,12 @@ def whole_readers(
 ) -> dict[str, Reader]:
     """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
     on = machine or this_machine()
-    return {family: jax.jit(evaluate(program, family, machine=on, every_tensor=True)) for family in families}
+    return {family: _compiled(evaluate(program, family, machine=on, every_tensor=True)) for family in families}
+
+
+def _compiled(reading: Reader) -> Reader:
+    """Compiled with little effort: a proof runs few examples, and integers do not depend on the effort."""
+    return jax.jit(reading, compiler_options=QUICKLY)
 
 
 def one_by_one(program: Program) -> bool:

@@ -23,12 +23,12 @@ import numpy as np
 
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.proof.certificate import QUICKLY
 from jaxq.plan.plan import Plan
 from jaxq.simulate.forward import reals
 
 LEAST_SQNR = 15.0  # decibels
 LEVELS = 64
-QUICKLY = {"xla_backend_optimization_level": 0}  # the compiler takes longer than the few examples
 FEWEST = 8  # different results of the float model, below which they are not counted
 
 
