@@ -100,6 +100,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
         ("other", lambda p, x: x * p["channels"], (ROW,)),
     ),
     "ARG_MAX": (("", plain(lambda x: jnp.argmax(x, -1)), (IMAGE,)),),
+    "ARG_MIN": (("", plain(lambda x: jnp.argmin(x, -1)), (IMAGE,)),),
     "AVERAGE_POOL_2D": (
         ("", pool(linen.avg_pool, "VALID"), (IMAGE,)),
         ("padding counted", pool(linen.avg_pool, AROUND, count_include_pad=True), (IMAGE,)),
@@ -118,6 +119,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
         ("padding that is not SAME", conv("hwio", ((2, 2), (2, 2))), (IMAGE,)),
         ("clipped to other bounds", after(conv("hwio"), CLIP), (IMAGE,)),
     ),
+    "CUMSUM": (("of int32; real numbers are a product", plain(lambda ids: jnp.cumsum(ids, 1)), (IDS,)),),
     "DEPTHWISE_CONV_2D": (
         ("", conv("depthwise", groups=4), (IMAGE,)),
         ("padding that is not SAME", conv("depthwise", ((2, 2), (2, 2)), groups=4), (IMAGE,)),
@@ -126,6 +128,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "DROPOUT": (("", lambda p, x: lax.select(p["kept"], x / 0.9, jnp.zeros_like(x)), (IMAGE,)),),
     "EMBEDDING": (("", lambda p, ids: jnp.take(p["dense"], ids, axis=0), (IDS,)),),
     "FAKE_QUANT": (("", lambda p, x: jaxq_fake_quant(x, p["scale"], p["zero_point"]), (IMAGE,)),),
+    "FLOOR_DIV": (("of int32; real numbers are a table", plain(lambda ids: ids // 2), (IDS,)),),
     "FULLY_CONNECTED": (
         ("two axes", lambda p, x: x @ p["dense"], (ROW,)),
         ("more", lambda p, x: x @ p["dense"], (IMAGE,)),
@@ -145,6 +148,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "MINIMUM": (("", plain(jnp.minimum), (IMAGE, IMAGE)),),
     "MUL": (("", plain(jnp.multiply), (IMAGE, IMAGE)),),
     "PAD": (("", plain(lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), (IMAGE,)),),
+    "PRELU": (("", lambda p, x: jnp.where(x >= 0, x, p["channels"] * x), (IMAGE,)),),
     "REDUCE_MAX": (("", plain(lambda x: jnp.max(x, (1, 2))), (IMAGE,)),),
     "REDUCE_MIN": (("", plain(lambda x: jnp.min(x, (1, 2))), (IMAGE,)),),
     "RELU": (("", plain(jax.nn.relu), (IMAGE,)),),
@@ -153,6 +157,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "REQUANTIZE": (("between 16 and 8 bits", plain(jax.nn.gelu), (IMAGE,)),),
     "RESHAPE": (("", plain(lambda x: x.reshape(1, -1)), (IMAGE,)),),
     "RESIZE_BILINEAR": (("", plain(lambda x: jax.image.resize(x, (1, 12, 12, 4), "bilinear")), (IMAGE,)),),
+    "REVERSE_V2": (("", plain(lambda x: jnp.flip(x, 1)), (IMAGE,)),),
     "SELECT": (
         ("a constant mask", plain(lambda x: jnp.where(np.arange(4) < 2, x, 0.5)), (IMAGE,)),
         ("a computed one", plain(lambda x, y: jnp.where(x > 0.1, x, y)), (IMAGE, IMAGE)),

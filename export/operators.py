@@ -225,6 +225,7 @@ OPERATORS: dict[str, Facts] = {
         scaled=(0, 1), fuses=True, reads="window", layout=_CONV, tflm=F816,
     ),
     "COS": Facts(_v(1), tflm=F),
+    "CUMSUM": Facts(_v(1), parameters=(1,), tflm=F8),
     "DEPTHWISE_CONV_2D": Facts(
         _v(1, 3, 3),
         (_reads(1, int4=7), _dynamic_range(4, 6), _option("dilation_h_factor", 2, (None, 0, 1)),
@@ -279,7 +280,7 @@ OPERATORS: dict[str, Facts] = {
     "PADV2": Facts(
         _v(1, 2, 3, bool=5), (_rank_above((4, 4)),), parameters=(1,), copies=(0, 2), reads="padded", tflm=F81632
     ),
-    "PRELU": Facts(_v(1, 1), scaled=(0, 1), tflm=F816),
+    "PRELU": Facts(_v(1, 1), scaled=(0, 1), reads="same", tflm=F816),
     "QUANTIZE": Facts(
         _v(1, 1, 2), (_writes(int16=2, int4=4), _per_channel(3, output=True)), scaled=(0,), reads="same"
     ),

@@ -64,7 +64,7 @@ def test_a_function_without_an_operator_is_spelled_out_on_floats() -> None:
 
 
 def test_one_that_cannot_be_spelled_out_is_refused() -> None:
-    with pytest.raises(ExportError, match="TFLite has no float operator for `atan`, nor a composition of others"):
+    with pytest.raises(ExportError, match="jaxq has no rule that writes `atan` in float operators"):
         exported(lambda p, x: jnp.arctan(x @ p["w"]), "float32")
 
 

@@ -149,7 +149,7 @@ def in_training_mode() -> Any:
 
 
 def running(x: jax.Array) -> jax.Array:
-    return jnp.cumsum(x, 1)
+    return jnp.cumprod(x, 1)
 
 
 RUNNING = f"{FILE}:{running.__code__.co_firstlineno + 1} (running)"
@@ -249,7 +249,7 @@ EXPORTS: list[Case] = [
     ("GELU for Coral", lambda: function(lambda p, x: nnx.gelu(x), X, recipe={"target": "edgetpu"}),
      TargetError, "gelu (GELU, " + FILE),
     ("island", lambda: function(lambda p, x: running(x), X), ExportError,
-     f"float runs in floating point: `cumsum` ({RUNNING}) has no export rule in jaxq."),
+     f"float runs in floating point: `cumprod` ({RUNNING}) has no export rule in jaxq."),
     ("island for Coral", lambda: function(lambda p, x: running(x), X, recipe={"target": "edgetpu"}), TargetError,
      f"float (FLOAT, {RUNNING}): Coral Edge TPU does not take it"),
     ("island by rule for Coral", lambda: export(ready(

@@ -14,20 +14,12 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, quantize
-from jaxq.ops import OPS
+from jaxq.ops import OPS, Spec
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
 from jaxq.simulate.weights import quantized_operand
 
 Scales = Mapping[str, tuple[np.float32, int]]
-
-# Ops that take a constant on a scale of its own, symmetric; those that take it on the output's grid; and the operands
-# that are integers by nature.
-OWN_SCALE = frozenset({"ADD", "SUB", "MUL", "BATCH_MATMUL"})
-ON_GRID = frozenset({"CONCATENATION", "EMBEDDING", "MAXIMUM", "MINIMUM", "SELECT"})
-AS_IT_IS = frozenset({
-    ("COMPARE", 0), ("COMPARE", 1), ("GATHER", 1), ("LOGICAL_AND", 0), ("LOGICAL_AND", 1), ("SELECT", 0)
-})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,17 +33,22 @@ class Operand:
 
 def operands_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> Iterator[tuple[int, Operand]]:
     """The constant operands of an op that is no contraction, with their positions."""
+    spec = OPS[op.kind]
     for i, value in enumerate(op.inputs):
-        if value not in plan.graph.activations and (op.kind, i) in AS_IT_IS:
+        if value in plan.graph.activations or spec.weights:
+            continue
+        if i in spec.plain:
             yield i, Operand(np.asarray(env[value], plan.graph.avals[value].dtype))
-        elif value not in plan.graph.activations and op.kind in OWN_SCALE | ON_GRID:
+        elif not spec.raw:
             grid = _grid(plan, scales, op.outputs[0])
-            yield i, _operand(op.kind, np.asarray(env[value], np.float32), *grid, plan.arithmetic[op.name].bits)
+            yield i, _operand(spec, np.asarray(env[value], np.float32), *grid, plan.arithmetic[op.name].bits)
 
 
-def _operand(kind: str, real: np.ndarray, scale: np.float32, zero_point: int, bits: int) -> Operand:
-    """A constant in integers, given the grid of the op's output."""
-    if kind in OWN_SCALE:
+def _operand(spec: Spec, real: np.ndarray, scale: np.float32, zero_point: int, bits: int) -> Operand:
+    """A constant in integers, given the grid of the op's output: on that grid where the op copies integers, else on a
+    scale of its own, symmetric.
+    """
+    if spec.scales != "same":
         carrier = quantized_operand(real, scale, bits)
         return Operand(np.asarray(carrier.q).astype(f"int{bits}"), np.float32(carrier.scale))
     low, high = carrier_bounds(jnp.float32(zero_point), bits)

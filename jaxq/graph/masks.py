@@ -60,8 +60,14 @@ def logical_not(builder: Builder, eq: Equation) -> bool:
 
 
 def as_number(builder: Builder, eq: Equation) -> bool:
-    """A mask in arithmetic: 1 where it holds, else 0."""
-    if builder.avals[eq.inputs[0]].dtype != np.bool_:
+    """A mask in arithmetic: 1 where it holds, else 0; also one that was an int32 for a while."""
+    held = builder.avals[eq.inputs[0]].dtype
+    if builder.avals[eq.outputs[0]].dtype == np.bool_:
+        return False
+    if jnp.issubdtype(held, jnp.integer) and (choice := _chosen(builder, eq.inputs[0], eq.source)) is not None:
+        _choose(builder, eq, choice)
+        return True
+    if held != np.bool_:
         return False
     _choose(builder, eq, Choice(builder.resolve(eq.inputs[0]), 1.0, 0.0))
     return True
@@ -77,7 +83,11 @@ def as_mask(builder: Builder, eq: Equation) -> bool:
 
 
 def _choose(builder: Builder, eq: Equation, choice: Choice) -> None:
-    then, otherwise = (builder.full(number, ()) for number in choice[1:])
+    dtype = builder.avals[eq.outputs[0]].dtype
+    dtype = dtype if jnp.issubdtype(dtype, jnp.integer) else np.dtype(np.float32)
+    then, otherwise = (
+        builder.weight(lambda number=number: np.full((), number, dtype), (), (), dtype=dtype) for number in choice[1:]
+    )
     attrs = _masked(choice.then, choice.otherwise)
     made = builder.op("SELECT", (choice.mask, then, otherwise), attrs, eq.source, outputs=eq.outputs)
     builder.choices[made] = choice

@@ -175,15 +175,15 @@ def _mean(view: View, eq: Equation) -> Iterator[Candidate]:
         yield Candidate(("mean", axes, keepdims), fn, (view.trace.avals[value],), {"axes": axes, "keepdims": keepdims})
 
 
-def _average_pool(view: View, eq: Equation) -> Iterator[Candidate]:
+def _average_pool(dimensions: int, view: View, eq: Equation) -> Iterator[Candidate]:
     total = view.upstream(eq.inputs[0], "reduce_window_sum", frozenset())
     if total is None:
         return
     window, stride, padding = (total.params[k] for k in ("window_dimensions", "window_strides", "padding"))
-    if len(window) != 4 or (window[0], window[3]) != (1, 1):
+    if len(window) != dimensions + 2 or (window[0], window[-1]) != (1, 1):
         return
     counted = view.scalar(eq.inputs[1]) is not None
-    attrs = {"window": window[1:3], "stride": stride[1:3], "padding": tuple(padding[1:3]), "count_padding": counted}
+    attrs = {"window": window[1:-1], "stride": stride[1:-1], "padding": tuple(padding[1:-1]), "count_padding": counted}
     fn = functools.partial(
         linen.avg_pool,
         window_shape=attrs["window"],
@@ -248,6 +248,35 @@ def _leaky_relu(view: View, eq: Equation) -> Iterator[Candidate]:
         yield Candidate(("leaky_relu >", alpha), without, (aval,), {"alpha": alpha})
 
 
+def _prelu(view: View, eq: Equation) -> Iterator[Candidate]:
+    """`where(x >= 0, x, alpha * x)`, alpha a parameter of one number or of several."""
+    scaled = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
+    if scaled is None or scaled.primitive != "mul":
+        return
+    aval = view.trace.avals[eq.outputs[0]]
+    for slope in (v for v in scaled.inputs if v != eq.inputs[2]):
+        made = view.producer.get(slope)
+        slope = made.inputs[0] if made is not None and made.primitive == "broadcast_in_dim" else slope
+        for relation in (jnp.greater_equal, jnp.greater):
+
+            def prelu(x: jax.Array, alpha: jax.Array, relation: Callable[..., jax.Array] = relation) -> jax.Array:
+                return jnp.where(relation(x, 0), x, alpha * x)
+
+            yield Candidate(("prelu", relation), prelu, (aval, view.trace.avals[slope]))
+
+
+def _floor_divide(view: View, eq: Equation) -> Iterator[Candidate]:
+    """`a // b` of int32; of real numbers it is a table."""
+    quotient = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
+    if quotient is None or quotient.primitive != "div" or view.trace.avals[eq.outputs[0]].dtype != np.int32:
+        return
+    a, b = (view.trace.avals[v] for v in quotient.inputs)
+    yield Candidate("floor_divide", jnp.floor_divide, (a, b))
+    divisor = view.producer.get(quotient.inputs[1])
+    if divisor is not None and divisor.primitive == "broadcast_in_dim":
+        yield Candidate("floor_divide", jnp.floor_divide, (a, view.trace.avals[divisor.inputs[0]]))
+
+
 def _embedding(view: View, eq: Equation) -> Iterator[Candidate]:
     rows, shape = view.trace.avals[eq.inputs[0]], view.trace.avals[eq.outputs[0]].shape
     indices = shape[: len(shape) - len(rows.shape) + 1]
@@ -282,9 +311,12 @@ PATTERNS = (
     Pattern("GELU", "mul", _gelu),
     Pattern("GELU", "copy", _gelu),  # by erf, in the spelling of jax.nn.gelu(approximate=False)
     Pattern("LEAKY_RELU", "select_n", _leaky_relu),
+    Pattern("PRELU", "select_n", _prelu),
+    Pattern("FLOOR_DIV", "select_n", _floor_divide),
     Pattern("EMBEDDING", "gather", _embedding),
     Pattern("MEAN", "div", _mean),
-    Pattern("AVERAGE_POOL_2D", "div", _average_pool),
+    Pattern("AVERAGE_POOL_2D", "div", functools.partial(_average_pool, 2)),
+    Pattern("AVERAGE_POOL_1D", "div", functools.partial(_average_pool, 1)),
     Pattern("DROPOUT", "select_n", _dropout),
     Pattern("RESIZE_BILINEAR", "transpose", _resize),
 )

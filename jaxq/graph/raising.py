@@ -57,11 +57,17 @@ def _needed(builder: Builder, regions: Regions, outputs: Sequence[int]) -> dict[
             continue
         if builder.zeros.issuperset(eq.outputs):
             continue
-        match = matchers.find(builder.view, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
+        match = _match(builder, eq) or _table(regions, eq) or _quotient(builder, regions, eq)
         needed.update(match.inputs if match else eq.inputs)
         needed.update(_unbroadcast_sources(builder, match.inputs if match else eq.inputs))
         matches[eq.outputs[0]] = match
     return matches
+
+
+def _match(builder: Builder, eq: Equation) -> Match | None:
+    """The op that computes an equation's result; not a PRELU whose slopes are computed from the model's inputs."""
+    match = matchers.find(builder.view, eq)
+    return None if match is not None and match.kind == "PRELU" and match.inputs[1] in builder.dynamic else match
 
 
 def _table(regions: Regions, eq: Equation) -> Match | None:
@@ -91,7 +97,12 @@ def _times_reciprocal(builder: Builder, eq: Equation, match: Match) -> None:
 
 
 # Matches that are more than one op.
-COMPOSED = {"DIV": _times_reciprocal, "SOFTMAX": reductions.softmax, "VARIANCE": reductions.variance}
+COMPOSED = {
+    "AVERAGE_POOL_1D": movement.average_pool_1d,
+    "DIV": _times_reciprocal,
+    "SOFTMAX": reductions.softmax,
+    "VARIANCE": reductions.variance,
+}
 
 
 def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
@@ -143,7 +154,7 @@ def _alias(builder: Builder, eq: Equation) -> bool:
 
 def _convert(builder: Builder, eq: Equation) -> bool:
     source, target = (builder.avals[v].dtype for v in (eq.inputs[0], eq.outputs[0]))
-    if masks.as_mask(builder, eq) or (jnp.issubdtype(target, jnp.floating) and masks.as_number(builder, eq)):
+    if masks.as_mask(builder, eq) or masks.as_number(builder, eq) or reductions.position_as_number(builder, eq):
         return True
     real = jnp.issubdtype(source, jnp.floating) or builder.resolve(eq.inputs[0]) in builder.graph_inputs
     return bool(jnp.issubdtype(target, jnp.floating) and real) and _alias(builder, eq)
@@ -161,7 +172,8 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
     "add": masks.around("ADD", arithmetic.binary("ADD")),
     "and": masks.logical_and,
-    "argmax": reductions.arg_max,
+    "argmax": reductions.arg("ARG_MAX"),
+    "argmin": reductions.arg("ARG_MIN"),
     "broadcast_in_dim": movement.broadcast,
     "clamp": arithmetic.clamp,
     "concatenate": movement.concatenate,
@@ -169,6 +181,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "convert_element_type": _convert,
     "copy": _alias,
     "copy_p": _alias,
+    "cumsum": reductions.running_sum,
     "div": masks.around("DIV", arithmetic.divide),
     "dot_general": dot_general,
     "dynamic_slice": movement.dynamic_slice,
@@ -195,6 +208,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "reduce_sum": reductions.total,
     "reduce_window_max": movement.max_pool,
     "reshape": movement.reshape,
+    "rev": movement.reverse,
     "select_n": masks.select,
     "slice": movement.slice,
     "split": movement.split,

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import BatchStatisticsError
-from jaxq.graph.builder import Builder
+from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
 
@@ -49,12 +50,38 @@ def reduction(kind: str) -> Callable[[Builder, Equation], bool]:
     return rule
 
 
-def arg_max(builder: Builder, eq: Equation) -> bool:
-    """ARG_MAX of activations, as int32."""
-    axes = tuple(eq.params["axes"])
-    if len(axes) != 1 or builder.avals[eq.outputs[0]].dtype != np.int32:
+def arg(kind: str) -> Callable[[Builder, Equation], bool]:
+    """ARG_MAX or ARG_MIN of activations, as int32."""
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        axes = tuple(eq.params["axes"])
+        if len(axes) != 1 or builder.avals[eq.outputs[0]].dtype != np.int32:
+            return False
+        builder.op(kind, eq.inputs, {"axis": int(axes[0])}, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def position_as_number(builder: Builder, eq: Equation) -> bool:
+    """The position that an ARG_MAX or ARG_MIN finds, as a real number: a look-up of the numbers 0, 1, 2 ..."""
+    found = builder.made.get(builder.resolve(eq.inputs[0]))
+    while found is not None and found.kind in MOVES:
+        found = builder.made.get(found.inputs[0])
+    if found is None or found.kind not in ("ARG_MAX", "ARG_MIN"):
         return False
-    builder.op("ARG_MAX", eq.inputs, {"axis": int(axes[0])}, eq.source, outputs=eq.outputs)
+    if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
+        return False
+    count = builder.shape(found.inputs[0])[found.attrs["axis"]]
+    numbers = builder.weight(lambda: np.arange(count, dtype=np.float32), (), (count,))
+    builder.op("EMBEDDING", (eq.inputs[0], numbers), {}, eq.source, outputs=eq.outputs)
+    return True
+
+
+def running_sum(builder: Builder, eq: Equation) -> bool:
+    """CUMSUM."""
+    attrs = {"axis": int(eq.params["axis"]), "reverse": bool(eq.params["reverse"])}
+    builder.op("CUMSUM", eq.inputs, attrs, eq.source, outputs=eq.outputs)
     return True
 
 

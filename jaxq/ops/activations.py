@@ -52,6 +52,15 @@ def leaky_relu(op: Op, x: Any, *, scale: Array, zero_point: Array) -> Array:
     return straight(compute.leaky_relu(op, x.real) / scale, jnp.where(inside, shifted, rounded))
 
 
+def prelu(op: Op, x: Any, alpha: Any, *, scale: Array, zero_point: Array) -> Array:
+    """`MBQM(q_x, f32(s_x / s_y))` where q_x >= 0, else `MBQM(q_x q_a, f32(f32(s_x s_a) / s_y))` (TFLite's prelu.cc)."""
+    s_x, s_a, s_y = map(lax.stop_gradient, (x.scale, alpha.scale, scale))
+    q_x, q_a = (lax.stop_gradient(held.q).astype(jnp.int32) for held in (x, alpha))
+    up = rescale_half_away(q_x, *_multiplier(true_divide(s_x, s_y)))
+    down = rescale_half_away(q_x * q_a, *_multiplier(true_divide(s_x * s_a, s_y)))
+    return straight(compute.prelu(op, x.real, alpha.real) / scale, jnp.where(q_x >= 0, up, down))
+
+
 def _multiplier(ratio: Array) -> tuple[Array, Array]:
     return quantized_ratio(ratio, jnp.ones_like(ratio), jnp.ones_like(ratio))
 

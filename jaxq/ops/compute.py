@@ -151,6 +151,21 @@ def arg_max(op: Op, x: jax.Array) -> jax.Array:
     return jnp.argmax(x, axis=op.attrs["axis"]).astype(jnp.int32)
 
 
+def arg_min(op: Op, x: jax.Array) -> jax.Array:
+    """Index of the first least number along `axis`, int32."""
+    return jnp.argmin(x, axis=op.attrs["axis"]).astype(jnp.int32)
+
+
+def cumsum(op: Op, x: jax.Array) -> jax.Array:
+    """Running sums along `axis`, from the end where `reverse`."""
+    return lax.cumsum(x, axis=op.attrs["axis"], reverse=op.attrs["reverse"])
+
+
+def floor_div(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a / b of int32, rounded down, broadcasting."""
+    return jnp.floor_divide(a, b)
+
+
 def clip(op: Op, x: jax.Array) -> jax.Array:
     """RELU, RELU6 and their like: x inside [low, high]."""
     return clip_ste(x, jnp.float32(op.attrs["low"]), jnp.float32(op.attrs["high"]))
@@ -230,6 +245,16 @@ def gelu(op: Op, x: jax.Array) -> jax.Array:
 def leaky_relu(op: Op, x: jax.Array) -> jax.Array:
     """x where x >= 0, else alpha times x."""
     return jax.nn.leaky_relu(x, op.attrs["alpha"])
+
+
+def prelu(op: Op, x: jax.Array, alpha: jax.Array) -> jax.Array:
+    """x where x >= 0, else alpha times x; alpha broadcasts to x (He et al. 2015, equation 1)."""
+    return jnp.where(x >= 0, x, alpha * x)
+
+
+def reverse(op: Op, x: jax.Array) -> jax.Array:
+    """Turned around along `axes`."""
+    return jnp.flip(x, op.attrs["axes"])
 
 
 def hard_swish(op: Op, x: jax.Array) -> jax.Array:

@@ -68,11 +68,37 @@ def _between(size: int, out: int) -> np.ndarray:
     return (places == taps.first) * (1 - taps.weight) + (places == taps.second) * taps.weight
 
 
+def _cumsum(draft: Draft, op: Op) -> Sequence[Op]:
+    """The axis comes last for the product with a triangle of ones, and goes back."""
+    shape, axis = draft.avals[op.inputs[0]].shape, op.attrs["axis"]
+    perm = [d for d in range(len(shape)) if d != axis] + [axis]
+    size, moved = shape[axis], tuple(shape[d] for d in perm)
+    triangle = np.tril(np.ones((size, size))) if op.attrs["reverse"] else np.triu(np.ones((size, size)))
+    weights = draft.weight(triangle), draft.weight(np.zeros(size))
+    if axis == len(shape) - 1:
+        return [Op("FULLY_CONNECTED", op.name, (*op.inputs, *weights), op.outputs,
+                   {"activation": None, "form": op.kind}, op.source)]  # fmt: skip
+    before, after = (draft.value(op.inputs[0], f"{op.name}:{name}", moved) for name in ("last", "sums"))
+    back = tuple(perm.index(d) for d in range(len(shape)))
+    return [
+        Op("TRANSPOSE", draft.names[before], op.inputs, (before,), {"perm": tuple(perm)}, op.source),
+        Op("FULLY_CONNECTED", draft.names[after], (before, *weights), (after,), {"activation": None}, op.source),
+        Op("TRANSPOSE", op.name, (after,), op.outputs, {"perm": back, "form": op.kind}, op.source),
+    ]
+
+
 FORMS: Mapping[str, Form] = {
-    "HARD_SWISH": Form("x * clip(x / 6 + 1/2, 0, 1)", _hard_swish),
-    "LEAKY_RELU": Form("max(x, alpha x), for alpha up to 1", _leaky_relu),
-    "RESIZE_BILINEAR": Form("two products, for factors other than 2", _resize_bilinear),
+    "CUMSUM": Form("a product with a triangle of ones: LiteRT's CUMSUM takes no quantized numbers", _cumsum),
+    "HARD_SWISH": Form("x * clip(x / 6 + 1/2, 0, 1), which the target has kernels for", _hard_swish),
+    "LEAKY_RELU": Form("max(x, alpha x), for alpha up to 1, which the target has kernels for", _leaky_relu),
+    "RESIZE_BILINEAR": Form(
+        "two products, for factors other than 2, which the target has kernels for", _resize_bilinear
+    ),
 }
+
+
+# Kinds that TFLite has no kernel for on quantized numbers, on any target: their form stands for them there.
+OF_INTEGERS = frozenset({"CUMSUM"})
 
 
 def has_form(op: Op) -> bool:
@@ -80,11 +106,17 @@ def has_form(op: Op) -> bool:
     return op.kind in FORMS and op.attrs.get("alpha", 0.0) <= 1.0 and op.attrs.get("factors") != (2.0, 2.0)
 
 
-def composed(graph: Graph, kinds: frozenset[str]) -> Graph:
-    """The graph with every op of these kinds in its other form; `graph` itself where there is none."""
-    if not any(op.kind in kinds and has_form(op) for op in graph.ops):
+def composed(graph: Graph, kinds: frozenset[str], quantized: Callable[[Op], bool]) -> Graph:
+    """The graph with every op of these kinds in its other form, and those of `OF_INTEGERS` that are `quantized`;
+    `graph` itself where there is none.
+    """
+
+    def chosen(op: Op) -> bool:
+        return has_form(op) and (op.kind in kinds - OF_INTEGERS or (op.kind in OF_INTEGERS and quantized(op)))
+
+    if not any(map(chosen, graph.ops)):
         return graph
     draft, ops = Draft(graph), []
     for op in graph.ops:
-        ops.extend(FORMS[op.kind].ops(draft, op) if op.kind in kinds and has_form(op) else [op])
+        ops.extend(FORMS[op.kind].ops(draft, op) if chosen(op) else [op])
     return draft.graph(ops)

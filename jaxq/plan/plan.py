@@ -21,7 +21,7 @@ from jaxq.plan.decompositions import composed
 from jaxq.plan.findings import Finding
 from jaxq.plan.groups import Group as Group
 from jaxq.plan.groups import solve_groups
-from jaxq.plan.islands import islands_of, names_of
+from jaxq.plan.islands import is_real, islands_of, names_of
 from jaxq.plan.mean_of_squares import as_products
 from jaxq.plan.precision import (
     arithmetic,
@@ -129,7 +129,8 @@ def _run(passes: Mapping[str, Pass], plan: Plan) -> Plan:
 
 def _decompositions(plan: Plan) -> Plan:
     """Ops that the target has no kernel for, in other ops."""
-    return dataclasses.replace(plan, graph=composed(plan.graph, target_named(plan.recipe.target).composed))
+    kinds = target_named(plan.recipe.target).composed
+    return dataclasses.replace(plan, graph=composed(plan.graph, kinds, lambda op: _is_quantized(plan, op)))
 
 
 def _products_of_squares(plan: Plan) -> Plan:
@@ -268,6 +269,12 @@ def _is_symmetric(plan: Plan, value: int) -> bool:
     """Whether the recipe asks for zero point 0 of a value."""
     asked = rule_for(plan.recipe, [plan.graph.site_names[value]]).symmetric
     return plan.recipe.activations.symmetric if asked is None else asked
+
+
+def _is_quantized(plan: Plan, op: Op) -> bool:
+    """Whether an op makes real numbers that the recipe wants as integers."""
+    real = all(is_real(plan.graph, v) for v in op.outputs)
+    return real and not plan.recipe.floats and not rule_for(plan.recipe, names_of(plan.graph, op)).float
 
 
 def _is_int8(plan: Plan, op: Op) -> bool:

@@ -248,6 +248,7 @@ KERNELS: dict[str, Kernel] = {
     "COS": each(jnp.cos),
     "EXP": each(jnp.exp),
     "FLOOR": each(jnp.floor),
+    "FLOOR_DIV": both(lambda a, b: jnp.floor(a / b)),
     "POW": both(jnp.power),
     "SIGN": each(jnp.sign),
     "SIN": each(jnp.sin),

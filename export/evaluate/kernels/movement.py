@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import resize
@@ -191,10 +192,34 @@ def reduce_min(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array
     return [present(op, values).min(axis=axes, keepdims=bool(option_int(op, "keep_dims", 0)))]
 
 
-def arg_max(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """ARG_MAX along the constant axis of input 1: the first largest, int32."""
-    axis = int(constant(op, tensors, 1).reshape(()))
-    return [jnp.argmax(present(op, values), axis=axis).astype(jnp.int32)]
+def arg(find: Callable[..., jax.Array]) -> Kernel:
+    """ARG_MAX and ARG_MIN along the constant axis of input 1: the first of the largest or of the least, int32."""
+
+    def kernel(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+        axis = int(constant(op, tensors, 1).reshape(()))
+        return [find(present(op, values), axis=axis).astype(jnp.int32)]
+
+    return kernel
+
+
+def reverse(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """REVERSE_V2 along the constant axes of input 1."""
+    return [jnp.flip(present(op, values), tuple(int(axis) for axis in constant(op, tensors, 1).reshape(-1)))]
+
+
+def cumsum(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """CUMSUM along the constant axis of input 1, of int32 (wrapping) and of floats, which LiteRT takes alone."""
+    x = present(op, values)
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype not in (jnp.int32, jnp.int64):
+        raise ExportError(f"CUMSUM of {x.dtype}: LiteRT has no such kernel. Use int32 or float32.")
+    axis, backwards = int(constant(op, tensors, 1).reshape(())), bool(option_int(op, "reverse", 0))
+    total = lax.cumsum(x, axis=axis % x.ndim, reverse=backwards)
+    return [total - x if option_int(op, "exclusive", 0) else total]
+
+
+def floor_divide(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """FLOOR_DIV of the raw values, broadcast; scales play no part. LiteRT refuses a divisor of 0."""
+    return [jnp.floor_divide(present(op, values), present(op, values, 1))]
 
 
 def _no_activation(op: Operator) -> None:
@@ -236,5 +261,9 @@ KERNELS: dict[str, Kernel] = {
     "MINIMUM": minimum,
     "REDUCE_MAX": reduce_max,
     "REDUCE_MIN": reduce_min,
-    "ARG_MAX": arg_max,
+    "ARG_MAX": arg(jnp.argmax),
+    "ARG_MIN": arg(jnp.argmin),
+    "CUMSUM": cumsum,
+    "FLOOR_DIV": floor_divide,
+    "REVERSE_V2": reverse,
 }

@@ -26,7 +26,9 @@ from jaxq.export.evaluate.kernels.operands import (
     Kernel,
     builtin_bounds,
     centred,
+    constant,
     limits,
+    option_int,
     present,
     ratio64,
     saturate,
@@ -133,8 +135,27 @@ def gather(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return movement.gather(op, tensors, values)
 
 
+def cumsum(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """CUMSUM of int8: `MBQM(2^19 (sum(q_x - z_x) - z_x), f64 2 s_x / (2^20 s_y)) + z_y`.
+
+    The sum begins at -z_x and not at 0: so does the kernel (reference/cumsum.h), and its result is that of CUMSUM only
+    where the input's zero point is 0.
+    """
+    x, y = source(op, tensors), target(op, tensors)
+    if x.dtype != "int8":
+        raise ExportError(f"TFLite Micro has no CUMSUM of {x.dtype}. Use int8 or float32.")
+    centre = centred(present(op, values), x)
+    axis, backwards = int(constant(op, tensors, 1).reshape(())) % centre.ndim, bool(option_int(op, "reverse", 0))
+    total = jax.lax.cumsum(centre, axis=axis, reverse=backwards)
+    total = total - centre if option_int(op, "exclusive", 0) else total
+    twice = 2 * float(scale(x))
+    multiplier = quantize_multiplier(twice / ((1 << 20) * float(scale(y))))
+    steps = multiply_by_quantized_multiplier((total - zero_point(x)) << 19, multiplier)
+    return [saturate(steps + zero_point(y), y, *limits(y))]
+
+
 # What TFLite Micro lacks, or computes for floats alone.
-MISSING = ("EXP", "GELU", "LOG", "RELU_N1_TO_1", "SQRT", "TILE")
+MISSING = ("EXP", "FLOOR_DIV", "GELU", "LOG", "RELU_N1_TO_1", "SQRT", "TILE")
 
 KERNELS: dict[str, Kernel] = {
     **{kind: kernel for kind, kernel in reference.KERNELS.items() if kind not in MISSING},
@@ -157,4 +178,5 @@ KERNELS: dict[str, Kernel] = {
     "QUANTIZE": quantize,
     "CAST": cast,
     "GATHER": gather,
+    "CUMSUM": cumsum,
 }

@@ -66,8 +66,8 @@ class Function:
             return [_compressed(v) for v in (found if eq.primitive.multiple_results else [found])]
         if eq.primitive.name not in WRITE:
             raise ExportError(
-                f"{self.op.name} ({'+'.join(self.op.attrs['of'])}, {self.op.source}): TFLite has no float operator for "
-                f"`{eq.primitive.name}`, nor a composition of others. Write it in ops of docs/ops.md, or quantize."
+                f"{self.op.name} ({'+'.join(self.op.attrs['of'])}, {self.op.source}): jaxq has no rule that writes "
+                f"`{eq.primitive.name}` in float operators. Write it in ops of docs/ops.md, or quantize."
             )
         return [WRITE[eq.primitive.name](self, eq.params, *operands)]
 
@@ -160,8 +160,8 @@ def _erfc(f: Function, params: Any, x: Value) -> Value:
     return f.emit("SUB", np.float32(1), _erf(f, params, x))
 
 
-# By JAX primitive. TFLite cannot say inverse functions of circles, erf_inv, cbrt, rem and bits; for round its reference
-# kernels have no operator.
+# By JAX primitive. There are no rules for inverse functions of circles, erf_inv, cbrt, rem and bits; for round the
+# reference kernels have no operator.
 WRITE: dict[str, Write] = {
     "abs": _each("ABS"),
     "add": _both("ADD"),

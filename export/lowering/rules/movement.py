@@ -85,3 +85,9 @@ def select(w: Writer, op: Op) -> None:
     """SELECT_V2."""
     inputs = [w.read(op, i) for i in range(3)]
     w.emit("SELECT_V2", inputs, [w.activation(op.outputs[0])])
+
+
+def reverse(w: Writer, op: Op) -> None:
+    """REVERSE_V2."""
+    axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
+    w.emit("REVERSE_V2", [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])])

@@ -14,7 +14,14 @@ def reduction(w: Writer, op: Op) -> None:
     w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], keep_dims=op.attrs["keepdims"])
 
 
-def arg_max(w: Writer, op: Op) -> None:
-    """ARG_MAX, int32."""
+def arg(w: Writer, op: Op) -> None:
+    """ARG_MAX or ARG_MIN, int32."""
     axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
-    w.emit("ARG_MAX", [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], output_type=INT32)
+    w.emit(op.kind, [w.tensor_of[op.inputs[0]], axis], [w.activation(op.outputs[0])], output_type=INT32)
+
+
+def cumsum(w: Writer, op: Op) -> None:
+    """CUMSUM, of floats or of int32."""
+    axis = w.constant(f"{op.name}:axis", np.asarray(op.attrs["axis"], np.int32))
+    inputs = [w.tensor_of[op.inputs[0]], axis]
+    w.emit("CUMSUM", inputs, [w.activation(op.outputs[0])], exclusive=False, reverse=op.attrs["reverse"])
