@@ -377,6 +377,7 @@ def _manifest(
         "bytes": len(data),
         "recipe": recipe.name,
         "target": recipe.target,
+        "plan": frozen.plan.fingerprint,
         "inputs": inputs,
         "outputs": outputs,
         "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},

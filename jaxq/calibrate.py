@@ -17,7 +17,7 @@ from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
-from jaxq.frontends.core import Bound, Captured
+from jaxq.frontends.core import Bound, Captured, check_range_names
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
@@ -120,6 +120,7 @@ class _Observed:
                 f"Calibration batch {index} holds no example (shapes {[tuple(a.shape) for a in arrays]})."
             )
         captured = self.captured = self.bound.captured(*args, **kwargs)
+        check_range_names(captured.plan, self.bound.ranges)
         extremes, values, channels = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
         _refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():

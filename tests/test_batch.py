@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxq
+from jaxq.errors import RangeError
 from jaxq.graph import batch as batches
 from tests import sixty_three, zoo
 
@@ -182,3 +183,48 @@ def test_the_generic_batch_is_a_prime_that_divides_no_size() -> None:
         lambda p, x: x.reshape(len(x), -1) @ p, "int8", np.ones((26, 22), np.float32), np.ones((1, 13, 2))
     )
     assert batches.generic_batch(11, q.plan.graph) == 17
+
+
+# --- ranges of another plan ---------------------------------------------------------------------------------------
+
+
+def dense(p: Any, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x[:, 0] @ p["w"]) + x[:, 1]
+
+
+def longer(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(dense(p, x)) * x[:, 2]
+
+
+def ranges_of(fn: Callable[..., Any], recipe: Any = "int8") -> tuple[Any, Any]:
+    q = jaxq.quantize(fn, recipe, PARAMS, X[:1])
+    return q, jaxq.calibrate(q, [X], PARAMS, q.init(PARAMS, X[:1]), progress=False)
+
+
+def test_ranges_of_another_plan_are_refused_with_what_differs() -> None:
+    (q, ranges), (_, others) = ranges_of(dense), ranges_of(longer)
+    for refused in (
+        lambda: q.apply(PARAMS, others, X),
+        lambda: jaxq.export.to_tflite(q, PARAMS, others),
+        lambda: jaxq.calibrate(q, [X], PARAMS, others, overwrite=True, progress=False),
+    ):
+        with pytest.raises(RangeError, match=r"are of another plan.*[1-9] \(.*\) are no sites of this plan"):
+            refused()
+    del ranges["input"]
+    with pytest.raises(RangeError, match=r"1 \(input\) have no range here, 0 are no sites"):
+        q.apply(PARAMS, ranges, X)
+
+
+def test_ranges_of_another_method_are_refused() -> None:
+    q, ranges = ranges_of(dense)
+    scale = jnp.ones(4, jnp.float32)
+    with pytest.raises(RangeError, match=r"1 \(input\) have a range of another kind or shape"):
+        q.apply(PARAMS, {**ranges, "input": {**ranges["input"], "scale": scale}}, X)
+
+
+def test_the_fingerprint_is_the_plans_and_not_the_batchs() -> None:
+    plans = [jaxq.quantize(fn, recipe, PARAMS, X[:n]).plan for fn, recipe, n in (
+        (dense, "int8", 1), (dense, "int8", 7), (longer, "int8", 1), (dense, {"weights": {"bits": 4}}, 1),
+    )]  # fmt: skip
+    first, same, *others = (plan.fingerprint for plan in plans)
+    assert first == same and first not in others

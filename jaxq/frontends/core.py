@@ -24,7 +24,7 @@ from jaxq.graph.batch import BatchedGraphs, batch_of
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan, make_plan
 from jaxq.plan.recipe import Recipe
-from jaxq.range_methods import METHODS, new_state
+from jaxq.range_methods import METHODS, RangeMethod, new_state
 from jaxq.simulate.forward import Record, reals, simulate
 from jaxq.simulate.qparams import Ranges
 
@@ -256,17 +256,39 @@ def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
 
 
 def check_ranges(plan: Plan, ranges: Ranges) -> None:
-    """Raise RangeError for a range that is missing or, where its value is known, not finite."""
+    """Raise RangeError for ranges of another plan, and for one that, where its value is known, is not finite."""
+    check_range_names(plan, ranges)
     for name, group in plan.groups.items():
-        if not group.has_range:
-            continue
-        method = METHODS[group.scheme.ranges]
-        if name not in ranges or not method.holds(ranges[name]):
-            raise RangeError(
-                f"{name} has no range: the ranges given are of another model or recipe ({len(ranges)} of them). "
-                "Take them from this quantized model."
-            )
-        _check_finite(name, ranges[name], method.needs)
+        if group.has_range:
+            _check_finite(name, ranges[name], METHODS[group.scheme.ranges].needs)
+
+
+def check_range_names(plan: Plan, ranges: Ranges) -> None:
+    """Raise RangeError for ranges of another plan: other sites, states of other methods, other numbers of channels."""
+    wanted = {name: (METHODS[g.scheme.ranges], ()) for name, g in plan.groups.items() if g.has_range}
+    for op in plan.graph.ops:
+        if (site := plan.weight_site(op)) is not None:
+            channels = plan.graph.avals[op.inputs[1]].shape[-1:]
+            wanted[site] = (METHODS[plan.weights[op.name].ranges], channels)
+    missing, extra = ([n for n in a if n not in b] for a, b in ((wanted, ranges), (ranges, wanted)))
+    other = [n for n, (method, shape) in wanted.items() if n in ranges and not _is_state(ranges[n], method, shape)]
+    if missing or extra or other:
+        raise RangeError(
+            "The ranges are of another plan (another model or recipe, or a model whose graph depends on the batch "
+            f"size): {_listed(missing)} have no range here, {_listed(extra)} are no sites of this plan, and "
+            f"{_listed(other)} have a range of another kind or shape. Take the ranges from this quantized model "
+            f"({len(wanted)} of them), or calibrate again."
+        )
+
+
+def _is_state(state: Any, method: RangeMethod, shape: tuple[int, ...]) -> bool:
+    """Whether a range is of this method, with arrays of this shape beside the [min, max] that it observes."""
+    return method.holds(state) and all(np.shape(a) == shape for key, a in state.items() if key != "observed")
+
+
+def _listed(names: Sequence[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} ({', '.join(names[:shown])}{more})" if names else "0"
 
 
 def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import get_args
 
@@ -84,6 +85,13 @@ class Plan:
         if op.name not in self.weights or self.weights[op.name].ranges == "follow":
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
+
+    @property
+    def fingerprint(self) -> str:
+        """What ranges are of: a hash of the sites, their groups and schemes, and the schemes of weights, 16 digits."""
+        groups = [(g.name, str(g.scheme), g.members, g.fixed, g.derived) for g in self.groups.values()]
+        weights = [(name, str(scheme)) for name, scheme in self.weights.items()]
+        return hashlib.sha256(repr((groups, weights, sorted(self.islands))).encode()).hexdigest()[:16]
 
     def backward(self, op: Op) -> Backward | None:
         """How the gradients of an op's product are formed of integers; None for floats."""
