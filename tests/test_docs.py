@@ -47,6 +47,12 @@ def test_the_table_of_ops_is_fresh() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_table_of_kernels_is_fresh() -> None:
+    command = [sys.executable, str(DOCS / "make_kernels.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_op_has_examples_in_the_docs() -> None:
     assert make_ops().EXAMPLES.keys() == OPS.keys()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import re
 import subprocess
@@ -29,7 +30,7 @@ from jaxq.export.evaluate.kernels.xnnpack import by_machine  # noqa: E402
 from jaxq.export.evaluate.program import each_operator, run_time_tensors  # noqa: E402
 from jaxq.export.flatbuffer.read import read  # noqa: E402
 from jaxq.export.flatbuffer.write import write  # noqa: E402
-from jaxq.export.program import Program  # noqa: E402
+from jaxq.export.program import Operator, Program  # noqa: E402
 from jaxq.export.proof.certificate import tolerances  # noqa: E402
 from tests.arm64 import cases  # noqa: E402
 
@@ -53,11 +54,19 @@ class Sums:
     far: int = 0
     x86: int = 0  # how many integers differ from the evaluation for x86_64
     refused: int = 0
+    proven: Counter[str] = dataclasses.field(default_factory=Counter)  # integers that do not differ, by kind and type
 
 
 def computed(program: Program) -> tuple[int, ...]:
     """The tensors that operators compute, in the order in which `run_files.py` gives them."""
     return tuple(index for index in run_time_tensors(program) if index not in program.inputs)
+
+
+def type_of(op: Operator, program: Program) -> str:
+    """The kind of an operator with the type of its first input that is no constant: `CONV_2D int8 by int4`."""
+    read_at_all = [program.tensors[i] for i in op.inputs if i >= 0]
+    own = next((t.dtype for t in read_at_all if t.data is None), read_at_all[0].dtype)
+    return f"{op.kind} {own}" + (" by int4" if any(t.dtype == "int4" for t in read_at_all) else "")
 
 
 def prepare(found: Iterable[cases.Case], folder: pathlib.Path) -> None:
@@ -112,7 +121,7 @@ def _add(sums: Sums, found, program: Program, inputs: list[np.ndarray], ours: di
     if "error" in found:
         sums.refused += 1
         return
-    indices, makers = computed(program), {i: op.kind for op in program.operators for i in op.outputs}
+    indices, makers = computed(program), {i: op for op in program.operators for i in op.outputs}
     theirs = dict(zip(indices, (found[f"all{i}"] for i in range(len(indices))), strict=True))
     own = dict(zip(program.outputs, (found[f"out{i}"] for i in range(len(program.outputs))), strict=True))
     for index, within, machine, read_by_us in _pairs(
@@ -129,9 +138,11 @@ def _add(sums: Sums, found, program: Program, inputs: list[np.ndarray], ours: di
                 sums.floats, sums.far = sums.floats + gap.size, sums.far + apart
             else:
                 sums.compared += gap.size
-                sums.differing[makers[index]] += apart
+                sums.differing[makers[index].kind] += apart
+                sums.proven[type_of(makers[index], program)] += gap.size - apart
                 if apart:
-                    print(f"  {name}: {apart:,} of {gap.size:,} of {makers[index]} differ, by {int(gap.max())} at most")
+                    kind, most = makers[index].kind, int(gap.max())
+                    print(f"  {name}: {apart:,} of {gap.size:,} of {kind} differ, by {most} at most")
 
 
 def _pairs(program: Program, given: dict[int, np.ndarray], ours: dict) -> Iterator[tuple[int, float, str, np.ndarray]]:
@@ -157,6 +168,17 @@ def table(sums: dict[tuple[str, str, str], Sums]) -> str:
     return "\n".join(rows)
 
 
+def record(path: pathlib.Path, sums: dict[tuple[str, str, str], Sums]) -> None:
+    """Put the greatest count of each kind and type, by family, into the file that docs/make_kernels.py reads."""
+    held = json.loads(path.read_text())
+    for (_, family, _), found in sums.items():
+        mine = held["aarch64"].setdefault(family, {})
+        for name, count in found.proven.items():
+            mine[name] = max(mine.get(name, 0), 0 if found.differing[name.split()[0]] else count)
+    held["aarch64"] = {family: dict(sorted(counts.items())) for family, counts in held["aarch64"].items()}
+    path.write_text(json.dumps(held, indent=1) + "\n")
+
+
 def main() -> None:
     """Build, run, compare, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -164,6 +186,7 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "arm64")
     parser.add_argument("--cpu", nargs="+", default=CPUS)
     parser.add_argument("--part", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--record", type=pathlib.Path, help="add the counts to docs/kernels.json")
     options = parser.parse_args()
     machine, start = options.work / "machine", time.time()
     made = subprocess.run([str(HERE / "make_root.sh"), str(machine)], capture_output=True, text=True)
@@ -187,6 +210,8 @@ def main() -> None:
             emulate(machine, cpu, folder / "cases", target)
         sums.update(compare(folder / "cases", targets))
         print(f"arm64: {part}, {time.time() - start:.0f} s\n{table(sums)}", flush=True)
+    if options.record:
+        record(options.record, sums)
     if sum(s.differing.total() + s.far for s in sums.values()) or not sums:
         sys.exit(1)
 
