@@ -27,7 +27,7 @@ from jaxq.recipes.bert import CONFIGS, SentenceEncoder
 from jaxq.recipes.efficientnet_lite import EfficientNetLite
 from jaxq.recipes.mobilenet_v2 import TORCHVISION, MobileNetV2
 from jaxq.recipes.packages import Package, cache, check, fetch
-from jaxq.recipes.safetensors_file import read_safetensors
+from jaxq.recipes.safetensors_weights import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
 
 # Our names, and where they differ PyTorch's. {} is the number of a block; theirs begin with the stem at 0.

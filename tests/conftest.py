@@ -1,4 +1,8 @@
-"""Golden texts: `golden(name, text)` compares with tests/golden/; `pytest --update-golden` writes them anew."""
+"""Golden texts: `golden(name, text)` compares with tests/golden/; `pytest --update-golden` writes them anew.
+
+Tiers: `make test` leaves out what is marked slow, in the source or by `slow_cases.txt`, which names one case a line. Of
+each law some cases stay in the quick tier; docs/testing.md says which. `make test-all` runs everything.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ MICRO = importlib.util.find_spec("tflite_micro") is not None
 collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 
 def pytest_report_header() -> list[str]:
@@ -21,6 +26,12 @@ def pytest_report_header() -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts of tests/golden/ anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid in SLOW_CASES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
