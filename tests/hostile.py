@@ -98,7 +98,7 @@ def operator_traced(op: Operator, tensors: tuple[Tensor, ...], kernel: Kernel, f
     values = [None if t is None else jax.ShapeDtypeStruct(t.shape, narrowed(t.dtype)) for t in read]
     with contextlib.suppress(JaxqError), np.errstate(all="ignore"):
         found = jax.eval_shape(lambda *given: kernel(op, tensors, list(given)), *values)
-        assert [y.shape for y in found] == [tensors[i].shape for i in op.outputs], (op, found)
+        assert [y.shape for y in found[: len(op.outputs)]] == [tensors[i].shape for i in op.outputs], (op, found)
     TRACED.add(key)
 
 

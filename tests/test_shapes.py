@@ -88,6 +88,10 @@ WRONG: dict[str, tuple[Program, str]] = {
     "split": (one("SPLIT", [i(1), x(2, 3)], x(2, 1), x(2, 1), num_splits=2), "splits axis 1 of shape .2, 3. into 2"),
     "split at": (one("SPLIT_V", [x(2, 3), i(1, 1), i(1)], x(2, 1), x(2, 1)), r"splits axis 1 .* into \[1, 1\]"),
     "slice": (one("SLICE", [x(2, 3), i(0, 2), i(2, 2)], x(2, 2)), "slices shape"),
+    "a slice by a matrix": (
+        one("SLICE", [x(2, 3), pads((0, 0)), i(2, 2)], x(2, 2)),
+        "reads shape .1, 2. as input 1, of rank 1",
+    ),
     "stride of 0": (one("STRIDED_SLICE", [x(2, 3), i(0, 0), i(2, 3), i(1, 0)], x(2, 3)), "a stride of 0"),
     "outside": (
         one("STRIDED_SLICE", [x(2, 3), i(5, 0), i(6, 3), i(1, 1)], x(3), shrink_axis_mask=1),

@@ -105,7 +105,7 @@ def transpose(view: View) -> list[Shape] | None:
 
 def pad(view: View) -> list[Shape] | None:
     """PAD, PADV2, MIRROR_PAD: [rank, 2] numbers of what goes before and after."""
-    x, found = view.shape(), view.constant(1)
+    x, found = view.shape(), view.constant(1, 2)
     if view.op.kind == "PADV2":
         ensure(size(view.shape(2)) == 1, f"pads with {size(view.shape(2))} values")
     if found is None:
@@ -250,6 +250,14 @@ def blocks(view: View, sign: int) -> list[Shape]:
 
 depth_to_space: Rule = functools.partial(blocks, sign=1)
 space_to_depth: Rule = functools.partial(blocks, sign=-1)
+
+
+def along_axes(view: View) -> list[Shape]:
+    """CUMSUM, REVERSE_V2: the axes of input 1, each once."""
+    x, found = view.shape(), view.constant(1)
+    axes = [view.axis(n, len(x)) for n in found or ()]
+    ensure(len(set(axes)) == len(axes), f"works along axes {found}, one of them twice")
+    return [x]
 
 
 def nothing(view: View) -> None:

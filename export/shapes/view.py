@@ -65,9 +65,10 @@ class View:
         ensure(1 <= value <= LARGEST_OPTION, f"has {name} {value}; it takes 1 to {LARGEST_OPTION:,}")
         return value
 
-    def constant(self, position: int) -> list[int] | None:
-        """The integers of an input, None where they are computed at run time."""
+    def constant(self, position: int, rank: int = 1) -> list[int] | None:
+        """The integers of an input of at most this rank, None where they are computed at run time."""
         tensor = self.input(position)
+        ensure(len(tensor.shape) <= rank, f"reads shape {tensor.shape} as input {position}, of rank {rank}")
         ensure(tensor.dtype in INDICES, f"reads {tensor.dtype} as input {position}, where integers belong")
         return None if tensor.data is None else [int(n) for n in np.asarray(tensor.data).reshape(-1)]
 

@@ -18,6 +18,8 @@ from jaxq.errors import FormatError
 from jaxq.export.metadata import Metadata
 from jaxq.export.program import Operator, Program, Tensor, describe
 
+SHOWN = 5  # faults of a file that cannot be evaluated
+
 Python = Annotated[
     bool,
     typer.Option("--python", help="Print a Python program that runs the file with numpy and ai-edge-litert alone."),
@@ -37,7 +39,22 @@ def inspect(file: options.TFLite, python: Python = False, json: options.Json = F
     if python:
         return _program(program, read_metadata(file.read_bytes(), program))
     data = {**_as_data(file, program), **_described(file, program)}
-    return Result(data, [_head(data), *data.pop("said"), *_tables(data, program)])
+    return Result(data, [_head(data), *_oddities(program), *data.pop("said"), *_tables(data, program)])
+
+
+def _oddities(program: Program) -> list[str]:
+    """Why `jaxq.load` refuses the file, one line a fault; nothing for a file whose shapes and types fit."""
+    from jaxq.export.shapes import faults
+
+    found = [_fault(program, fault) for fault in faults(program)]
+    more = [f"  and {len(found) - SHOWN:,} more: see jaxq lint"] if len(found) > SHOWN else []
+    return ["\n".join(["cannot be evaluated:", *found[:SHOWN], *more])] if found else []
+
+
+def _fault(program: Program, fault: Any) -> str:
+    if fault.operator is not None:
+        return f"  operator {fault.operator} ({program.operators[fault.operator].kind}) {fault.message}"
+    return f"  tensor {fault.tensor} ({shortened(program.tensors[fault.tensor].name)!r}) {fault.message}"
 
 
 def _described(file: pathlib.Path, program: Program) -> dict[str, Any]:
@@ -110,6 +127,7 @@ def _tensor(index: int, tensor: Tensor) -> dict[str, Any]:
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "constant_bytes": _bytes(tensor),
+        "unread": tensor.unread or None,
         "quantization": parameters,
     }
 
