@@ -209,9 +209,13 @@ def test_a_loaded_operator_has_a_gradient() -> None:
 # ---------------------------------------------------------------- models
 
 
+ALIKE = {"weights": {"bits": 8}, "activations": {"bits": 32, "dynamic": True}, "input": "float32", "output": "float32"}
+EVERY = {**ALIKE, "rules": [{"match": "*/kernel", "weight_bits": 8}]}  # also the small kernels of these models
+
+
 def test_a_model_computes_what_was_trained() -> None:
     """Every op on the runtime's numbers, the training forward among them; each as LiteRT's XNNPACK quantizes it."""
-    qmodel, artifact = exported("dynamic-range-int8")
+    qmodel, artifact = exported(EVERY)
     assert artifact.certificate is not None and artifact.certificate.ok, str(artifact.certificate)
     assert artifact.certificate.simulation is not None and artifact.certificate.simulation.floats > 10_000
     assert "numbers of float32 operators (to 1e-05) differ" in str(artifact.certificate)
@@ -232,17 +236,52 @@ def test_a_model_computes_what_was_trained() -> None:
 
 
 def test_a_rule_leaves_an_op_in_floats() -> None:
-    recipe = {"weights": {"bits": 8}, "activations": {"bits": 32, "dynamic": True}, "input": "float32"}
-    recipe |= {"output": "float32", "rules": [{"match": "head/*", "float": True}]}
-    _, artifact = exported(recipe)
+    _, artifact = exported({**EVERY, "rules": [*EVERY["rules"], {"match": "head/*", "float": True}]})
     assert artifact.certificate is not None and artifact.certificate.ok
     widened = [op for op in artifact.program.operators if op.kind == "DEQUANTIZE"]
     assert [artifact.program.tensors[op.inputs[0]].name for op in widened] == ["head/kernel"]
 
 
+class Sizes(nnx.Module):
+    """Kernels of 1,023 and of 1,024 elements."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.small, self.large = nnx.Linear(33, 31, rngs=rngs), nnx.Linear(32, 32, rngs=rngs)
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> Any:
+        return self.small(x), self.large(y)
+
+
+@pytest.mark.parametrize(
+    ("rules", "stored"),
+    [
+        ([], {"large/kernel"}),
+        ([{"match": "small/*", "weight_bits": 8}], {"small/kernel", "large/kernel"}),
+        ([{"match": "large/*", "weight_bits": 32}], set()),
+    ],
+)
+def test_small_weights_stay_in_floats_as_tflite_converter_leaves_them(rules: list, stored: set[str]) -> None:
+    """`weights_min_num_elements` of TFLite's quantizer is 1,024; a rule says otherwise of a site."""
+    x, y = (np.random.default_rng(0).normal(size=(4, n)).astype(F32) for n in (33, 32))
+    qmodel = jaxq.quantize(Sizes(nnx.Rngs(0)), {**ALIKE, "rules": rules}, x[:1], y[:1])
+    artifact = jaxq.export.to_tflite(qmodel, verify=(x, y), progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    types = {t.name: t.dtype for t in artifact.program.tensors if t.name in ("small/kernel", "large/kernel")}
+    assert types == {name: "int8" if name in stored else "float32" for name in types} and len(types) == 2
+    assert not any(op.kind == "DEQUANTIZE" for op in artifact.program.operators)
+
+
+def test_weights_of_32_bits_beside_integer_activations_are_refused() -> None:
+    with pytest.raises(RecipeError, match="asks for weights of 32 bits, and activations are integers of 8. To run the"):
+        jaxq.quantize(
+            Mixed(nnx.Rngs(0)), {"rules": [{"match": "head/*", "weight_bits": 32}]}, examples((16, 16, 3), 2)[:1]
+        )
+
+
 def test_training_moves_weights_through_what_the_device_quantizes() -> None:
     x = examples((16, 16, 3), 2)[:4]
-    models = {r: jaxq.quantize(Mixed(nnx.Rngs(0)), r, x[:1]) for r in ("dynamic-range-int8", "float32")}
+    recipes = {"dynamic": EVERY, "float32": "float32"}
+    models = {name: jaxq.quantize(Mixed(nnx.Rngs(0)), r, x[:1]) for name, r in recipes.items()}
     gradients = {r: nnx.grad(lambda m: jnp.sum(jnp.square(m(x))))(m) for r, m in models.items()}
     ours, wanted = (jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(g)]) for g in gradients.values())
     assert float(jnp.max(jnp.abs(ours - wanted))) > 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import get_args
 
@@ -246,16 +247,31 @@ def has_weights(op: Op) -> bool:
     return op.kind in OPS and OPS[op.kind].weights
 
 
+# TFLiteConverter's `weights_min_num_elements` of dynamic range: the kernels below it are few bytes, and their rounding
+# costs as much as that of large ones.
+FEWEST_ELEMENTS = 1024
+
+
 def _weighted(plan: Plan) -> list[Op]:
     """The ops whose kernels are integers in the file. Of ops on floats not an AFFINE's, a vector: not worth it."""
     few = plan.recipe.floats and plan.recipe.weights.bits <= 8
     ops = [op for op in plan.graph.ops if has_weights(op)]
-    return [op for op in ops if op.name not in plan.islands or (few and op.kind != "AFFINE")]
+    return [op for op in ops if op.name not in plan.islands or (few and op.kind != "AFFINE" and _stored(plan, op))]
+
+
+def _stored(plan: Plan, op: Op) -> bool:
+    """Whether an op on floats stores its kernel as integers: by its rule, else in dynamic range by its size."""
+    asked = rule_for(plan.recipe, [op.name]).weight_bits
+    if asked is not None:
+        return asked <= 8
+    elements = math.prod(plan.graph.avals[op.inputs[1]].shape)
+    return not plan.recipe.activations.dynamic or elements >= FEWEST_ELEMENTS
 
 
 def _arithmetic_of(plan: Plan, op: Op) -> Arithmetic:
     if op.name in plan.islands:
-        dynamic = plan.recipe.activations.dynamic and not rule_for(plan.recipe, [op.name]).float
+        dynamic = plan.recipe.activations.dynamic and op.name in plan.weights
+        dynamic = dynamic and not rule_for(plan.recipe, [op.name]).float
         return (dynamic_arithmetic(op, plan.graph) if dynamic else None) or FLOAT32
     bits = next((group.scheme.bits for v in op.outputs if (group := plan.group(v)) is not None), 8)
     machine = target_named(plan.recipe.target).machine

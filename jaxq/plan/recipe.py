@@ -75,16 +75,18 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     float: run the op in floating point; of dynamic range, without quantizing its input. ranges: as of
     activations; weights take "learned" and "frozen" of it.
-    symmetric: zero point 0. weight_bits: 4 or 8. activation_bits: 8 or 16. per_channel: a scale for each output channel
-    of the weights, or one. calibration: how the range of the activations or of the weights is found, as far as the
-    method is for them ("mse" is for both). percentile: for "percentile".
+    symmetric: zero point 0. weight_bits: 4 or 8; with float activations 32 leaves a kernel in float32, and 8 stores
+    in dynamic range also one of fewer than 1,024 elements, which otherwise stays in float32. activation_bits: 8 or
+    16. per_channel: a scale for each output channel of the weights, or one. calibration: how the range of the
+    activations or of the weights is found, as far as the method is for them ("mse" is for both). percentile: for
+    "percentile".
     """
 
     match: str
     float: bool | None = None
     ranges: TrainedRanges | None = None
     symmetric: bool | None = None
-    weight_bits: Literal[4, 8] | None = None
+    weight_bits: Literal[4, 8, 32] | None = None
     activation_bits: Literal[8, 16] | None = None
     per_channel: bool | None = None
     calibration: Calibration | WeightCalibration | None = None
@@ -182,6 +184,12 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
         raise RecipeError(
             f"In {where}: weights of {recipe.weights.bits} bits are floats, and activations are integers of "
             f"{recipe.activations.bits}. Set activations.bits = 32, or weights.bits = 8."
+        )
+    wide = next((rule.match for rule in recipe.rules if rule.weight_bits == 32), None)
+    if wide is not None and not recipe.floats:
+        raise RecipeError(
+            f"In {where}: the rule {wide!r} asks for weights of 32 bits, and activations are integers of "
+            f"{recipe.activations.bits}. To run the op in floating point give it float = true."
         )
     if recipe.activations.dynamic and (recipe.activations.bits, recipe.weights.bits) != (32, 8):
         raise RecipeError(
