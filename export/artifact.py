@@ -12,16 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxq import __version__
 from jaxq.calibrate import fingerprint
-from jaxq.display.progress import bar
 from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.device_proof import save_proof
-from jaxq.export.evaluate.kernels.machine import this_machine
-from jaxq.export.evaluate.program import joined
 from jaxq.export.files import refuse_place, write_whole
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
@@ -33,53 +29,29 @@ from jaxq.export.lowering.lower import lower
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
 from jaxq.export.proof.bounds import accumulator_bounds
-from jaxq.export.proof.certificate import (
-    FAMILIES,
-    FLOAT_TOLERANCE,
-    Certificate,
-    Reader,
-    Tally,
-    certificate,
-    compare_families,
-    loose_sites,
-    new_tallies,
-    one_by_one,
-    readers,
-    tolerance_of,
-)
-from jaxq.export.proof.machines import differ
+from jaxq.export.proof.certificate import FAMILIES, Certificate
+from jaxq.export.proof.forward import Proof, training_forward
 from jaxq.export.proof.quality import Quality, doubts, watched
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks, refuse_non_finite
-from jaxq.frontends.core import Bound
-from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
-from jaxq.plan.target import target_named
 from jaxq.quantize import bind
-from jaxq.simulate.forward import simulate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Artifact:
     """A finished TFLite file.
 
-    `data`: its bytes. `manifest`: what `model.json` holds. `certificate`: the proof, if one ran.
+    data: its bytes. program: the same, read. manifest: what `model.json` holds. certificate: what was proven, if a
+    proof ran. proof: the training forward that `verify` compares the file with; None of a file without its model.
     """
 
     data: bytes
     program: Program
     manifest: Mapping[str, Any]
     certificate: Certificate | None
-    forward: Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]] = dataclasses.field(repr=False)
-    frozen: Frozen = dataclasses.field(repr=False)
-    bound: Bound = dataclasses.field(repr=False)
-    tensor_of: Mapping[int, int] = dataclasses.field(repr=False)
     result_of: Callable[[Sequence[Any]], Any] = dataclasses.field(repr=False)  # the model's structure of the outputs
-
-    @property
-    def machine(self) -> str:
-        """The machine whose kernels the training forward follows: the recipe's target's."""
-        return target_named(self.frozen.plan.recipe.target).machine
+    proof: Proof | None = dataclasses.field(default=None, repr=False)
 
     def verify(
         self, batches: Any, *, families: Sequence[str] = FAMILIES, machine: str | None = None, progress: bool = True
@@ -95,71 +67,15 @@ class Artifact:
 
         Raises: ExportError for an operator that a family lacks.
         """
-        machine = machine or self.machine
-        if one_by_one(self.program):
-            return self._verify_each(batches, families, machine)
-        if self.frozen.plan.recipe.floats:
-            return self._verify_floats(batches, families)
-        ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
-        trained = self._reader(machine) or ours["xnnpack"]
-        tallies, simulated, examples = new_tallies(families), Tally(), 0
-        with bar(progress) as shown:
-            task = shown.add_task("verifying", total=None)
-            for chunk in chunks(self.bound, batches, "verify on"):
-                integers, file_inputs = self.forward(chunk)
-                found = trained(*file_inputs)
-                for name, index in self.recorded():
-                    simulated.add(name, integers[name], np.asarray(found[index]))
-                compare_families(self.data, self.program, file_inputs, ours, tallies)
-                examples += len(file_inputs[0])
-                shown.update(task, description=f"verifying: {examples} examples")
-        if not examples:
-            raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, simulated, self.frozen.plan.graph, self.program, machine)
+        return self._proven().verify(batches, families, machine or self._proven().machine, progress)
 
-    def _verify_floats(self, batches: Any, families: Sequence[str]) -> Certificate:
-        """The training forward against LiteRT, within `FLOAT_TOLERANCE` of each tensor's largest number."""
-        tallies, examples = new_tallies(families), 0
-        for chunk in chunks(self.bound, batches, "verify on"):
-            found, file_inputs = self.forward(chunk)
-            for family, tally in tallies.items():
-                theirs = litert.run(self.data, file_inputs, family, every_tensor=True)
-                assert isinstance(theirs, dict)
-                for name, index in self.recorded():
-                    if name in found:
-                        tally.add(name, found[name], theirs[index], FLOAT_TOLERANCE)
-            examples += len(file_inputs[0])
-        if not examples:
-            raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, None, None, self.program)
-
-    def _reader(self, machine: str) -> Reader | None:
-        """Our `xnnpack` reading for a machine, None where this one's is the same."""
-        apart = differ(self.program, machine, this_machine())
-        return readers(self.program, ["xnnpack"], machine)["xnnpack"] if apart else None
-
-    def _verify_each(self, batches: Any, families: Sequence[str], machine: str) -> Certificate:
-        """Our reading of each family against its runtime, and the training forward against XNNPACK: every op on the
-        runtime's own numbers, within its tolerance.
-        """
-        ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
-        makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
-        for chunk in chunks(self.bound, batches, "verify on"):
-            theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True)
-            assert isinstance(theirs, dict)
-            found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
-            wanted = theirs if trained is None else trained(theirs)
-            for name, index in self.recorded():
-                if name in found and index in makers:
-                    tolerance = tolerance_of(makers[index], self.program)
-                    simulated.add(name, found[name], np.asarray(wanted[index]), tolerance)
-            compare_families(self.data, self.program, file_inputs, ours, tallies)
-            examples += len(file_inputs[0])
-        if not examples:
-            raise InputError("There is no example to verify on: the iterable is empty.")
-        loose = loose_sites(self.frozen.plan)
-        proof = certificate(examples, tallies, simulated, None, self.program, machine)
-        return dataclasses.replace(proof, exact_sites=frozenset(simulated.differing) - loose, table_sites=loose)
+    def _proven(self) -> Proof:
+        if self.proof is None:
+            raise ExportError(
+                "This artifact has bytes and a manifest, and no training forward to compare them with. Export the "
+                "model with jaxq.export.to_tflite, and verify what that gives."
+            )
+        return self.proof
 
     def run(self, *inputs: Any) -> Any:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
@@ -202,7 +118,7 @@ class Artifact:
         Returns: the folder; its README.md says how to run each.
         Raises: ExportError for a file with float operators, InputError, MismatchError.
         """
-        batches = list(chunks(self.bound, examples, "prove on"))
+        batches = list(chunks(self._proven().bound, examples, "prove on"))
         arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         inputs = [quantized(a, entry) for a, entry in zip(arrays, self.manifest["inputs"], strict=True)]
         return save_proof(self.data, inputs, path, manifest=self.manifest, runtime=runtime, force=force)
@@ -210,12 +126,6 @@ class Artifact:
     def python(self) -> str:
         """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas."""
         return snippet(self.manifest["inputs"], self.manifest["outputs"])
-
-    def recorded(self) -> list[tuple[str, int]]:
-        """The sites that the program holds under their own name, and their tensors."""
-        names, plan = self.frozen.plan.graph.site_names, self.frozen.plan
-        integers = {v: i for v, i in self.tensor_of.items() if plan.recipe.floats or plan.group(v) is not None}
-        return [(names[v], i) for v, i in integers.items() if self.program.tensors[i].name == names[v]]
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
         """Write the file and, beside it, its manifest (`model.json`): whole, the manifest first.
@@ -262,17 +172,17 @@ def to_tflite(
     metadata = None if metadata is None else completed(metadata, program)
     data = _bytes(program, metadata)
     litert.load_check(data)
-    artifact = Artifact(
-        data, read(data), {}, None, _forward(bound, captured.plan, frozen), frozen, bound, tensor_of, captured.result_of
-    )
-    forward, quality = watched(artifact.forward, frozen, params)
-    watching = dataclasses.replace(artifact, forward=forward)
-    proof = None if verify is None else watching.verify(verify, progress=progress)
-    manifest = _manifest(frozen, program, data, proof, metadata) | _precision(frozen.plan, proof and quality)
-    artifact = dataclasses.replace(artifact, certificate=proof, manifest=manifest)
-    if proof is not None and not proof.ok and not allow_mismatch:
+    forward = training_forward(bound, captured.plan, frozen)
+    proof = Proof(data, read(data), forward, frozen, bound, tensor_of)
+    watching, quality = watched(forward, frozen, params)
+    found = None
+    if verify is not None:
+        found = dataclasses.replace(proof, forward=watching).verify(verify, FAMILIES, proof.machine, progress)
+    manifest = _manifest(frozen, program, data, found, metadata) | _precision(frozen.plan, found and quality)
+    artifact = Artifact(data, proof.program, manifest, found, captured.result_of, proof)
+    if found is not None and not found.ok and not allow_mismatch:
         raise MismatchError(
-            f"The artifact does not compute what was trained.\n{proof}\nPlease report it with this "
+            f"The artifact does not compute what was trained.\n{found}\nPlease report it with this "
             f"graph:\n{captured.plan.graph}"
         )
     untrained = bound.core.calibrated == fingerprint(bound.params)
@@ -303,63 +213,6 @@ def _bytes(program: Program, metadata: Metadata | None) -> bytes:
         return write(program)
     program, files = with_metadata(program, metadata)
     return attach(write(program), files)
-
-
-Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
-
-
-def _forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
-    """The training forward of a batch, as stored integers by site, and the file's inputs in the file's type. `others`:
-    of a recipe of floats, numbers by site that take the place of those computed, in what reads them.
-
-    It runs the file's own graph on one example after the other: where an axis of the batch moves (a BATCH_MATMUL of all
-    heads of all examples), the graph of a batch holds the same integers in another order.
-    """
-    params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
-    shapes = [plan.graph.avals[v].shape for v in plan.graph.inputs]
-    names = [plan.graph.site_names[v] for v in plan.graph.inputs]
-    groups = [plan.group(v) for v in plan.graph.inputs]
-    types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
-    axes = [0 if shape[:1] == (1,) else None for shape in shapes]
-
-    def recorded(params: Any, ranges: Any, inputs: Any, given: Any) -> dict[str, jax.Array]:
-        seen: dict[str, jax.Array] = {}
-
-        def record(value: int, carrier: Carrier) -> None:
-            seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
-
-        simulate(plan, params, ranges, inputs, record, given)
-        return seen
-
-    one = jax.jit(recorded)
-    many = jax.jit(jax.vmap(recorded, in_axes=(None, None, axes, 0)))
-    sites = {name: value for value, name in plan.graph.site_names.items() if value not in plan.graph.inputs}
-
-    def forward(
-        arrays: Sequence[Any], others: Mapping[str, np.ndarray] | None = None
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        given = {sites[name]: a for name, a in (others or {}).items() if name in sites}
-        if [a.shape for a in arrays] == shapes:
-            found = one(params, ranges, list(arrays), given)
-        else:
-            examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
-            given = {v: a.reshape(-1, *plan.graph.avals[v].shape) for v, a in given.items()}
-            found = {name: joined(q) for name, q in many(params, ranges, examples, given).items()}
-        found = {name: np.asarray(q) for name, q in found.items()}
-        return found, [
-            _file_input(frozen, found.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
-        ]
-
-    return forward
-
-
-def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str) -> np.ndarray:
-    dtype = frozen.plan.recipe.input
-    if integers is None or frozen.plan.recipe.floats:
-        return np.asarray(array, np.float32) if jnp.issubdtype(np.asarray(array).dtype, jnp.floating) else array
-    if dtype == "float32":
-        return np.asarray(array, np.float32)
-    return (integers + (128 if dtype == "uint8" else 0)).astype(dtype if dtype == "uint8" else own)
 
 
 def _manifest(

@@ -17,6 +17,7 @@ from jaxq.graph import Op
 from jaxq.ops import compute
 from jaxq.ops.arithmetic import Arithmetic
 from jaxq.ops.contract import Product, Products, contract
+from tests.zoo import proof_of
 
 RNG = np.random.default_rng(0)
 
@@ -195,7 +196,7 @@ def test_the_bound_is_reached_by_the_worst_input() -> None:
     ranges = jaxq.calibrate(q, [x], {"w": w}, q.init({"w": w}, x[:1]), progress=False)
     artifact = jaxq.export.to_tflite(q, {"w": w}, ranges, progress=False)
     zero_point = artifact.manifest["ranges"]["input"]["zero_point"]
-    integers = artifact.frozen.kernels["w"].q.astype(np.int64)
+    integers = proof_of(artifact).frozen.kernels["w"].q.astype(np.int64)
     low, high = -128 - zero_point, 127 - zero_point
     worst = max(max(np.where(c > 0, high, low) @ c, -(np.where(c > 0, low, high) @ c)) for c in integers.T)
     assert artifact.manifest["accumulators"]["w"]["bound"] == worst

@@ -31,7 +31,7 @@ from jaxq.export.proof.divergence import ANYTHING, Watch
 from jaxq.export.proof.receptive_field import read_block
 from jaxq.ops import OPS
 from tests import sixty_three
-from tests.zoo import ZOO, Case
+from tests.zoo import ZOO, Case, proof_of
 
 NETS = ("branches", "clips", "heads", "means", "parts", "placed", "separable", "squeeze_excite")
 EXAMPLES = 16
@@ -150,10 +150,10 @@ def test_the_total_is_the_training_forward_less_the_float_reading(name: str) -> 
         found.qmodel.captured(*args, **kwargs), nnx.state(found.qmodel.model), args, kwargs
     )
     artifact = jaxq.export.to_tflite(found.qmodel, progress=False)
-    integers, _ = artifact.forward(found.qmodel.core.arrays(args, kwargs))
+    integers, _ = proof_of(artifact).forward(found.qmodel.core.arrays(args, kwargs))
     assert found.parts.keys() == integers.keys()
     for site, p in found.parts.items():
-        scale, zero_point = artifact.frozen.parameters[found.plan.group_of[site]]
+        scale, zero_point = proof_of(artifact).frozen.parameters[found.plan.group_of[site]]
         total = integers[site] - zero_point - np.asarray(floats[site], np.float64) / scale
         np.testing.assert_allclose(p.total, total, atol=SURE, err_msg=site)
         np.testing.assert_allclose(p.rounding + p.clipping + p.weights + p.inherited, total, atol=SURE, err_msg=site)

@@ -25,7 +25,7 @@ from jaxq.numerics.rounding import carrier_bounds
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
 from jaxq.quantize import bind
-from tests.zoo import ZOO, Case, examples
+from tests.zoo import ZOO, Case, examples, proof_of
 
 RECIPES: dict[str, str | Mapping[str, Any]] = {
     "int8": "int8",
@@ -130,20 +130,24 @@ def test_the_certificate_covers_every_tensor(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_table_ops_are_within_one_step_of_their_kernel(name: str) -> None:
     found = exported(name)
-    integers, file_inputs = found.artifact.forward(found.case.arrays)
+    integers, file_inputs = proof_of(found.artifact).forward(found.case.arrays)
     ours = jaxq.export.evaluate(found.artifact.program, "xnnpack", every_tensor=True)(*file_inputs)
     assert isinstance(ours, dict)
     tables = [op for op in found.qmodel.plan.graph.ops if OPS[op.kind].table]
     assert tables
     for op in tables:
-        x, y = (np.asarray(ours[found.artifact.tensor_of[v]], np.float32) for v in (op.inputs[0], op.outputs[0]))
+        x, y = (
+            np.asarray(ours[proof_of(found.artifact).tensor_of[v]], np.float32) for v in (op.inputs[0], op.outputs[0])
+        )
         assert np.max(np.abs(simulated_table(found.artifact, op, x) - y)) <= 1.0, op.name
     assert integers.keys() >= {found.qmodel.plan.graph.site_names[op.outputs[0]] for op in tables}
 
 
 def simulated_table(artifact: jaxq.export.Artifact, op: Op, stored: np.ndarray) -> np.ndarray:
     """What training computes for a table op, given the very integers that the kernel reads."""
-    (x_scale, x_zero), (scale, zero) = (map(jnp.float32, artifact.frozen.of(v)) for v in (op.inputs[0], op.outputs[0]))
+    (x_scale, x_zero), (scale, zero) = (
+        map(jnp.float32, proof_of(artifact).frozen.of(v)) for v in (op.inputs[0], op.outputs[0])
+    )
     step = OPS[op.kind].step
     assert step is not None
     steps = step(op, Carrier(stored - x_zero, x_scale, x_zero), scale=scale, zero_point=zero)
@@ -185,12 +189,12 @@ def test_float_ends_give_the_training_forward_itself() -> None:
 
 
 def test_symmetric_activations_have_zero_point_0() -> None:
-    frozen = exported("parts", "symmetric").artifact.frozen
+    frozen = proof_of(exported("parts", "symmetric").artifact).frozen
     assert {zero for _, zero in frozen.parameters.values()} == {0}
 
 
 def test_per_tensor_weights_have_one_scale() -> None:
-    frozen = exported("parts", "per-tensor weights").artifact.frozen
+    frozen = proof_of(exported("parts", "per-tensor weights").artifact).frozen
     assert all(np.ptp(kernel.scale) == 0.0 and kernel.scale.ndim == 1 for kernel in frozen.kernels.values())
 
 

@@ -14,7 +14,8 @@ import jaxq
 import jaxq.export
 from jaxq.errors import ExportError
 from jaxq.export.lowering.rules.functions import WRITE
-from jaxq.export.proof.certificate import compare_families, new_tallies, readers
+from jaxq.export.proof.certificate import new_tallies
+from jaxq.export.proof.families import compare_families, readers
 from jaxq.graph.tables import LACKING
 
 X = (np.random.default_rng(0).normal(size=(32, 7)) * 2).astype(np.float32)

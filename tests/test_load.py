@@ -24,7 +24,8 @@ from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
-from jaxq.export.proof.certificate import Tally, compare_families, readers
+from jaxq.export.proof.certificate import Tally
+from jaxq.export.proof.families import compare_families, readers
 from jaxq.export.runtimes import litert
 
 GOLDEN = Path(__file__).parent / "golden"

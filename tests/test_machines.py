@@ -28,6 +28,7 @@ from jaxq.ops import step_of
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.precision import unweighted_arithmetic
 from jaxq.plan.recipe import SHIPPED
+from tests.zoo import proof_of
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "aarch64.npz")
 NAMES = sorted({key.split(":")[0] for key in GOLDEN.files})
@@ -136,7 +137,7 @@ def test_training_follows_the_target_s_machine(recipe: str, target: str, machine
     wrong = artifact.verify(IMAGES, families=("xnnpack",), machine=other, progress=False)
     assert not wrong.ok and wrong.simulation_differing > 0 and wrong.differing_integers == {"xnnpack": 0}
     assert f"integers are those of {machine}; other machines differ by a step in some of: CONV_2D 2" in str(
-        artifact.frozen.plan
+        proof_of(artifact).frozen.plan
     )
     known = proof.as_dict()["machines"]
     assert known[this_machine()] == {"ran": True, "derived_operators": 0, "modelled_operators": {}}

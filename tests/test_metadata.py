@@ -29,6 +29,7 @@ from jaxq.export.lint import lint
 from jaxq.export.metadata import completed
 from jaxq.export.runtimes.litert import run
 from tests.labelled import CASES, GOLDEN, IMAGE, TEXT, image_program, labelled
+from tests.zoo import proof_of
 
 READ = json.loads((GOLDEN / "metadata_read.json").read_text())
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -135,7 +136,7 @@ def test_an_artifact_with_metadata_is_verified_clean_and_the_same_program() -> N
     assert artifact().certificate == bare.certificate
     assert str(artifact().program) == str(bare.program)
     assert not lint(artifact().program)
-    x = artifact().forward([preprocessed(PIXELS)])[1]
+    x = proof_of(artifact()).forward([preprocessed(PIXELS)])[1]
     ours, theirs = run(artifact().data, x, "xnnpack"), run(bare.data, x, "xnnpack")
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -159,7 +160,7 @@ def test_the_manifest_folds_normalization_into_a_table(recipe: str) -> None:
     """Every pixel value of every channel, against the artifact's own path."""
     (entry,) = artifact(recipe).manifest["inputs"]
     every = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1), (4, 8, 8, 3))
-    wanted = artifact(recipe).forward([preprocessed(every)])[1][0]
+    wanted = proof_of(artifact(recipe)).forward([preprocessed(every)])[1][0]
     columns = [np.frombuffer(bytes.fromhex(column), entry["dtype"]) for column in entry["pixel_table"]]
     np.testing.assert_array_equal(np.stack(columns, -1)[every, np.arange(3)], wanted)
     p, mean, std = every.astype(np.float32), *(np.array(entry[k], np.float32) for k in ("mean", "std"))
@@ -193,7 +194,7 @@ def test_the_python_program_computes_the_artifacts_integers(recipe: str, tmp_pat
     for arguments in (["-c", code], ["host.py", "model.tflite", "pixels.npy"]):
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    file_inputs = built.forward([preprocessed(PIXELS[:1])])[1]
+    file_inputs = proof_of(built).forward([preprocessed(PIXELS[:1])])[1]
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), run(built.data, file_inputs, "xnnpack")[0])
     (scores,) = built.run(preprocessed(PIXELS[:1]))
     best = [LABELS[i] for i in np.argsort(-scores[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import re
@@ -29,6 +30,7 @@ from jaxq.errors import (
     TargetError,
     UnmatchedRuleError,
 )
+from tests.zoo import proof_of
 
 FILE = pathlib.Path(__file__).name
 X = np.random.default_rng(0).normal(size=(8, 6, 6, 1)).astype(np.float32)
@@ -309,8 +311,15 @@ def test_a_recipe_file_is_read(tmp_path: pathlib.Path) -> None:
 def test_a_learned_weight_scale_cannot_push_a_bias_beyond_int32(scale: float) -> None:
     qmodel = with_range("head/kernel", "scale", scale, LEARNED)
     qmodel.model.head.bias[...] = jnp.ones(3)
-    kernel = export(qmodel).frozen.kernels["head/kernel"]
+    kernel = proof_of(export(qmodel)).frozen.kernels["head/kernel"]
     np.testing.assert_array_equal(np.abs(kernel.bias), 2**22)
+
+
+def test_an_artifact_without_its_model_cannot_be_verified() -> None:
+    alone = dataclasses.replace(export(ready()), proof=None)
+    assert len(alone.run(X)) == 1
+    with pytest.raises(jaxq.errors.ExportError, match="no training forward to compare them with"):
+        alone.verify(X)
 
 
 def test_ranges_are_replaced_when_told_to() -> None:

@@ -15,11 +15,12 @@ import jaxq.export
 from jaxq.export.evaluate.kernels.fixedpoint import quantize_multiplier
 from jaxq.export.evaluate.kernels.wide import round_double
 from jaxq.export.evaluate.load import Loaded
-from jaxq.export.proof.certificate import Tally, compare_families, new_tallies, readers
+from jaxq.export.proof.certificate import Tally, new_tallies
+from jaxq.export.proof.families import compare_families, readers
 from jaxq.numerics.fixed_point import quantized_ratio
 from jaxq.ops.builtin_ops import REQUANTIZE
 from jaxq.ops.contract import Accumulator
-from tests.zoo import ZOO, examples
+from tests.zoo import ZOO, examples, proof_of
 
 FOUR_BITS = {"weights": {"bits": 4}}
 
@@ -72,7 +73,7 @@ def test_weights_of_4_bits_are_packed_where_there_is_a_kernel() -> None:
         "odd/kernel": ("FULLY_CONNECTED", "int4", 10),
         "head/kernel": ("FULLY_CONNECTED", "int4", 10),
     }
-    assert all(np.abs(k.q).max() == 7 for k in artifact.frozen.kernels.values())
+    assert all(np.abs(k.q).max() == 7 for k in proof_of(artifact).frozen.kernels.values())
     text = str(qmodel.plan)
     scheme = "int4, per channel (axis {}), symmetric, scale = max abs(w) / 7 at each step"
     slow = "computed by TFLite's builtin kernel, which is slower than XNNPACK's"
@@ -90,7 +91,7 @@ def test_a_rule_gives_one_layer_its_width() -> None:
 def test_a_target_without_such_kernels_gets_int8_tensors() -> None:
     _, artifact = exported({**FOUR_BITS, "target": "ethos-u"})
     assert {dtype for _, dtype, _ in kinds(artifact).values()} == {"int8"}
-    assert all(np.abs(k.q).max() == 7 for k in artifact.frozen.kernels.values())
+    assert all(np.abs(k.q).max() == 7 for k in proof_of(artifact).frozen.kernels.values())
 
 
 # --- the arithmetic of builtin kernels ----------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_everything_is_16_bits_and_exact() -> None:
     assert artifact.certificate is not None and artifact.certificate.ok, str(artifact.certificate)
     assert set(widths(artifact).values()) == {"int16"}
     assert {version for _, _, version in kinds(artifact).values()} == {3, 8, 11}
-    assert all(zero == 0 for _, zero in artifact.frozen.parameters.values())
+    assert all(zero == 0 for _, zero in proof_of(artifact).frozen.parameters.values())
     assert artifact.manifest["inputs"][0]["dtype"] == "int16"
     x = examples((16, 16, 3), 2)[:8]
     np.testing.assert_array_equal(Loaded(artifact.program).real(x)[0], np.asarray(qmodel(x)))  # aarch64, the target's
@@ -272,7 +273,7 @@ def test_rules_mix_widths_and_the_file_converts_between_them() -> None:
         "wide/kernel:out:int8: int8, per tensor, symmetric, learned range; the integers of wide/kernel:out in 8 bits"
         in str(qmodel.plan)
     )
-    scales = artifact.frozen.parameters
+    scales = proof_of(artifact).frozen.parameters
     assert scales["wide/kernel:out:int8"] == (scales["wide/kernel:out"][0] * np.float32(256), 0)
     assert scales["mean:int16"] == (scales["mean"][0], 0)
 
@@ -287,7 +288,7 @@ def test_functions_keep_their_16_bits_or_compute_in_8() -> None:
     found, simulated = widths(artifact), artifact.certificate.simulation
     assert found["hard_swish"] == "int8" and found["swish/kernel:out"] == "int16" and simulated is not None
     assert {(found[n], simulated.differing[n]) for n in ("tanh", "logistic", "softmax")} == {("int16", 0)}
-    assert all(artifact.frozen.parameters[n] == (2.0**-15, 0) for n in ("tanh", "logistic", "softmax"))
+    assert all(proof_of(artifact).frozen.parameters[n] == (2.0**-15, 0) for n in ("tanh", "logistic", "softmax"))
     assert "tanh: int16, scale 3.05176e-05 and zero point 0 prescribed by TFLite" in str(qmodel.plan)
 
 

@@ -20,6 +20,7 @@ import jaxq
 import jaxq.export
 from jaxq.recipes import checkpoint
 from jaxq.recipes.data import Split, batches, mnist
+from tests.zoo import proof_of
 
 OBSERVE, FREEZE, STEPS, BATCH = 3, 6, 8, 40
 RECIPE = {"activations": {"observe": True}, "rules": [{"match": "input", "ranges": "learned"}]}
@@ -235,7 +236,7 @@ def test_a_host_needs_numpy_alone_to_feed_the_file_and_to_read_it(folder: pathli
     images, manifest = digits().test_images[:16], json.loads((folder / "model.json").read_text())
     (entry,), (result,) = manifest["inputs"], manifest["outputs"]
     integers = evaluated(entry["quantize"], x=images).astype(entry["dtype"])
-    stored, graph = artifact().forward([images])[0], trained().qmodel.plan.graph
+    stored, graph = proof_of(artifact()).forward([images])[0], trained().qmodel.plan.graph
     np.testing.assert_array_equal(integers, stored[graph.site_names[graph.inputs[0]]])
 
     (outputs,) = jax.jit(jaxq.load(folder / "model.tflite"))(integers)

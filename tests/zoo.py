@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 import jaxq
+from jaxq.export.proof.forward import Proof
 
 EXAMPLES = 64
 IMAGE, SERIES, ROW = (16, 16, 3), (12, 6), (12,)
@@ -46,6 +47,12 @@ class Case(NamedTuple):
         if self.kwargs:
             return [self.kwargs] if not self.args else []
         return [tuple(a[:32] for a in self.args), tuple(a[32:] for a in self.args)]
+
+
+def proof_of(artifact: jaxq.export.Artifact) -> Proof:
+    """The training forward and the integers behind an exported artifact."""
+    assert artifact.proof is not None
+    return artifact.proof
 
 
 # --- numbers ------------------------------------------------------------------------------------------------

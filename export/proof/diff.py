@@ -20,13 +20,15 @@ import numpy as np
 from jaxq.analyze.diff import refuse_floats
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.export.artifact import Artifact, to_tflite
+from jaxq.export.artifact import to_tflite
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.load import evaluated_program
 from jaxq.export.program import Program, describe
-from jaxq.export.proof.certificate import FAMILIES, Reader, exact_sites, refuse_aborting, table_sites, whole_readers
+from jaxq.export.proof.certificate import FAMILIES, exact_sites, table_sites
 from jaxq.export.proof.contents import Change, changes
 from jaxq.export.proof.divergence import ANYTHING, Divergence, Link, Values, Watch
+from jaxq.export.proof.families import Reader, refuse_aborting, whole_readers
+from jaxq.export.proof.forward import Proof
 from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks
@@ -93,12 +95,13 @@ def diff(
     inputs and for a recipe of floats.
     """
     refuse_floats(bind(target, *state))
-    artifact = to_tflite(target, *state, progress=False)
-    chain = _Chain(artifact, None if file is None else pathlib.Path(file))
+    proof = to_tflite(target, *state, progress=False).proof
+    assert proof is not None
+    chain = _Chain(proof, None if file is None else pathlib.Path(file))
     examples = 0
     with bar(progress) as shown:
         task = shown.add_task("comparing integers", total=None)
-        for arrays in chunks(artifact.bound, batches, "compare"):
+        for arrays in chunks(proof.bound, batches, "compare"):
             chain.add(arrays, examples)
             examples += len(arrays[0])
             shown.update(task, description=f"comparing integers: {examples} examples")
@@ -111,20 +114,20 @@ def diff(
 class _Chain:
     """The readings of one model, and the links between them."""
 
-    def __init__(self, artifact: Artifact, path: pathlib.Path | None) -> None:
-        self.artifact, self.model = artifact, artifact.program
+    def __init__(self, proof: Proof, path: pathlib.Path | None) -> None:
+        self.proof, self.model = proof, proof.program
         self.file = self.model if path is None else evaluated_program(path)
-        self.data = artifact.data if path is None else path.read_bytes()
+        self.data = proof.data if path is None else path.read_bytes()
         self.changes = () if path is None else changes(self.model, self.file)
         _check_inputs(self.model, self.file)
         read = MODEL if path is None else f"{path.name} as read"
         on = "LiteRT" if path is None else f"{path.name} on LiteRT"
-        self.training = Watch(TRAINING, MODEL, "xnnpack", self.model, _allowed(artifact))
+        self.training = Watch(TRAINING, MODEL, "xnnpack", self.model, _allowed(proof))
         self.copies = {} if path is None else {f: Watch(MODEL, read, f, self.file) for f in FAMILIES}
         self.runs = {family: Watch(read, on, family, self.file) for family in FAMILIES}
         self.readers = whole_readers(self.model)
-        apart = differ(self.model, artifact.machine, this_machine())
-        self.trained = whole_readers(self.model, ["xnnpack"], artifact.machine)["xnnpack"] if apart else None
+        apart = differ(self.model, proof.machine, this_machine())
+        self.trained = whole_readers(self.model, ["xnnpack"], proof.machine)["xnnpack"] if apart else None
         self.file_readers = self.readers if path is None else whole_readers(self.file)
 
     @property
@@ -133,10 +136,10 @@ class _Chain:
 
     def add(self, arrays: Sequence[np.ndarray], start: int) -> None:
         """Compare a batch whose first example has the number `start`."""
-        integers, inputs = self.artifact.forward(arrays)
+        integers, inputs = self.proof.forward(arrays)
         ours = {family: _read(reader, self.model, inputs) for family, reader in self.readers.items()}
         trained = ours["xnnpack"] if self.trained is None else _read(self.trained, self.model, inputs)
-        for name, index in self.artifact.recorded():
+        for name, index in self.proof.recorded():
             self.training.add(index, integers[name], trained, start)
         for family, run in self.runs.items():
             theirs = _read(self.file_readers[family], self.file, inputs) if self.copies else ours[family]
@@ -177,11 +180,11 @@ def _computed(program: Program) -> list[int]:
     return [index for op in program.operators for index in op.outputs if index >= 0]
 
 
-def _allowed(artifact: Artifact) -> Mapping[str, float]:
+def _allowed(proof: Proof) -> Mapping[str, float]:
     """By how much the training forward may be off: not at all, one step at a table op, anything behind one."""
-    graph = artifact.frozen.plan.graph
+    graph = proof.frozen.plan.graph
     exact, tables = exact_sites(graph), table_sites(graph)
-    if artifact.frozen.plan.islands:  # a last bit of a float may be a step of the integers behind it
+    if proof.frozen.plan.islands:  # a last bit of a float may be a step of the integers behind it
         exact, tables = frozenset(), frozenset()
     return {n: 0.0 if n in exact else 1.0 if n in tables else ANYTHING for n in graph.site_names.values()}
 

@@ -48,7 +48,8 @@ def verify(
     """
     from jaxq.export.evaluate.load import evaluated_program
     from jaxq.export.evaluate.program import FAMILIES as KNOWN
-    from jaxq.export.proof.certificate import FAMILIES, certificate, compare_families, new_tallies, readers
+    from jaxq.export.proof.certificate import FAMILIES, certificate, new_tallies
+    from jaxq.export.proof.families import compare_families, readers
 
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")

@@ -38,7 +38,6 @@ from jaxq.plan.recipe import (
     Recipe,
     Rule,
     WeightCalibration,
-    WeightRanges,
     calibration_for,
     check_rules,
     rule_for,
@@ -312,7 +311,7 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     per_channel = recipe.weights.per_channel if rule.per_channel is None else rule.per_channel
     per_channel = per_channel and op.kind not in target_named(recipe.target).one_scale
     axis = len(graph.avals[op.inputs[1]].shape) - 1 if per_channel else None
-    bits, ranges = rule.weight_bits or recipe.weights.bits, recipe.weights.ranges
-    ranges = rule.ranges if rule.ranges in get_args(WeightRanges) else ranges
+    bits = rule.weight_bits or recipe.weights.bits
+    ranges: str = rule.ranges if rule.ranges in ("frozen", "learned") else recipe.weights.ranges
     calibration = calibration_for(recipe, [op.name], WeightCalibration, recipe.weights.calibration)
     return Scheme(bits, True, axis, True, ranges, "max" if ranges == "follow" else calibration)

@@ -31,7 +31,7 @@ from jaxq.export.evaluate.program import each_operator, run_time_tensors  # noqa
 from jaxq.export.flatbuffer.read import read  # noqa: E402
 from jaxq.export.flatbuffer.write import write  # noqa: E402
 from jaxq.export.program import Operator, Program  # noqa: E402
-from jaxq.export.proof.certificate import tolerances  # noqa: E402
+from jaxq.export.proof.families import tolerances  # noqa: E402
 from tests.arm64 import cases  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent

@@ -4,6 +4,8 @@ python -m venv V; V/bin/pip install torch nvidia-modelopt ai-edge-quantizer scip
 V/bin/python tests/golden/make_observers.py
 """
 
+# pyright: reportMissingImports=false
+
 import importlib.metadata
 import json
 from pathlib import Path

@@ -3,6 +3,8 @@
 python -m venv V; V/bin/pip install torch brevitas; V/bin/python tests/golden/make_range_methods_torch.py
 """
 
+# pyright: reportMissingImports=false
+
 import importlib.metadata
 import json
 from pathlib import Path
