@@ -46,7 +46,7 @@ def solve_groups(
     graph: Graph, recipe: Recipe, islands: Mapping[str, str]
 ) -> tuple[dict[str, Group], frozenset[tuple[str, int]]]:
     """The groups by name, and the (op, operand) pairs that need a QUANTIZE before. Raises PlanError."""
-    solver = Ties(graph, islands, _sites(graph, islands))
+    solver = Ties(graph, islands, _sites(graph, islands), recipe.ties)
     made = {v: op for op in graph.ops for v in op.outputs}
     groups = [_group(graph, recipe, members, solver, made) for members in solver.groups()]
     return {group.name: group for group in groups}, frozenset(solver.requantized)

@@ -94,9 +94,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to quantize a model. input, output: the element type at the file's two ends. carrier: what integers ride in
-    while training ("bfloat16" on an accelerator is exact and fast). backward: how gradients of contractions are
-    quantized in training, None for float gradients; the forward pass and the file do not depend on it.
+    """How to quantize a model. ties: sets of tensors, by the names of sites or of the file's ends, that share one
+    range; a state that leaves a streaming model and enters it again. input, output: the element type at the file's
+    two ends. carrier: what integers ride in while training ("bfloat16" on an accelerator is exact and fast).
+    backward: how gradients of contractions are quantized in training, None for float gradients; the forward pass
+    and the file do not depend on it.
     """
 
     name: str = "custom"
@@ -106,6 +108,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weights: Weights = Weights()
     activations: Activations = Activations()
     rules: tuple[Rule, ...] = ()
+    ties: tuple[tuple[str, ...], ...] = ()
     carrier: Literal["float32", "bfloat16"] = "float32"
     backward: Backward | None = None
 

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from jaxq.display.text import did_you_mean
+from jaxq.errors import PlanError, UnmatchedRuleError
 from jaxq.graph import Graph, Op
 from jaxq.ops import OPS
+
+
+def _named(graph: Graph, name: str) -> int:
+    """The activation of a site's name, or of the name that an input or an output has in the file."""
+    outputs = [v for v in graph.outputs if v in graph.activations]
+    known = {v: k for k, v in graph.site_names.items()}
+    for names, values in zip(graph.ends, (graph.inputs, outputs), strict=True):
+        known.update(zip(names, values, strict=True))
+    if name not in known:
+        raise UnmatchedRuleError(
+            f"The recipe ties {name!r}, which is none of the model's {len(known)} sites, inputs and outputs. "
+            f"{did_you_mean(name, known)}"
+        )
+    return known[name]
 
 
 class Ties:
@@ -15,7 +31,9 @@ class Ties:
     requantized: (op, operand) pairs that could not be joined. symmetric: the roots whose zero point has to be 0.
     """
 
-    def __init__(self, graph: Graph, islands: Mapping[str, str], sites: Sequence[int]) -> None:
+    def __init__(
+        self, graph: Graph, islands: Mapping[str, str], sites: Sequence[int], recipe: Sequence[Sequence[str]] = ()
+    ) -> None:
         self.graph = graph
         self.parent = {v: v for v in sites}
         self.order = {v: i for i, v in enumerate(sites)}
@@ -31,6 +49,8 @@ class Ties:
         for op in live:
             if OPS[op.kind].scales == "same":
                 self._tie(op)
+        for names in recipe:
+            self._tie_named(names)
         for op in live:
             self.symmetric.update(self.find(op.inputs[i]) for i in OPS[op.kind].symmetric)
 
@@ -50,6 +70,16 @@ class Ties:
                 self.requantized.add((op.name, operand))
         for value in op.outputs[1:]:
             self._union(op.outputs[0], value, op.name, 1)
+
+    def _tie_named(self, names: Sequence[str]) -> None:
+        """Join the tensors of a tie of the recipe."""
+        values = [_named(self.graph, name) for name in names]
+        for name, value in zip(names, values, strict=True):
+            if value not in self.parent or not self._union(values[0], value, "the recipe", 1):
+                raise PlanError(
+                    f"The recipe ties {names[0]} and {name}, and they cannot share a range: TFLite prescribes another "
+                    "scale for each, or one is not quantized. Remove the tie, or convert one on the host."
+                )
 
     def _union(self, a: int, b: int, reason: str, operands: int) -> bool:
         """Join two activations, unless that would force a prescribed scale on a tensor that has another use."""
