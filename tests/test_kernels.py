@@ -525,6 +525,17 @@ MOVED: dict[str, tuple[Program, int]] = {
     "tile": (moved("TILE", (1, 4, 6), (1, 8, 6), int32s("m", 1, 2, 1)), 3),
     "arg max": (program("ARG_MAX", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
                         {"output_type": 2}), 3),
+    "arg min": (program("ARG_MIN", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
+                        {"output_type": 2}), 3),
+    "reverse": (moved("REVERSE_V2", (1, 4, 6), (1, 4, 6), int32s("a", 1), version=3), 3),
+    "reverse, two axes": (moved("REVERSE_V2", (1, 4, 6), (1, 4, 6), int32s("a", 1, 2), version=3), 3),
+    "cumsum": (program("CUMSUM", [Tensor("x", (1, 9, 4), "int32"), int32s("a", 1)], [Tensor("y", (1, 9, 4), "int32")],
+                       {"exclusive": False, "reverse": False}, 1), 3),
+    "cumsum, exclusive, reverse": (
+        program("CUMSUM", [Tensor("x", (1, 9, 4), "int32"), int32s("a", 1)], [Tensor("y", (1, 9, 4), "int32")],
+                {"exclusive": True, "reverse": True}, 1), 3),
+    "floor div": (program("FLOOR_DIV", [Tensor("x", (1, 9, 4), "int32"), int32s("b", -2, -1, 2, 3)],
+                          [Tensor("y", (1, 9, 4), "int32")], {}, 1), 3),
 }  # fmt: skip
 
 COARSE: dict[str, Any] = {"y": (0.5, 0), "scale": (0.003, 0.03)}

@@ -30,6 +30,7 @@ from tests.test_kernels import (
     chain,
     differing,
     examples,
+    int32s,
     program,
     reduce,
     rows_with_every_sum,
@@ -50,6 +51,9 @@ LACKS = {
     "unary: sqrt": "input->type != expected_type (INT8 != FLOAT32); Node SQRT (number 0) failed to invoke",
     "converted: float to uint8": "Input FLOAT32, output UINT8 not supported.; Node QUANTIZE",
     "converted: uint8 to uint8": "Input UINT8, output UINT8 not supported.; Node QUANTIZE",
+    "moved: cumsum": "Node CUMSUM (number 0) failed to prepare",
+    "moved: cumsum, exclusive, reverse": "CUMSUM (number 0) failed to prepare",
+    "moved: floor div": "Type 'INT32' is not supported by FLOOR_DIV.",
     "moved: tile": "Didn't find op for builtin opcode 'TILE'",
     "moved: look-up of booleans": "Type 'BOOL' is not supported by gather.; Node GATHER",
     "moved: cast": "Input type UINT8 (3) not supported.; Node CAST",
@@ -92,6 +96,20 @@ TIES: dict[str, tuple[Program, list[np.ndarray]]] = {
 
 # What only TFLite Micro does with a file.
 ALONE: dict[str, tuple[Program, list[np.ndarray]]] = {
+    **{
+        f"cumsum of int8, zero point {zero}, {options}": (
+            program(
+                "CUMSUM",
+                [value("x", (1, 64, 4), (0.02, zero)), int32s("a", 1)],
+                [value("y", (1, 64, 4), (0.31, 3))],
+                dict(options),
+                1,
+            ),
+            [np.resize(CODES, (1, 64, 4))],
+        )
+        for zero in (0, -3)
+        for options in ((("exclusive", False), ("reverse", False)), (("exclusive", True), ("reverse", True)))
+    },
     "relu6 copies": (table("RELU6", (0.0473, 7), (0.0301, -100)), [CODES]),
     "logistic to its own grid": (table("LOGISTIC", (0.11, 5), (1 / 128, -128)), [CODES]),
     "tanh to its own grid": (table("TANH", (0.11, 5), (1 / 64, 3)), [CODES]),
