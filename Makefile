@@ -11,7 +11,7 @@ SOURCES := jaxq export recipes tests benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest test-all lint arm64 arm64-short bench clean
+.PHONY: help demo test test-newest test-all lint arm64 arm64-short browser bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile | expand -t 20
@@ -35,6 +35,10 @@ arm64: .venv/stamp ## integers of emulated Arm processors: the zoo, the 63 netwo
 
 arm64-short: .venv/stamp ## the same of one processor and a part of the zoo, in two minutes; says what is missing
 	.venv/bin/python tests/arm64/compare.py --short
+
+browser: .venv/stamp ## the proof page in headless Chromium; needs chromium, node and npm
+	@mkdir -p build/node && cd build/node && npm install --silent --no-fund --no-audit @litertjs/core @litertjs/wasm-utils puppeteer-core
+	JAXQ_NODE_MODULES="$(CURDIR)/build/node/node_modules" .venv/bin/python -m pytest -q -m slow tests/test_device_proof.py
 
 bench: .venv/stamp ## every script in benchmarks/ that needs no download nor TensorFlow, each printing one table
 	@set -e; for script in $(filter-out benchmarks/bert.py benchmarks/imagenet.py benchmarks/mobilenet.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done

@@ -29,7 +29,7 @@ what it reads.
 
 - *proven*: jaxq's evaluation equals LiteRT in every integer. On x86-64 at least a million a case, `python -m pytest -m
   slow tests/test_kernels.py -k a_million`. On aarch64 the number of integers, on an emulated Cortex-A76, of {date}:
-  `make arm64`. In WebAssembly in Chromium: `make test-all`.
+  `make arm64`. In WebAssembly in Chromium: `make browser`.
 - *derived*: the kernel is the one that is proven on x86-64 ([machines.md](machines.md)).
 - *modelled*: the kernel is another than there, known from its source, and was not run.
 

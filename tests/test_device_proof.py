@@ -177,7 +177,7 @@ def browsed(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODULES, reason="JAXQ_NODE_MODULES names no node_modules with @litertjs/core, puppeteer-core")
+@pytest.mark.skipif(not MODULES, reason="needs chromium and npm packages: make browser")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_computes_every_integer(tmp_path: pathlib.Path, scheme: str) -> None:
     data, inputs = small()
@@ -198,7 +198,7 @@ BY_MACHINE = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODULES, reason="JAXQ_NODE_MODULES names no node_modules with @litertjs/core, puppeteer-core")
+@pytest.mark.skipif(not MODULES, reason="needs chromium and npm packages: make browser")
 @pytest.mark.parametrize("name", BY_MACHINE)
 def test_a_browser_computes_what_differs_by_machine(tmp_path: pathlib.Path, name: str) -> None:
     inputs = kernels.examples(BY_MACHINE[name], 40)
