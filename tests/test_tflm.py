@@ -261,7 +261,7 @@ def test_every_tensor_of_a_network_is_equal(name: str, recipe: str) -> None:
 def test_the_target_takes_16_bits() -> None:
     case = ZOO["separable"]()
     qmodel = jaxq.quantize(case.model, {"activations": {"bits": 16}, "target": "tflm"}, *case.first(1)[0])
-    assert "TensorFlow Lite for Microcontrollers takes every op" in str(qmodel.plan) and ": int16 " in str(qmodel.plan)
+    assert "TensorFlow Lite for Microcontrollers takes every op" in str(qmodel.plan) and ": int16, " in str(qmodel.plan)
 
 
 @pytest.mark.slow
