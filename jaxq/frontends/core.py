@@ -24,6 +24,7 @@ from jaxq.graph.batch import BatchedGraphs, batch_of
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan, make_plan
 from jaxq.plan.recipe import Recipe
+from jaxq.plan.scheme import Grid
 from jaxq.range_methods import METHODS, RangeMethod, new_state
 from jaxq.simulate.forward import Record, reals, simulate
 from jaxq.simulate.qparams import Ranges
@@ -283,7 +284,10 @@ def check_range_names(plan: Plan, ranges: Ranges) -> None:
 
 def _is_state(state: Any, method: RangeMethod, shape: tuple[int, ...]) -> bool:
     """Whether a range is of this method, with arrays of this shape beside the [min, max] that it observes."""
-    return method.holds(state) and all(np.shape(a) == shape for key, a in state.items() if key != "observed")
+    if not method.holds(state):
+        return False
+    scale = method.forward(state, Grid(-127, 127, symmetric=True)).scale  # a weight's zero point is one number
+    return np.shape(scale) == shape
 
 
 def _listed(names: Sequence[str], shown: int = 4) -> str:
