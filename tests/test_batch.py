@@ -228,3 +228,9 @@ def test_the_fingerprint_is_the_plans_and_not_the_batchs() -> None:
     )]  # fmt: skip
     first, same, *others = (plan.fingerprint for plan in plans)
     assert first == same and first not in others
+
+
+def test_a_batch_that_is_written_by_hand_is_kept() -> None:
+    """At another batch the resize would run over examples."""
+    q = jaxq.quantize(lambda p, x: jax.image.resize(x, (1, 12, 12, 4), "bilinear"), "int8", {}, np.ones((1, 6, 6, 4)))
+    assert [op.kind for op in q.plan.graph.ops] == ["RESIZE_BILINEAR"]

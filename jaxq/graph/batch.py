@@ -57,9 +57,10 @@ class BatchedGraphs:
         """The graph at a generic batch of at least this size; None where the function does not take it."""
         batch = generic_batch(least, *(sized.graph for sized in known))
         try:
-            return Sized(self._record(batch), batch)
+            found = Sized(self._record(batch), batch)
         except Exception:  # whatever the user's function raises: it has run at its own batch, and takes no other
             return None
+        return found if all(_keeps_batch(sized, found) for sized in known) else None
 
     def _derived(self, generic: Sized, recorded: Sized) -> Graph | None:
         first = self._at_generic(max(LEAST_BATCH, recorded.batch + 1), generic, recorded)
@@ -67,6 +68,13 @@ class BatchedGraphs:
         if first is None or second is None or not same_structure(generic, first):
             return None
         return derived(first, second, recorded.batch)
+
+
+def _keeps_batch(first: Sized, second: Sized) -> bool:
+    """Whether results that have the batch of the first graph have that of the second: no size is written by hand."""
+    ends = zip(first.graph.outputs, second.graph.outputs, strict=False)
+    shapes = ((first.graph.avals[v].shape[:1], second.graph.avals[w].shape[:1]) for v, w in ends)
+    return all(b == (second.batch,) for a, b in shapes if a == (first.batch,))
 
 
 def generic_batch(least: int, *graphs: Graph) -> int:
