@@ -210,13 +210,34 @@ def test_layouts_agree_with_the_generated_schema():
             assert builder.call == (dtype, field.slot, field.default), (table, name)
 
 
+# Bytes of six values of the types that a Program holds as the bytes of their buffer.
+RAW_BYTES = {"bfloat16": 12, "float8_e4m3fn": 6, "float8_e5m2": 6, "int2": 2, "string": 8, "uint4": 3}
+
+
+def six_values(dtype: str) -> np.ndarray:
+    if dtype in RAW_BYTES:
+        return np.arange(RAW_BYTES[dtype], dtype=np.uint8)
+    return np.array([[0, 1, 1], [1, 0, 1]]).astype(schema.storage(dtype))
+
+
 @pytest.mark.parametrize("dtype", list(schema.TENSOR_TYPES))
 def test_every_dtype_round_trips(dtype: str):
-    data = np.array([[0, 1, 1], [1, 0, 1]]).astype(schema.storage(dtype))
-    if dtype == "string":
-        data = np.frombuffer(b"\x01\x00\x00\x00text", np.uint8)
-    tensor = Tensor("c", (2, 3), dtype, None, data)
+    tensor = Tensor("c", (2, 3), dtype, None, six_values(dtype))
     assert_same_tensor(tensor, read(write(with_tensor(tensor))).tensors[2])
+
+
+@pytest.mark.parametrize("dtype", [d for d in RAW_BYTES if d != "string"])
+def test_the_bytes_of_a_type_held_as_bytes_are_those_that_litert_needs(dtype: str):
+    data = six_values(dtype)
+    Interpreter(model_content=write(with_tensor(Tensor("c", (2, 3), dtype, None, data)))).allocate_tensors()
+    with pytest.raises(ExportError, match=rf"but its data is uint8\[{data.size - 1}\]. Give it uint8 data of shape"):
+        write(with_tensor(Tensor("c", (2, 3), dtype, None, data[1:])))
+    short: Any = generated.ModelT.InitFromPackedBuf(write(with_tensor(Tensor("c", (2, 3), dtype, None, data))), 0)
+    short.buffers[1].data = data[1:]
+    with pytest.raises(FormatError, match=rf"needs {data.size} bytes, but its buffer 1 has {data.size - 1}"):
+        read(pack(short))
+    with pytest.raises(ValueError, match="required_bytes <= bytes was not true"):
+        Interpreter(model_content=pack(short)).allocate_tensors()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (3, 5), (2, 0, 3)])
@@ -412,7 +433,7 @@ def test_what_a_program_cannot_hold_is_named(what: str):
 
 
 def test_types_that_are_not_computed_are_read_as_bytes():
-    tensor = read(foreign(type=generated.TensorType.BFLOAT16)).tensors[1]
+    tensor = read(foreign(type=generated.TensorType.BFLOAT16, shape=[4, 4])).tensors[1]
     assert tensor.dtype == "bfloat16" and tensor.data is not None and tensor.data.nbytes == 32
     assert read(foreign(type=generated.TensorType.UINT64, shape=[4])).tensors[1].dtype == "uint64"
 
@@ -487,7 +508,7 @@ PROGRAM_ERRORS = [
     ),
     (
         with_tensor(Tensor("c", (2,), "int8", None, np.zeros(2))),
-        r"its data is float64\[2\]. Give it int8 data",
+        r"its data is float64\[2\]. Give it int8 data of shape \[2\]",
     ),
     (
         with_tensor(Tensor("c", (2,), "int4", None, np.array([8, 0], np.int8))),

@@ -42,9 +42,10 @@ class Buffers:
         elements = math.prod(shape)
         if raw is None or (not raw.size and elements):
             return None
+        if dtype != "string":
+            self._check_size(raw.size, index, dtype, shape, where)
         if dtype in RAW:
             return raw
-        self._check_size(raw.size, index, dtype, shape, where)
         key = (index, dtype)
         if key not in self._decoded:
             self._decoded[key] = _decode(raw, dtype)

@@ -25,6 +25,8 @@ ALIGNMENT = 16  # `force_align` of Buffer.data in the schema
 
 # int4 is held one value per int8 element; the types in RAW are held as the bytes of their buffer.
 _STORAGE: Mapping[str, str] = {"int4": "int8", "resource": "uint8", "variant": "uint8", **dict.fromkeys(RAW, "uint8")}
+# Bits of one element in the file, where they are not those of its storage. A string tensor has no fixed size.
+_BITS: Mapping[str, int] = {"bfloat16": 16, "int2": 2, "int4": 4, "uint4": 4}
 
 # Options tables shared by several operators. Every other table has the name of its one operator.
 _SHARED = {
@@ -90,8 +92,9 @@ def storage(dtype: str) -> np.dtype:
 
 
 def byte_size(dtype: str, elements: int) -> int:
-    """Bytes that so many elements take in the file: int4 packs two in a byte."""
-    return (elements + 1) // 2 if dtype == "int4" else elements * storage(dtype).itemsize
+    """Bytes that so many elements take in the file: int4 packs two in a byte, int2 four. Not of a string tensor."""
+    bits = _BITS.get(dtype, 8 * storage(dtype).itemsize)
+    return (elements * bits + 7) // 8
 
 
 def union_member(union: str, code: int) -> str | None:

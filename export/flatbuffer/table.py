@@ -44,7 +44,7 @@ TABLES: Mapping[str, Fields] = {
         Field("buffer", 2, "number", "<u4"),
         Field("name", 3, "string"),
         Field("quantization", 4, "table", "QuantizationParameters"),
-        Field("is_variable", 5, "number", "<u1"),
+        Field("is_variable", 5, "number", "|b1"),
         Field("sparsity", 6, "table", "SparsityParameters"),
         Field("external_buffer", 10, "number", "<u4"),
     ),

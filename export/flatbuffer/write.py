@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -142,13 +143,20 @@ def _quantization(q: Quantization | None) -> Any:
 
 def _content(i: int, tensor: Tensor, data: np.ndarray) -> bytes:
     """A constant's bytes. Nothing is cast: a dtype that differs is an error upstream."""
-    wanted = schema.storage(tensor.dtype)
-    if data.dtype != wanted or (data.shape != tensor.shape and tensor.dtype not in RAW):
+    wanted, shape = schema.storage(tensor.dtype), _data_shape(tensor, data)
+    if (data.dtype, data.shape) != (wanted, shape):
         raise ExportError(
             f"Tensor {i} ({tensor.name!r}) is {describe(tensor)}, but its data is "
-            f"{data.dtype}{list(data.shape)}. Give it {wanted.name} data of the tensor's shape."
+            f"{data.dtype}{list(data.shape)}. Give it {wanted.name} data of shape {list(shape)}."
         )
     return _pack_int4(i, tensor.name, data) if tensor.dtype == "int4" else data.astype(wanted, copy=False).tobytes()
+
+
+def _data_shape(tensor: Tensor, data: np.ndarray) -> tuple[int, ...]:
+    """The tensor's own shape, or (bytes,) of a type that is held as bytes. A string tensor has as many as it needs."""
+    if tensor.dtype == "string":
+        return (data.size,)
+    return (schema.byte_size(tensor.dtype, math.prod(tensor.shape)),) if tensor.dtype in RAW else tensor.shape
 
 
 def _pack_int4(i: int, name: str, data: np.ndarray) -> bytes:
