@@ -168,14 +168,17 @@ def test_the_plan_and_the_check_read_one_value(name: str) -> None:
     assert target.evidence in (MEASURED, VENDOR, INFERRED) and target.source
 
 
-LACKING = {
-    "edgetpu": {"ARG_MAX", "BATCH_MATMUL", "BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "GELU", "HARD_SWISH",
-                "LEAKY_RELU", "LOGICAL_AND", "SELECT", "TABLE"},
-    "ethos-u": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
-    "ethos-u55": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
-    "ethos-u65": {"BROADCAST_TO", "COMPARE", "EMBEDDING", "GATHER", "LOGICAL_AND", "SELECT", "TABLE"},
-    "ethos-u85": {"BROADCAST_TO"},
+LACKING: dict[str, set[str]] = {
+    "edgetpu": {"ARG_MAX", "ARG_MIN", "BATCH_MATMUL", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV",
+                "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "REVERSE_V2", "SELECT", "TABLE"},
+    **dict.fromkeys(
+        ("ethos-u", "ethos-u55", "ethos-u65"),
+        {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "GATHER", "LOGICAL_AND", "SELECT",
+         "TABLE"},
+    ),
+    "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV"},
     "litert": set(),
+    "litert-x86": set(),
     "tflm": {"RELU_N1_TO_1"},
 }  # fmt: skip
 
@@ -187,8 +190,8 @@ def test_what_ops_a_target_cannot_run(name: str) -> None:
 
 def test_what_is_written_otherwise_where_a_target_lacks_the_operator() -> None:
     assert {name: sorted(target.composed) for name, target in PLANNED.items() if target.composed} == {
-        "edgetpu": ["HARD_SWISH", "LEAKY_RELU"],
-        **dict.fromkeys(("ethos-u", "ethos-u55", "ethos-u65", "ethos-u85"), ["RESIZE_BILINEAR"]),
+        "edgetpu": ["CUMSUM", "HARD_SWISH", "LEAKY_RELU"],
+        **dict.fromkeys(("ethos-u", "ethos-u55", "ethos-u65", "ethos-u85"), ["CUMSUM", "RESIZE_BILINEAR"]),
     }
     assert {name: target.tables for name, target in PLANNED.items() if target.tables} == {"tflm": {"GELU"}}
 
