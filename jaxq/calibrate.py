@@ -92,7 +92,7 @@ def fingerprint(params: Any) -> int:
     """A number that tells parameters apart: CRC-32 of all their bytes."""
     found = 0
     for leaf in jax.tree.leaves(params):
-        found = zlib.crc32(np.ascontiguousarray(leaf) if not is_key(leaf) else b"", found)
+        found = zlib.crc32(np.asarray(leaf).tobytes() if not is_key(leaf) else b"", found)
     return found
 
 

@@ -137,7 +137,7 @@ def _unboxed(state: Any) -> dict[str, jax.Array]:
 def _boxed(like: Any, state: State) -> Any:
     """`state` in the boxes of another."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    keys = [getattr(path[0], "key", None) or getattr(path[0], "name", None) for path, _ in paths]
+    keys = [jax.tree_util.keystr(path[:1], simple=True) for path, _ in paths]
     return jax.tree.unflatten(structure, [state[key] for key in keys])
 
 

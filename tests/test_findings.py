@@ -132,7 +132,7 @@ def test_extents_are_merged_over_batches() -> None:
     low, high = np.array([0.0, -1.0], np.float32), np.array([1.0, 1.0], np.float32)
     both = Extent(low, high, 4).merged(Extent(low - 1, high - 1, 4))
     np.testing.assert_array_equal(both.widths(False), [2.0, 3.0])
-    assert both.count == 8
+    assert both.seen == 8
 
 
 # --- where it is said ------------------------------------------------------------------------------------------------

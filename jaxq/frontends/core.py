@@ -266,7 +266,9 @@ def check_ranges(plan: Plan, ranges: Ranges) -> None:
 
 def check_range_names(plan: Plan, ranges: Ranges) -> None:
     """Raise RangeError for ranges of another plan: other sites, states of other methods, other numbers of channels."""
-    wanted = {name: (METHODS[g.scheme.ranges], ()) for name, g in plan.groups.items() if g.has_range}
+    wanted: dict[str, tuple[RangeMethod, tuple[int, ...]]] = {
+        name: (METHODS[g.scheme.ranges], ()) for name, g in plan.groups.items() if g.has_range
+    }
     for op in plan.graph.ops:
         if (site := plan.weight_site(op)) is not None:
             channels = plan.graph.avals[op.inputs[1]].shape[-1:]

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +131,7 @@ def _agree(a: Any, b: Any, first: int, second: int) -> bool:
     return callable(a) or bool(np.all(a == b))
 
 
-def _is_size(x: Any) -> bool:
+def _is_size(x: Any) -> TypeGuard[int]:
     return isinstance(x, int | np.integer) and not isinstance(x, bool)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen
+from flax.core.scope import LazyRng
 
 from jaxq.frontends.call import leaf_names
 from jaxq.gradients.backward import Backward
@@ -50,7 +51,8 @@ class Int8Linen(linen.Module):
     def _keys(self) -> dict[str, jax.Array]:
         """The random keys of this call, as the user's module gets them."""
         assert self.scope is not None
-        return {name: rng.as_jax_rng() for name, rng in self.scope.rngs.items() if name != "params"}
+        rngs = cast(Mapping[str, LazyRng], self.scope.rngs)  # Scope makes every key a LazyRng
+        return {name: rng.as_jax_rng() for name, rng in rngs.items() if name != "params"}
 
     def _traced(self, user: Any, keys: Any, mutable: Sequence[str], args: Any, kwargs: Any) -> Traced:
         module = self.module.clone(parent=None)

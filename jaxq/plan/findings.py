@@ -44,16 +44,16 @@ class Extent(NamedTuple):
 
     low: np.ndarray
     high: np.ndarray
-    count: int
+    seen: int
 
     def merged(self, other: Extent) -> Extent:
         """The extent of what both have seen."""
-        return Extent(np.minimum(self.low, other.low), np.maximum(self.high, other.high), self.count + other.count)
+        return Extent(np.minimum(self.low, other.low), np.maximum(self.high, other.high), self.seen + other.seen)
 
     def widths(self, with_zero: bool) -> np.ndarray:
         """From least to greatest of each channel; 0 where it does not vary."""
         low, high = (np.minimum(self.low, 0), np.maximum(self.high, 0)) if with_zero else (self.low, self.high)
-        return np.where((self.low == self.high) & (self.count > 1), 0.0, np.asarray(high - low, np.float64))
+        return np.where((self.low == self.high) & (self.seen > 1), 0.0, np.asarray(high - low, np.float64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _channels(plan: Plan, steps: Mapping[str, float], extents: Mapping[str, Exte
 def _kept(extent: Extent, step: float, place: str) -> tuple[np.ndarray, np.ndarray]:
     """How many steps each channel keeps, and whether that is because it lies far from zero."""
     widest, own = extent.widths(True) / step, extent.widths(False) / step
-    offset = (widest >= LEAST) & (own > 0) & (own < FAR) & (place != "inner") & (extent.count >= ENOUGH)
+    offset = (widest >= LEAST) & (own > 0) & (own < FAR) & (place != "inner") & (extent.seen >= ENOUGH)
     return np.where(offset, own, widest), offset
 
 
