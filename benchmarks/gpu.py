@@ -90,7 +90,7 @@ def step_seconds(build: Callable[[], nnx.Module], qmodel: Any, x: np.ndarray, ro
     return times
 
 
-def integers(qmodel: Any, x: np.ndarray, device: jax.Device) -> list[np.ndarray]:
+def integers(qmodel: Any, x: np.ndarray, device: Any) -> list[np.ndarray]:
     """Every integer activation of the training forward, computed on a device."""
     bound = bind(qmodel)
     plan = bound.captured(x).plan

@@ -60,7 +60,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return pool[0].astype(np.float32), np.asarray(data[1]), pool[1].astype(np.float32), np.asarray(data[3])
 
 
-def in_int8(model: nnx.Module, scheme: str, bits: Any, images: np.ndarray) -> Any:
+def in_int8(model: nnx.Module, scheme: str, bits: Any, images: np.ndarray | jax.Array) -> Any:
     """The model in training mode, of "float" as it is."""
     made = model if scheme == "float" else jaxq.int8.training(model, Backward(scheme=scheme, bits=bits), images)  # type: ignore[arg-type]
     made.train()
@@ -131,6 +131,7 @@ def cosines(options: argparse.Namespace) -> None:
     for bits in (8, 4):
         for scheme in SCHEMES:
             model = in_int8(nnx.clone(net), scheme, bits, x)
+            g: Any = {}
             for _ in range(30 if model.gradients else 1):
                 g = gradients(model)
                 found = g["gradients"] if model.gradients else {}

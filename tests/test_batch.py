@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen
 import jax
@@ -121,7 +121,7 @@ def test_the_file_is_the_same_calibrated_at_1_or_7(fn: Callable[..., Any]) -> No
     assert data(1) == data(7)
 
 
-def cells(rngs: nnx.Rngs) -> list[nnx.Module]:
+def cells(rngs: nnx.Rngs) -> list[nnx.RNNCellBase]:
     return [
         nnx.LSTMCell(4, 6, rngs=rngs),
         nnx.OptimizedLSTMCell(4, 6, rngs=rngs),
@@ -145,7 +145,7 @@ class LinenRecurrent(flax.linen.Module):
 
     @flax.linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return flax.linen.Dense(4)(flax.linen.RNN(self.cell(6))(x)[:, -1])
+        return flax.linen.Dense(4)(cast(jax.Array, flax.linen.RNN(self.cell(6))(x))[:, -1])
 
 
 @pytest.mark.parametrize("cell", ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"))
@@ -158,7 +158,7 @@ def test_a_graph_is_derived_where_a_batch_of_one_hides_its_structure() -> None:
     """A random constant per example, of which the recorded graph of one makes a vector over channels."""
     table = RNG.normal(0, 1, (16, 4)).astype(np.float32)
 
-    def fn(p: Any, x: jax.Array) -> jax.Array:
+    def fn(p: Any, x: Any) -> jax.Array:
         return x[:, 0] @ p["w"] + jnp.asarray(table)[jnp.arange(x.shape[0])]
 
     q = jaxq.quantize(fn, "int8", PARAMS, X[:1])

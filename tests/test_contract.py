@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def test_the_hook_changes_gradients_and_no_integer() -> None:
     halved.defvjp(forward, backward)
     for terms in (8, 1500):
         x, w = jnp.asarray(DENSE_X[:, :terms], jnp.float32), jnp.asarray(DENSE_W[:terms], jnp.float32)
-        plain, hooked = (jax.value_and_grad(total)(x, w, Products(gradient=hook)) for hook in (None, halved))
+        plain, hooked = (jax.value_and_grad(total)(x, w, Products(gradient=cast(Any, hook))) for hook in (None, halved))
         assert plain[0] == hooked[0]
         np.testing.assert_array_equal(hooked[1], 0.5 * plain[1])
 

@@ -84,6 +84,7 @@ def test_the_browser_s_file_has_uint8_ends(folder: pathlib.Path) -> None:
         (folder / "browser.tflite").read_bytes(), [(x.astype(np.int16) + 128).astype(np.uint8)], "xnnpack"
     )
     theirs = litert.run(data, [x], "xnnpack")
+    assert isinstance(ours, tuple) and isinstance(theirs, tuple)
     assert all((a.astype(int) - 128 == b).all() for a, b in zip(ours, theirs, strict=True))
 
 

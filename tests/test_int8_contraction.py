@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,13 +62,13 @@ def drawn(case: str, seed: int = 0) -> tuple[Any, Geometry, np.ndarray, np.ndarr
     return fn, shape, x, w, integers(rng, *y.shape)
 
 
-def places(shape: Geometry, x: Any, w: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def places(shape: Geometry, x: Any, w: Any, y: Any) -> tuple[Any, ...]:
     """Every multiplication of a contraction, as flat indices (of y, of x, of w), written down from its definition."""
     params = dict(shape.params)
     return (_dot_places if shape.kind == "dot_general" else _conv_places)(params, x, w, y)
 
 
-def _dot_places(params: Any, x: Any, w: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _dot_places(params: Any, x: Any, w: Any, y: Any) -> tuple[Any, ...]:
     (cx, cw), (bx, bw) = params["dimension_numbers"]
     free_x = [a for a in range(x.ndim) if a not in (*cx, *bx)]
     free_w = [a for a in range(w.ndim) if a not in (*cw, *bw)]
@@ -91,7 +91,7 @@ def _dot_places(params: Any, x: Any, w: Any, y: Any) -> tuple[np.ndarray, np.nda
     )
 
 
-def _conv_places(params: Any, x: Any, w: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _conv_places(params: Any, x: Any, w: Any, y: Any) -> tuple[Any, ...]:
     xs, ws, ys = params["dimension_numbers"]
     n = x.ndim - 2
     sizes = [y.shape[a] for a in (ys[0], ys[1], *ys[2:])], [w.shape[a] for a in (*ws[2:], ws[1])]
@@ -124,7 +124,7 @@ def _conv_places(params: Any, x: Any, w: Any, y: Any) -> tuple[np.ndarray, np.nd
     )
 
 
-def sums(shape: Geometry, x: np.ndarray, w: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sums(shape: Geometry, x: np.ndarray, w: np.ndarray, g: np.ndarray) -> tuple[Any, ...]:
     """y, dX and dW in int64, one multiplication after another."""
     at_y, at_x, at_w = places(shape, x, w, g)
     flat_x, flat_w, flat_g = (v.reshape(-1).astype(np.int64) for v in (x, w, g))
@@ -239,7 +239,7 @@ def test_zeros_stay_zeros():
             jnp.zeros((3, 4)),
             jnp.zeros((4, 2)),
         )
-        assert not any(np.any(v) for v in (y, *vjp(y)))
+        assert not any(np.any(v) for v in cast(Any, (y, *vjp(y))))
 
 
 def test_a_sum_longer_than_an_int32_holds_runs_on_floats():

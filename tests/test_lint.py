@@ -30,7 +30,7 @@ X, W = 0.05, np.array([0.01, 0.02, 0.03, 0.04], np.float32)  # scales of activat
 PRODUCT: np.ndarray = np.float32(X) * W
 IMAGE = (1, 4, 4, 4)
 CONV = {"padding": "SAME", "stride_h": 1, "stride_w": 1}
-POOL = {"filter_height": 2, "filter_width": 2, "stride_h": 1, "stride_w": 1}
+POOL: dict[str, Any] = {"filter_height": 2, "filter_width": 2, "stride_h": 1, "stride_w": 1}
 
 
 def act(name: str, *shape: int, scale: Any = X, zero_point: int = -3, dtype: str = "int8") -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -151,13 +151,14 @@ class Both(nnx.Module):
         self.rnn = nnx.Bidirectional(*cells)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.rnn(x)
+        return cast(jax.Array, self.rnn(x))
 
 
 class LinenBoth(linen.Module):
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return linen.Bidirectional(linen.RNN(linen.GRUCell(4)), linen.RNN(linen.GRUCell(4)))(x)
+        both = linen.Bidirectional(linen.RNN(linen.GRUCell(4)), linen.RNN(linen.GRUCell(4)))
+        return cast(jax.Array, both(x))
 
 
 def of_module(model: Any, x: np.ndarray) -> tuple[Any, Any]:

@@ -41,6 +41,7 @@ def test_integers_of_a_tied_state_are_fed_back_as_they_are() -> None:
     (x_entry, state_entry), (out_entry, _) = artifact.manifest["inputs"], artifact.manifest["outputs"]
     assert grid(state_entry) == grid(out_entry)
     real, state = jnp.zeros((1, 4)), quantized(np.zeros((1, 4), np.float32), state_entry)
+    y = state
     for t in range(4):
         stepped = litert.run(artifact.data, [quantized(X[t : t + 1], x_entry), state], "xnnpack")
         assert isinstance(stepped, tuple)

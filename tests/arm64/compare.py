@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,13 +77,14 @@ def prepare(found: Iterable[cases.Case], folder: pathlib.Path) -> None:
         program = read(case.data)
         every = write(dataclasses.replace(program, outputs=computed(program), input_names=(), output_names=()))
         arrays = cases.one_after_the_other(program, case.inputs)
+        inputs: dict[str, Any] = {f"in{i}": a for i, a in enumerate(arrays)}
         np.savez(
             folder / (re.sub(r"[^\w.,-]+", "_", case.name) + ".npz"),
             name=np.array(case.name),
             family=np.array(case.family),
             model=np.frombuffer(case.data, np.uint8),
             every=np.frombuffer(every, np.uint8),
-            **{f"in{i}": a for i, a in enumerate(arrays)},
+            **inputs,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -29,7 +30,7 @@ def outputs(data: bytes, family: str, inputs: list[np.ndarray]) -> list[np.ndarr
     return [np.stack(values) for values in zip(*found, strict=True)]
 
 
-def run(case: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+def run(case: np.lib.npyio.NpzFile) -> dict[str, Any]:
     """The results of one archive."""
     inputs = [case[f"in{i}"] for i in range(sum(name.startswith("in") for name in case.files))]
     try:
