@@ -34,6 +34,7 @@ from jaxq.export.proof.forward import Proof, training_forward
 from jaxq.export.proof.quality import Quality, doubts, watched
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import chunks, refuse_non_finite
+from jaxq.frontends.core import Bound
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind
 
@@ -167,7 +168,7 @@ def to_tflite(
     bound = bind(target, *state)
     captured = bound.captured()
     params = jax.tree.leaves(bound.params)
-    frozen = _frozen(dataclasses.replace(captured.plan, findings=bound.core.findings), params, bound.ranges)
+    frozen = _frozen(dataclasses.replace(captured.plan, findings=bound.core.findings), params, bound)
     program, tensor_of = lower(frozen)
     metadata = None if metadata is None else completed(metadata, program)
     data = _bytes(program, metadata)
@@ -191,10 +192,10 @@ def to_tflite(
     return artifact
 
 
-def _frozen(plan: Plan, params: Sequence[Any], ranges: Any) -> Frozen:
+def _frozen(plan: Plan, params: Sequence[Any], bound: Bound) -> Frozen:
     """The integers. Where a scale cannot be written and calibration found why, the error says so."""
     try:
-        return freeze(plan, params, ranges)
+        return freeze(plan, params, bound.ranges, bound.core.plans)
     except (ExportError, RangeError) as error:
         if not plan.findings or CALIBRATE_AGAIN not in str(error):
             raise

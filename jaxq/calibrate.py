@@ -120,7 +120,7 @@ class _Observed:
                 f"Calibration batch {index} holds no example (shapes {[tuple(a.shape) for a in arrays]})."
             )
         captured = self.captured = self.bound.captured(*args, **kwargs)
-        check_range_names(captured.plan, self.bound.ranges)
+        check_range_names(captured.plan, self.bound.ranges, self.bound.core.plans)
         extremes, values, channels = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
         _refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():

@@ -215,6 +215,23 @@ def test_ranges_of_another_plan_are_refused_with_what_differs() -> None:
         q.apply(PARAMS, ranges, X)
 
 
+def test_ranges_of_a_call_with_other_flags_are_of_this_model() -> None:
+    """A call that computes less than calibration did reads some of its ranges; so does export."""
+
+    def flagged(p: Any, x: jax.Array, more: bool) -> jax.Array:
+        return longer(p, x) if more else dense(p, x)
+
+    q = jaxq.quantize(flagged, "int8", PARAMS, X[:1], more=False)
+    ranges = jaxq.calibrate(q, [(X, {"more": True})], PARAMS, q.init(PARAMS, X[:1], more=True), progress=False)
+    fewer = {name: ranges[name] for name in q.init(PARAMS, X[:1], more=False)}
+    assert len(fewer) < len(ranges)
+    found, wanted = (q.apply(PARAMS, given, X, more=False) for given in (ranges, fewer))
+    np.testing.assert_array_equal(found, wanted)
+    assert jaxq.export.to_tflite(q, PARAMS, ranges, progress=False).data
+    with pytest.raises(RangeError, match=r"1 \(other\) are no sites of this plan"):
+        q.apply(PARAMS, {**ranges, "other": ranges["input"]}, X, more=False)
+
+
 def test_ranges_of_another_method_are_refused() -> None:
     q, ranges = ranges_of(dense)
     scale = jnp.ones(4, jnp.float32)

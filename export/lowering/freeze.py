@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,9 +67,11 @@ class Frozen:
         return self.parameters[group.name]
 
 
-def freeze(plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]]) -> Frozen:
-    """Integers for a plan. Raises RangeError and ExportError, naming the site."""
-    check_ranges(plan, ranges)
+def freeze(
+    plan: Plan, params: Sequence[Any], ranges: Mapping[str, Mapping[str, jax.Array]], plans: Iterable[Plan] = ()
+) -> Frozen:
+    """Integers for a plan; `plans` as in `check_ranges`. Raises RangeError and ExportError, naming the site."""
+    check_ranges(plan, ranges, plans)
     with np.errstate(all="ignore"):  # numbers that are not finite are refused by name below
         return _frozen(plan, params, ranges)
 

@@ -68,7 +68,7 @@ class _Gathered:
     def add(self, bound: Bound, arrays: Sequence[np.ndarray]) -> None:
         args, kwargs = bound.core.with_arrays(arrays)
         plan = self.plan = bound.captured(*args, **kwargs).plan
-        check_ranges(plan, bound.ranges)
+        check_ranges(plan, bound.ranges, bound.core.plans)
         if id(plan) not in self._compiled:
             self._compiled[id(plan)] = jax.jit(functools.partial(_summed, plan))
         ranges = {n: dict(r) for n, r in bound.ranges.items()}

@@ -95,7 +95,7 @@ def health(target: Any, batches: Any, *state: Any) -> Health:
     for arrays in chunks(bound, batches, "look at"):
         args, kwargs = bound.core.with_arrays(arrays)
         captured = bound.captured(*args, **kwargs)
-        check_ranges(captured.plan, bound.ranges)
+        check_ranges(captured.plan, bound.ranges, bound.core.plans)
         found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays))
         sums = {name: _merged(sums.get(name), now) for name, now in found.items()}
         examples += len(arrays[0])

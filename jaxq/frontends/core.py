@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,6 +89,11 @@ class Core:
         flags = {k: v for k, v in self.example[1].items() if not split_call((), {k: v}).arrays}
         return args, {**flags, **kwargs}
 
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans made so far: a call with other flags than the example's may have other sites."""
+        return tuple(captured.plan for captured in self._captured.values())
+
     def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The example as arrays of zeros."""
         return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, self.example)
@@ -164,7 +169,7 @@ class Core:
         self, captured: Captured, params: Any, ranges: Ranges, args: Any, kwargs: Any, record: Record | None = None
     ) -> Any:
         """The simulated forward: the function's result, on the integers of the device."""
-        check_ranges(captured.plan, ranges)
+        check_ranges(captured.plan, ranges, self.plans)
         run = captured.simulate if record is None else functools.partial(simulate, captured.plan, record=record)
         outputs = run(jax.tree.leaves(params), _plain(ranges), split_call(args, kwargs).arrays)
         return jax.tree.unflatten(captured.structure, outputs)
@@ -256,24 +261,27 @@ def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
     return ranges
 
 
-def check_ranges(plan: Plan, ranges: Ranges) -> None:
-    """Raise RangeError for ranges of another plan, and for one that, where its value is known, is not finite."""
-    check_range_names(plan, ranges)
+def check_ranges(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None:
+    """Raise RangeError for ranges of another plan, and for one that, where its value is known, is not finite.
+
+    plans: those of the same quantized model, as in `check_range_names`.
+    """
+    check_range_names(plan, ranges, plans)
     for name, group in plan.groups.items():
         if group.has_range:
             _check_finite(name, ranges[name], METHODS[group.scheme.ranges].needs)
 
 
-def check_range_names(plan: Plan, ranges: Ranges) -> None:
-    """Raise RangeError for ranges of another plan: other sites, states of other methods, other numbers of channels."""
-    wanted: dict[str, tuple[RangeMethod, tuple[int, ...]]] = {
-        name: (METHODS[g.scheme.ranges], ()) for name, g in plan.groups.items() if g.has_range
-    }
-    for op in plan.graph.ops:
-        if (site := plan.weight_site(op)) is not None:
-            channels = plan.graph.avals[op.inputs[1]].shape[-1:]
-            wanted[site] = (METHODS[plan.weights[op.name].ranges], channels)
+def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None:
+    """Raise RangeError for ranges of another plan: other sites, states of other methods, other numbers of channels.
+
+    plans: those of the same quantized model, called with other flags; ranges of their sites are not of another model.
+    """
+    wanted = _states(plan)
     missing, extra = ([n for n in a if n not in b] for a, b in ((wanted, ranges), (ranges, wanted)))
+    if extra:
+        own = {name for other in plans for name in _states(other)}
+        extra = [name for name in extra if name not in own]
     other = [n for n, (method, shape) in wanted.items() if n in ranges and not _is_state(ranges[n], method, shape)]
     if missing or extra or other:
         raise RangeError(
@@ -282,6 +290,18 @@ def check_range_names(plan: Plan, ranges: Ranges) -> None:
             f"{_listed(other)} have a range of another kind or shape. Take the ranges from this quantized model "
             f"({len(wanted)} of them), or calibrate again."
         )
+
+
+def _states(plan: Plan) -> dict[str, tuple[RangeMethod, tuple[int, ...]]]:
+    """The sites whose ranges a plan reads: the method of each and the shape of its scale."""
+    wanted: dict[str, tuple[RangeMethod, tuple[int, ...]]] = {
+        name: (METHODS[g.scheme.ranges], ()) for name, g in plan.groups.items() if g.has_range
+    }
+    for op in plan.graph.ops:
+        if (site := plan.weight_site(op)) is not None:
+            channels = plan.graph.avals[op.inputs[1]].shape[-1:]
+            wanted[site] = (METHODS[plan.weights[op.name].ranges], channels)
+    return wanted
 
 
 def _is_state(state: Any, method: RangeMethod, shape: tuple[int, ...]) -> bool:
