@@ -189,14 +189,18 @@ def test_recurrent_networks_in_both_directions(model: Any):
 
 
 def test_a_learned_slope_has_the_gradient_of_its_function():
+    """Of every channel. What lies outside of the output's range gives its gradient to the bound, not to the slope."""
     x = examples(SERIES)
     fn, w = CASES["prelu"][0], WEIGHTS
     q = jaxq.quantize(fn, "int8", w, x[:1])
     ranges = jaxq.calibrate(q, [x], w, q.init(w, x[:1]), progress=False)
+    scale, zero_point = (np.asarray(ranges["prelu"][key]) for key in ("scale", "zero_point"))
+    low, high = ((bound - zero_point) * scale for bound in (-128, 127))
+    outside = (fn(w, x) < low) | (fn(w, x) > high)
+    assert 0 < np.count_nonzero(outside) < 3  # the zero point is rounded, so the range ends a fraction of a step early
     ours = jax.grad(lambda p: (q.apply(p, ranges, x) ** 2).sum())(w)["alpha"]
-    theirs = jax.grad(lambda p: (fn(p, x) ** 2).sum())(w)["alpha"]
-    ours, theirs = ours[:-1], theirs[:-1]  # the greatest sets the scale of all, and shares its gradient with the bound
-    np.testing.assert_allclose(ours, theirs, rtol=0.1, atol=0.02 * float(jnp.max(jnp.abs(theirs))))
+    theirs = jax.grad(lambda p: (jnp.clip(fn(p, x), low, high) ** 2).sum())(w)["alpha"]
+    np.testing.assert_allclose(ours, theirs, rtol=0.03, atol=0.002 * float(jnp.max(jnp.abs(theirs))))
 
 
 def test_what_has_no_rule_is_said_of_jaxq():
