@@ -108,16 +108,48 @@ def test_a_range_of_any_method_is_found_and_moves_by_its_own_rate(method: str) -
     assert 0.0 < abs(float(moved["deep"][0]["x"][key] - state[key])) < 2.0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_while_observing_a_range_of_any_method_follows(method: str) -> None:
-    state = METHODS[method].init(f32(-1.0), f32(3.0), signed(8))
+KINDS = {
+    "asymmetric": signed(8),
+    "nonnegative": signed(8, nonnegative=True),
+    "symmetric": signed(8, symmetric=True),
+    "16 bits": signed(16, symmetric=True),
+}
+
+
+def numpy_parameters(method: str, low: float, high: float, grid: Grid) -> tuple[float, float]:
+    """Scale and zero point of a grid that covers [low, high] and zero."""
+    bound = max(-low, high)
+    if method == "tqt":
+        return 2.0 ** np.ceil(np.log2(bound)) / ((grid.qmax + 1) * (1 + grid.nonnegative)), -128.0 * grid.nonnegative
+    if grid.symmetric:
+        return bound / grid.qmax, 0.0
+    scale = (high - low) / 255
+    return scale, float(np.rint(-128 - low / scale))
+
+
+@pytest.mark.parametrize("first", [(-4.0, 4.0), (-9.0, 2.0)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["clip", "ema", "learned", "tqt"])
+def test_while_observing_a_range_of_any_method_follows_on_its_grid(
+    method: str, kind: str, first: tuple[float, float]
+) -> None:
+    grid, pairs = KINDS[kind], [first, (-5.0, 7.0), (-0.5, 20.0)]
+    if grid.nonnegative:
+        pairs = [(0.0, high) for _, high in pairs]
+    seen = [(-max(-a, b), max(-a, b)) if grid.symmetric else (a, b) for a, b in pairs]  # as the simulation reports it
+    state: Any = METHODS[method].init(*map(f32, first if not grid.nonnegative else pairs[0]), grid)
     tx = partition(optax.sgd(0.0), optax.sgd(0.1), observe=5)
-    gradient: Any = {**jax.tree.map(jnp.zeros_like, state), "observed": state["observed"] - f32([-5.0, 7.0])}
-    updates, _ = tx.update(gradient, tx.init(state), state)
-    followed: Any = optax.apply_updates(state, updates)
-    scale = METHODS[method].forward(followed, signed(8)).scale
-    wanted = METHODS[method].forward(METHODS[method].init(f32(-3.0), f32(5.0), signed(8)), signed(8)).scale
-    np.testing.assert_allclose(scale, wanted, rtol=1e-6)
+    moments: Any = tx.init(state)
+    for step, pair in enumerate(seen[1:], 2):
+        gradient: Any = {**jax.tree.map(jnp.zeros_like, state), "observed": state["observed"] - f32(pair)}
+        updates, moments = tx.update(gradient, moments, state)
+        state = optax.apply_updates(state, updates)
+        scale, zero_point = METHODS[method].forward(state, grid)
+        wanted = numpy_parameters(method, *np.mean(seen[:step], axis=0), grid)
+        if method == "tqt" and not (grid.symmetric or grid.nonnegative):
+            wanted = wanted[0], 0.0
+        np.testing.assert_allclose(scale, wanted[0], rtol=2e-6)
+        assert float(zero_point) == wanted[1]
 
 
 # --- whole models ----------------------------------------------------------------------------------------------------
@@ -155,6 +187,20 @@ def test_methods_by_rule_train_and_the_file_is_exact() -> None:
     assert artifact.certificate is not None and artifact.certificate.ok
     scale = artifact.manifest["ranges"]["layers/0/kernel:out"]["scale"]
     assert np.frexp(scale)[0] == 0.5
+
+
+@pytest.mark.parametrize(("activations", "qmax"), [({"bits": 16}, 32767), ({"symmetric": True}, 127)], ids=str)
+def test_an_observing_step_keeps_the_grid_of_a_symmetric_model(activations: dict[str, Any], qmax: int) -> None:
+    kernel = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
+    q = jaxq.quantize(lambda p, x: x @ p, {"activations": {**activations, "observe": True}}, kernel, X[:1])
+    before: Any = jaxq.calibrate(q, [X], kernel, q.init(kernel), progress=False)
+    gradient = jax.grad(lambda ranges: jnp.mean(q.apply(kernel, ranges, 0.5 * X) ** 2))(before)
+    tx = partition(optax.sgd(0.0), optax.sgd(0.0), observe=2)
+    after: Any = optax.apply_updates(before, tx.update(gradient, tx.init(before), before)[0])
+    state, scale = after["fully_connected"], float(before["fully_connected"]["scale"])
+    np.testing.assert_allclose(state["scale"], 0.75 * scale, rtol=0.02)  # the mean of calibration and half of it
+    np.testing.assert_allclose(state["scale"], np.abs(state["observed"]).max() / qmax, rtol=1e-6)
+    assert float(state["zero_point"]) == 0.0
 
 
 def test_a_checkpoint_of_three_keys_loads() -> None:

@@ -9,6 +9,8 @@ The optimizer moves a scale multiplicatively: it sees log(scale), and its update
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,6 +21,9 @@ from jaxq.range_methods.method import RangeMethod, State
 
 KEYS = frozenset({"scale", "zero_point", "observed"})
 STEPS = 255.0  # a zero point moves in steps; as a part of the range it is comparable with a scale's logarithm
+
+# What TFLite has for activations. A grid whose zero point is -128 needs no row: the asymmetric one finds the same.
+ACTIVATION_GRIDS = (Grid(-128, 127, symmetric=True), Grid(-32768, 32767, symmetric=True), Grid(-128, 127))
 
 
 def covering(low: jax.Array, high: jax.Array, grid: Grid) -> QParams:
@@ -95,9 +100,23 @@ def moved(state: State, moves: State) -> dict[str, jax.Array]:
 
 
 def following(state: State, seen: jax.Array) -> dict[str, jax.Array]:
-    """The change that makes the range cover `seen`."""
-    scale, zero_point = scale_and_zero_point(seen[0], seen[1])
+    """The change that makes the range cover `seen`, on the grid that the range is on."""
+    scale, zero_point = _on_own_grid(state, [covering(seen[0], seen[1], grid) for grid in ACTIVATION_GRIDS])
     return {"scale": scale - state["scale"], "zero_point": zero_point - state["zero_point"]}
+
+
+def _on_own_grid(state: State, found: Sequence[QParams]) -> QParams:
+    """The one of `found`, a scale and zero point for each of ACTIVATION_GRIDS, that is of the state's own grid.
+
+    An optimizer sees the state and no plan. Of the grids that the zero point allows it is the one whose scale for
+    `observed` is nearest to the state's, which is equal to it but for rounding while a range follows.
+    """
+    low, high = state["observed"]
+    scales = jnp.stack([covering(low, high, grid).scale for grid in ACTIVATION_GRIDS])
+    distances = jnp.abs(jnp.log(true_divide(scales, jnp.full_like(scales, positive(state["scale"])))))
+    excluded = jnp.array([grid.symmetric for grid in ACTIVATION_GRIDS]) & (state["zero_point"] != 0.0)
+    index = jnp.argmin(jnp.where(excluded, jnp.inf, distances))
+    return QParams(*(jnp.stack(numbers)[index] for numbers in zip(*found, strict=True)))
 
 
 _SHARED = (coordinates, gradients, moved, following)

@@ -24,8 +24,10 @@ from jaxq.range_methods.method import RangeMethod, State
 
 def init(low: jax.Array, high: jax.Array, grid: Grid) -> dict[str, jax.Array]:
     """The state that covers [low, high]."""
-    bound = jnp.maximum(jnp.abs(low), jnp.abs(high)) if grid.symmetric else high
-    return {"low": low, "high": bound, "observed": jnp.stack([low, high])}
+    if grid.symmetric:  # `observed` too, for it becomes the ends
+        high = jnp.maximum(jnp.abs(low), jnp.abs(high))
+        low = -high
+    return {"low": low, "high": high, "observed": jnp.stack([low, high])}
 
 
 def scaled(scale: jax.Array, grid: Grid) -> dict[str, jax.Array]:
