@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxq import analyze as analyze
 from jaxq import int8 as int8
+from jaxq import losses as losses
 from jaxq import optim as optim
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
@@ -35,6 +36,7 @@ __all__ = [
     "export",
     "int8",
     "load",
+    "losses",
     "optim",
     "quantize",
 ]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxq import losses
 from jaxq.export.metadata import TensorMetadata
 
 
@@ -48,9 +49,7 @@ def _cross_entropy(logits: jax.Array, ratings: jax.Array) -> jax.Array:
 
 
 def _distilled(logits: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
-    """Hinton et al. 2015, section 2: `T^2 KL(teacher / T, model / T)`."""
-    taught = jax.nn.softmax(teacher / temperature)
-    return temperature**2 * optax.kl_divergence(jax.nn.log_softmax(logits / temperature), taught)
+    return losses.distilled(logits, teacher, temperature=temperature)
 
 
 def _accuracy(logits: np.ndarray, of: Data) -> float:

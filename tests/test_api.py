@@ -27,6 +27,7 @@ NAMES = [
     "export",
     "int8",
     "load",
+    "losses",
     "optim",
     "quantize",
 ]

@@ -26,7 +26,7 @@ LAYERS = [
     ["jaxq.frontends"],
     ["jaxq.nnx", "jaxq.linen"],
     ["jaxq.quantize"],
-    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.recipe"],
+    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.recipe"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export"],
     ["jaxq.recipes", "jaxq.cli", "jaxq.__main__"],
