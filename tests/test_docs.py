@@ -134,5 +134,6 @@ def resolve(name: str) -> Any:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_lines_are_not_too_long(page: pathlib.Path) -> None:
-    long = [i for i, line in enumerate(page.read_text().splitlines(), 1) if len(line) > LONGEST]
+    lines = enumerate(page.read_text().splitlines(), 1)
+    long = [i for i, line in lines if len(line) > LONGEST and not line.startswith("|")]  # a table's row has no break
     assert not long, f"{name_of(page)}: lines {long}"
