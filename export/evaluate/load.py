@@ -126,7 +126,8 @@ class Loaded:
 
     def initial_state(self, family: str | None = None) -> dict[str, jax.Array]:
         """The file's variables before its first invocation, by name; {} where it has none."""
-        return initial_state(self.program, family or self.family, self.machine)
+        found = initial_state(self.program, family or self.family, self.machine)
+        return {name: jnp.asarray(value) for name, value in found.items()}
 
     def step(
         self, state: dict[str, Any], *inputs: Array, family: str | None = None, machine: str | None = None
