@@ -93,7 +93,7 @@ def _micro_function(real: Callable[..., jax.Array], bits: int, x: jax.Array) -> 
 
 def _litert_product(a: jax.Array, b: jax.Array, exponent: int) -> jax.Array:
     """`a b 2^-exponent`, cast to int16."""
-    return rounding_divide_by_pot(a * b, np.int32(exponent)).astype(jnp.int16).astype(jnp.int32)
+    return rounding_divide_by_pot(a * b, exponent).astype(jnp.int16).astype(jnp.int32)
 
 
 def _micro_product(a: jax.Array, b: jax.Array, exponent: int) -> jax.Array:
