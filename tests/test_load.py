@@ -212,7 +212,8 @@ def test_gradients_are_finite(name: str) -> None:
 
 
 def test_every_exact_operator_has_a_float_meaning() -> None:
-    assert set().union(*(table(MACHINES[PHONE]) for table in FAMILIES.values())) - set(floats.KERNELS) == set()
+    without = {"SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM"}  # their state is integer: refused by name, tests/test_recurrent.py
+    assert set().union(*(table(MACHINES[PHONE]) for table in FAMILIES.values())) - set(floats.KERNELS) == without
 
 
 # ---------------------------------------------------------------- variables
@@ -286,8 +287,8 @@ def test_dynamic_range_operators_that_a_family_lacks_are_refused() -> None:
 
 def test_unknown_float_operators_are_refused() -> None:
     x, y = Tensor("x", (1, 3), "float32"), Tensor("y", (1, 3), "float32")
-    with pytest.raises(ExportError, match="There is no float32 kernel for CUMSUM. Express it by other operators."):
-        evaluate(single("CUMSUM", x, y))
+    with pytest.raises(ExportError, match="There is no float32 kernel for SEGMENT_SUM. Express it by other operators."):
+        evaluate(single("SEGMENT_SUM", x, y))
 
 
 def test_real_inputs_are_float32() -> None:

@@ -419,7 +419,7 @@ def test_bytes_that_are_no_file(tmp_path: pathlib.Path, content: bytes | str, wo
 
 
 def test_a_file_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FormatError, match=re.escape(f"Cannot read {tmp_path}/none: No such file or directory.")):
+    with pytest.raises(FormatError, match=re.escape(f"Cannot read '{tmp_path}/none': No such file or directory.")):
         jaxq.load(tmp_path / "none")
-    with pytest.raises(FormatError, match=re.escape(f"Cannot read {tmp_path}: Is a directory.")):
+    with pytest.raises(FormatError, match=re.escape(f"Cannot read '{tmp_path}': Is a directory.")):
         jaxq.load(tmp_path)
