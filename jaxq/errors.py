@@ -17,7 +17,7 @@
     ├── FormatError           bytes that are not a valid TFLite file
     └── WeightsError          published weights that are not here, or not what they should be
 
-and one warning, `PrecisionWarning`: what integers cannot hold, though the file computes exactly what was trained.
+One warning, `PrecisionWarning`: what integers cannot hold, though the file computes exactly what was trained.
 
 A message has three parts: the fact with its numbers; where (site, the user's file and line); what to do.
 """

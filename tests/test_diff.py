@@ -534,7 +534,7 @@ def _operand(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
 def test_the_blocks_of_every_kind_are_tested() -> None:
     kinds = {op.kind for name in READ_NETS for op in exported(name)[2].program.operators}
     # The others have the rule of a kind that is tested.
-    unlike = {"DEQUANTIZE", "GELU", "LEAKY_RELU", "MUL", "PADV2", "QUANTIZE", "SELECT_V2", "SUB", "SUM"}
+    unlike = {"DEQUANTIZE", "GELU", "LEAKY_RELU", "MUL", "PADV2", "PRELU", "QUANTIZE", "SELECT_V2", "SUB", "SUM"}
     assert {kind for kind, facts in OPERATORS.items() if facts.reads != "all"} - kinds <= unlike
 
 

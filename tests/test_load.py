@@ -212,7 +212,10 @@ def test_gradients_are_finite(name: str) -> None:
 
 
 def test_every_exact_operator_has_a_float_meaning() -> None:
-    without = {"SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM"}  # their state is integer: refused by name, tests/test_recurrent.py
+    without = {
+        "SVDF",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    }  # their state is integer: refused by name, tests/test_recurrent.py
     assert set().union(*(table(MACHINES[PHONE]) for table in FAMILIES.values())) - set(floats.KERNELS) == without
 
 

@@ -173,8 +173,8 @@ LACKING: dict[str, set[str]] = {
                 "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "REVERSE_V2", "SELECT", "TABLE"},
     **dict.fromkeys(
         ("ethos-u", "ethos-u55", "ethos-u65"),
-        {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "GATHER", "LOGICAL_AND", "SELECT",
-         "TABLE"},
+        {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "GATHER", "LOGICAL_AND",
+         "REVERSE_V2", "SELECT", "TABLE"},
     ),
     "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV"},
     "litert": set(),

@@ -216,7 +216,7 @@ _TRANSPOSED_SHAPE = _known("an output of the input's size times the stride", _tr
 
 # Kinds with no other limit than the types.
 _LISTED = ("ABS", "CONCATENATION", "EXP", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "PACK", "PRELU", "REDUCE_MAX")
-_LISTED += ("REDUCE_MIN", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "REVERSE_V2", "SPLIT", "SPLIT_V")
+_LISTED += ("REDUCE_MIN", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "SPLIT", "SPLIT_V")
 _LISTED += ("SQUARED_DIFFERENCE", "TANH", "TILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNPACK")
 
 U55_OPERATORS = table(

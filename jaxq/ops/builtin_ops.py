@@ -116,6 +116,7 @@ def product(rescale: Callable[..., Array]) -> Callable[..., Array]:
     """Rule of MUL: `q_a q_b` by the multiplier of the float32 number `f32(s_a s_b) / s_y`."""
 
     def rule(op: Op, a: Any, b: Any, *, scale: Array, zero_point: Array) -> Array:
+        """The product in units of the output's step, rounded."""
         ratio = true_divide(a.scale * b.scale, scale)
         q_a, q_b = _integers(a.q, b.q)
         one = jnp.ones_like(scale)
