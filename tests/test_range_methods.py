@@ -137,7 +137,8 @@ def test_while_observing_a_range_of_any_method_follows_on_its_grid(
     if grid.nonnegative:
         pairs = [(0.0, high) for _, high in pairs]
     seen = [(-max(-a, b), max(-a, b)) if grid.symmetric else (a, b) for a, b in pairs]  # as the simulation reports it
-    state: Any = METHODS[method].init(*map(f32, first if not grid.nonnegative else pairs[0]), grid)
+    low, high = map(f32, first if not grid.nonnegative else pairs[0])
+    state: Any = METHODS[method].init(low, high, grid)
     tx = partition(optax.sgd(0.0), optax.sgd(0.1), observe=5)
     moments: Any = tx.init(state)
     for step, pair in enumerate(seen[1:], 2):
@@ -145,7 +146,8 @@ def test_while_observing_a_range_of_any_method_follows_on_its_grid(
         updates, moments = tx.update(gradient, moments, state)
         state = optax.apply_updates(state, updates)
         scale, zero_point = METHODS[method].forward(state, grid)
-        wanted = numpy_parameters(method, *np.mean(seen[:step], axis=0), grid)
+        least, greatest = np.mean(seen[:step], axis=0)
+        wanted = numpy_parameters(method, least, greatest, grid)
         if method == "tqt" and not (grid.symmetric or grid.nonnegative):
             wanted = wanted[0], 0.0
         np.testing.assert_allclose(scale, wanted[0], rtol=2e-6)
