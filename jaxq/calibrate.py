@@ -304,10 +304,13 @@ def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
     trained = {site: op for op in plan.graph.ops if (site := plan.weight_site(op)) is not None}
     env = weight_values(plan.graph, jax.tree.leaves(bound.params)) if trained else {}  # seconds where there are many
     for site, op in trained.items():
-        scheme = plan.weights[op.name]
-        scale = _calibrated_scale(np.asarray(env[op.inputs[1]], np.float32), scheme)
-        found[site] = RANGE_METHODS[scheme.ranges].scaled(scale, scheme.grid)
+        found[site] = weight_range(np.asarray(env[op.inputs[1]], np.float32), plan.weights[op.name])
     return found
+
+
+def weight_range(w: np.ndarray, scheme: Scheme) -> dict[str, jax.Array]:
+    """The state of a weight's trained scale, from the weight, float32 [..., channels]."""
+    return RANGE_METHODS[scheme.ranges].scaled(_calibrated_scale(w, scheme), scheme.grid)
 
 
 def _calibrated_scale(w: np.ndarray, scheme: Scheme) -> jax.Array:

@@ -36,7 +36,10 @@ EXPORT_NAMES = [
     *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
     *("diff", "evaluate", "freeze", "load", "lower", "to_tflite"),
 ]
-ANALYZE_NAMES = ["Difference", "Differences", "Error", "Health", "SiteHealth", "diff", "health"]
+ANALYZE_NAMES = [
+    *("Difference", "Differences", "Error", "Health", "Score", "Sensitivity", "SiteHealth"),
+    *("diff", "health", "sensitivity"),
+]
 
 # What a call of each looks like: a change here is a change for every user.
 SIGNATURES = {
@@ -45,6 +48,9 @@ SIGNATURES = {
     "load": "(source, *, family='xnnpack', machine='aarch64')",
     "analyze.diff": "(target, batches, *state, progress=True)",
     "analyze.health": "(target, batches, *state)",
+    "analyze.sensitivity": (
+        "(target, batches, *state, labels=None, loss=None, choices=('w4', 'a16', 'float'), progress=True)"
+    ),
     "export.diff": "(target, batches, *state, file=None, progress=True)",
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",

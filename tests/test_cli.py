@@ -126,8 +126,9 @@ def file(folder: pathlib.Path) -> pathlib.Path:
 def test_help_is_plain_in_a_pipe_and_names_every_command():
     found = process("--help")
     assert found.code == 0 and found.err == ""
-    assert "  plan     Print how a model will be quantized.\n" in found.out
+    assert "  plan         Print how a model will be quantized.\n" in found.out
     commands = ("plan", "train", "export", "verify", "diff", "inspect", "lint", "check", "bench", "infer", "weights")
+    assert "\n  sensitivity " in found.out
     assert "\n  proof " in found.out
     assert all(f"\n  {name} " in found.out for name in commands)
 
@@ -464,6 +465,26 @@ def test_train_smoke_prints_one_document(tmp_path: pathlib.Path):
     assert found.code == 0, found.err
     assert found.json["summary"]["differing_integers"] == {"xnnpack": 0, "reference": 0}
     assert (tmp_path / "run" / "model.tflite").is_file()
+
+
+# --- sensitivity --------------------------------------------------------------------------------------------
+
+
+def test_sensitivity_prints_a_table(folder: pathlib.Path):
+    np.save(folder / "labels.npy", np.arange(70) % 2)
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy", "--choices", "w4")
+    found = call("sensitivity", *given)
+    assert found.code == 0 and "each alone under another choice, 70 examples; noise / signal" in found.out
+    found = call("sensitivity", *given, "--labels", folder / "labels.npy", "--json")
+    assert found.json["measure"] == "cross entropy" and found.json["scores"][0]["choice"] == "w4"
+
+
+def test_sensitivity_misused(folder: pathlib.Path):
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy")
+    assert refused(1, "sensitivity", *given, "--choices", "w5").startswith("There is no choice 'w5'.")
+    np.save(folder / "few.npy", np.arange(3))
+    found = refused(1, "sensitivity", *given, "--labels", folder / "few.npy")
+    assert "the first with 3 labels" in found and "holds 70 examples" in found
 
 
 # --- diff ---------------------------------------------------------------------------------------------------

@@ -47,3 +47,11 @@ Checkpoint = Annotated[
 Calibrate = Annotated[
     pathlib.Path | None, data_option("--calibrate", "Inputs to take the ranges from, without training")
 ]
+
+Labels = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--labels", metavar="FILE.npy", show_default=False, exists=True, dir_okay=False,
+        help="The class of each example, integers [examples]; without them the float model's output is the reference.",
+    ),
+]  # fmt: skip

@@ -32,9 +32,13 @@ from jaxq.simulate.qparams import Ranges
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Captured:
-    """A plan for one set of shapes, the structure of the function's result, and the compiled simulation."""
+    """A plan for one set of shapes, the structure of the function's result, and the compiled simulation.
+
+    graph: what the plan was made of, before its rewrites.
+    """
 
     plan: Plan
+    graph: Graph
     structure: Any
     simulate: Callable[..., list[Any]]
     result: Callable[[Any], Any]
@@ -44,6 +48,14 @@ class Captured:
         graph, found = self.plan.graph, iter(outputs)
         leaves = [next(found) if v in graph.activations else None for v in graph.outputs]
         return self.result(jax.tree.unflatten(self.structure, leaves))
+
+    def under(self, recipe: Recipe) -> Captured:
+        """The same function quantized by another recipe."""
+        return _captured(make_plan(self.graph, recipe), self.graph, self.structure, self.result)
+
+
+def _captured(plan: Plan, graph: Graph, structure: Any, result: Callable[[Any], Any]) -> Captured:
+    return Captured(plan, graph, structure, jax.jit(functools.partial(simulate, plan)), result)
 
 
 class Called(NamedTuple):
@@ -121,8 +133,8 @@ class Core:
         recorded = self._recorded.setdefault((key, call.static, *recorded.shapes), recorded)
         graph = recorded.graphs.at(batch)
         structure = recorded.structures[0]
-        plan = make_plan(self._named(graph, structure, call), self.recipe)
-        return Captured(plan, structure, jax.jit(functools.partial(simulate, plan)), self.call.result)
+        graph = self._named(graph, structure, call)
+        return _captured(make_plan(graph, self.recipe), graph, structure, self.call.result)
 
     def _named(self, graph: Graph, structure: Any, call: Call) -> Graph:
         """The graph with the user's names of its ends: arguments, and keys of the result."""

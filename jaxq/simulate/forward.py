@@ -26,6 +26,7 @@ from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
 from jaxq.ops.contract import Products
 from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
+from jaxq.plan.scheme import QParams
 from jaxq.range_methods import METHODS
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.range_statistics import observe
@@ -55,7 +56,10 @@ def simulate(
     `given` holds results that take the place of those computed, once these are recorded: each op on another's numbers.
     Differentiable in params, ranges and inputs.
     """
-    run = _Run(plan, weight_values(plan.graph, params), ranges, record, given or {})
+    env = weight_values(plan.graph, params)
+    parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
+    observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
+    run = Run(plan, env, parameters, ranges, record, given or {}, observing)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
         run.enter(value, array)
     for op in plan.graph.ops:
@@ -64,25 +68,37 @@ def simulate(
     return run.with_observations(outputs)
 
 
-class _Run:
-    """One pass over the graph: values by number, carriers for integers, plain arrays for floats and weights."""
+class Run:
+    """One pass over the graph: values by number, carriers for integers, plain arrays for floats and weights.
+
+    parameters: scale and zero point of each group, by name. observing: whether statistics are kept for
+    `with_observations`.
+    """
 
     def __init__(
-        self, plan: Plan, env: dict[int, Any], ranges: Ranges, record: Record | None, given: Mapping[int, Any]
+        self,
+        plan: Plan,
+        env: dict[int, Any],
+        parameters: Mapping[str, QParams],
+        ranges: Ranges,
+        record: Record | None = None,
+        given: Mapping[int, Any] | None = None,
+        observing: bool = False,
     ) -> None:
-        self.plan, self.env, self.ranges, self.record, self.given = plan, env, ranges, record, given
-        self.parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
+        self.plan, self.env, self.parameters, self.ranges = plan, env, parameters, ranges
+        self.record, self.given, self.observing = record, given or {}, observing
         self.activations = plan.graph.activations
-        self.observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
         self.seen: dict[str, list[jax.Array]] = {}
 
     def enter(self, value: int, array: jax.Array) -> None:
+        """Take an input: as integers, or as floats where nothing reads it as integers."""
         if self.plan.group(value) is None:
             self.env[value] = _wide(jnp.asarray(array))
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 
     def island(self, op: Op) -> None:
+        """An op that computes in floating point."""
         arguments = [self._real(v) for v in op.inputs]
         if self.plan.arithmetic[op.name].dynamic:
             outputs = (activated(op, self._hybrid(op, *arguments)),)
@@ -124,6 +140,7 @@ class _Run:
         return dequantized_weight(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
 
     def step(self, op: Op) -> None:
+        """An op that computes in integers."""
         spec = OPS[op.kind]
         if spec.scales == "none":
             held = [self.env[v] for v in op.inputs]
@@ -224,6 +241,7 @@ class _Run:
         return dequantize(held.q, held.scale) if isinstance(held, Carrier) else jnp.asarray(held)
 
     def output(self, value: int) -> jax.Array:
+        """An output of the graph in real numbers."""
         if value not in self.activations:
             return self.env[value]  # state that passes through
         return self._real(value).astype(self.plan.graph.avals[value].dtype)
@@ -241,6 +259,7 @@ class _Run:
         self.seen.setdefault(group.name, []).append(pair)
 
     def with_observations(self, outputs: list[jax.Array]) -> list[jax.Array]:
+        """The outputs, whose gradient also carries the statistics observed."""
         indices = [i for i, v in enumerate(self.plan.graph.outputs) if v in self.activations]
         results = tuple(outputs[i] for i in indices)
         for name, pairs in self.seen.items():
