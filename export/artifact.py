@@ -124,6 +124,31 @@ class Artifact:
         inputs = [quantized(a, entry) for a, entry in zip(arrays, self.manifest["inputs"], strict=True)]
         return save_proof(self.data, inputs, path, manifest=self.manifest, runtime=runtime, force=force)
 
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        examples: Any = None,
+        *,
+        run: str | os.PathLike[str] | None = None,
+        force: bool = False,
+        progress: bool = True,
+    ) -> pathlib.Path:
+        """Write one HTML page on the file: verdict, remedies, the network in colours, the numbers of every tensor.
+
+        Args:
+          path: of the page, FILE.html. It opens offline.
+          examples: as `verify` takes them; the first 64 are used. They add, for every tensor, a histogram and the error
+            against the float model. Without them the page has neither.
+          run: a folder that `jaxq train` left, with its accuracies and curves.
+          force: replace a page that exists.
+
+        Returns: the path.
+        Raises: ExportError where it cannot be written or `jaxq[report]` is missing; InputError for other examples.
+        """
+        from jaxq.report.exported import write_report
+
+        return write_report(self, path, examples, run=run, force=force, progress=progress)
+
     def python(self) -> str:
         """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas."""
         return snippet(self.manifest["inputs"], self.manifest["outputs"])

@@ -55,6 +55,7 @@ SIGNATURES = {
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
     "export.Artifact.verify": "(self, batches, *, families=('xnnpack', 'reference'), machine=None, progress=True)",
+    "export.Artifact.report": "(self, path, examples=None, *, run=None, force=False, progress=True)",
     "export.Artifact.run": "(self, *inputs)",
     "int8.combine_gradients": "(gradients, axis_name)",
     "int8.training": "(target, how='row', *example, **example_kwargs)",

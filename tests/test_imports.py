@@ -28,7 +28,7 @@ LAYERS = [
     ["jaxq.quantize"],
     ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.recipe"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
-    ["jaxq.export"],
+    ["jaxq.export", "jaxq.report"],  # Artifact.report writes what jaxq.report makes of the artifact
     ["jaxq.recipes", "jaxq.cli", "jaxq.__main__"],
 ]
 
@@ -37,10 +37,13 @@ WALLS = {
     "jax.extend": ["graph/capture.py"],
     "jax._src": [],
     "flax": ["nnx.py", "linen.py", "int8/nnx.py", "int8/linen.py", "graph/patterns.py", "recipes/*"],
+    "altair": ["report/charts.py"],
     "flatbuffers": ["export/flatbuffer/*"],
     "ai_edge_litert": ["export/runtimes/litert.py", "export/runtimes/worker.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
+    "jinja2": ["report/page.py"],
     "tflite_micro": ["export/runtimes/tflm.py"],
+    "vl_convert": ["report/charts.py"],
     "tensorflow": [],
     "export": [],  # by its bare name a second copy of every class: import jaxq.export
     "recipes": [],

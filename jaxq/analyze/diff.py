@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,11 +35,17 @@ def diff(target: Any, batches: Any, *state: Any, progress: bool = True) -> Diffe
 
     Raises: InputError for empty data, NaN, or a recipe of floats; RangeError for a model without ranges.
     """
-    bound, gathered, examples = bind(target, *state), _Gathered(), 0
+    bound = bind(target, *state)
     refuse_floats(bound)
+    return compare(bound, chunks(bound, batches, "compare"), progress)
+
+
+def compare(bound: Bound, chunked: Iterable[Sequence[np.ndarray]], progress: bool) -> Differences:
+    """As `diff`, of arrays in the order of the graph's inputs, some examples at a time."""
+    gathered, examples = _Gathered(), 0
     with bar(progress) as shown:
         task = shown.add_task("comparing", total=None)
-        for arrays in chunks(bound, batches, "compare"):
+        for arrays in chunked:
             gathered.add(bound, arrays)
             examples += len(arrays[0])
             shown.update(task, description=f"comparing: {examples} examples")

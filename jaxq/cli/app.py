@@ -13,7 +13,22 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from jaxq.cli import bench, check, diff, export, infer, inspect, lint, plan, proof, sensitivity, train, verify, weights
+from jaxq.cli import (
+    bench,
+    check,
+    diff,
+    export,
+    infer,
+    inspect,
+    lint,
+    plan,
+    proof,
+    report,
+    sensitivity,
+    train,
+    verify,
+    weights,
+)
 from jaxq.cli.failures import Failure, explained
 from jaxq.cli.output import Result, show, warn, write_json
 from jaxq.errors import PrecisionWarning
@@ -128,7 +143,7 @@ def _options(
 
 COMMANDS = (
     *(plan.plan, train.train, export.export, verify.verify),
-    *(sensitivity.sensitivity,),
+    *(sensitivity.sensitivity, report.report),
     *(diff.diff, inspect.inspect, lint.lint, check.check, bench.bench, infer.infer, weights.weights, proof.proof),
 )
 for _command in COMMANDS:
