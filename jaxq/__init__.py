@@ -8,6 +8,7 @@ from jaxq import analyze as analyze
 from jaxq import int8 as int8
 from jaxq import losses as losses
 from jaxq import optim as optim
+from jaxq import ptq as ptq
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
 from jaxq.errors import PrecisionWarning as PrecisionWarning
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "losses",
     "optim",
+    "ptq",
     "quantize",
 ]
 

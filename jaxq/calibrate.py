@@ -23,7 +23,7 @@ from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
 from jaxq.plan.plan import Group, Plan, has_weights
 from jaxq.plan.scheme import Scheme
-from jaxq.quantize import bind
+from jaxq.quantize import bind, given_back
 from jaxq.range_methods import METHODS as RANGE_METHODS
 from jaxq.simulate.forward import reals
 from jaxq.simulate.weights import bound_scale, floored, weight_values
@@ -51,10 +51,11 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
     bound = bind(target, *state)
     if not overwrite:
         _refuse_overwriting(bound)
-    ranges = _calibrated(bound, batches, progress)
+    ranges = calibrated(bound, batches, progress)
     for text in said(bound.core.findings):
         warnings.warn(text, PrecisionWarning, stacklevel=2)
-    return _given_back(target, state, ranges)
+    back = given_back(target, state, bound.params, ranges)
+    return back[-1] if back else None
 
 
 def _refuse_overwriting(bound: Bound) -> None:
@@ -66,14 +67,8 @@ def _refuse_overwriting(bound: Bound) -> None:
         )
 
 
-def _given_back(target: Any, state: Sequence[Any], ranges: Ranges) -> Any:
-    if hasattr(target, "set_ranges"):
-        target.set_ranges(ranges)
-        return None
-    return {**state[0], "ranges": ranges} if len(state) == 1 else ranges
-
-
-def _calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
+def calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
+    """The ranges of a bound model from batches, and its findings in the core."""
     seen = _Observed(bound)
     with bar(progress) as shown:
         for index, batch in enumerate(shown.track(batches, description="calibrating")):

@@ -10,6 +10,7 @@
     ├── PlanError             a recipe, a graph and a target that do not fit together
     ├── RangeError            a range that is missing, not finite, or of no width
     ├── CalibrationError      data that cannot calibrate
+    ├── AssignError           weights that no parameters of the model give
     ├── InputError            an input of the wrong shape, dtype or number
     ├── ExportError           a graph that cannot be written
     │   ├── TargetError           an op that the target forbids
@@ -63,6 +64,10 @@ class RangeError(JaxqError):
 
 class CalibrationError(JaxqError):
     """The calibration data is empty, not finite, or would overwrite trained ranges."""
+
+
+class AssignError(JaxqError):
+    """A weight cannot be set through the model's parameters: it is shared, or no elementwise product of one of them."""
 
 
 class InputError(JaxqError):

@@ -152,4 +152,10 @@ def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
         return captured_linen(qmodule.module, qmodule.core, user, {}, args, kwargs)
 
     ranges = {n: {k: jnp.asarray(value) for k, value in r.items()} for n, r in variables.get(RANGES, {}).items()}
-    return Bound(qmodule.core, captured, (user, {}), ranges)
+    statistics = frozenset(leaf_names({k: v for k, v in user.items() if k != "params"}, frozenset(user)))
+    return Bound(qmodule.core, captured, (user, {}), ranges, statistics)
+
+
+def parameters_of(variables: Mapping[str, Any]) -> Any:
+    """The user's part of variables, in the form that `bind_linen` gives parameters."""
+    return {name: value for name, value in variables.items() if name != RANGES}, {}

@@ -79,6 +79,10 @@ class QuantizedModel(nnx.Module):
             for key, array in values.items():
                 self.ranges[name][key][...] = array
 
+    def set_parameters(self, params: Any) -> None:
+        """Give every parameter of the model a new value; params: an `nnx.State` as `nnx.state(qmodel.model)`."""
+        nnx.update(self.model, params)
+
     def train(self, **attributes: Any) -> None:
         """Training mode for dropout. BatchNorm computes with its running statistics in every mode, for they are folded
         into the weights that ship. A float phase that trains the statistics runs the model itself, before.
@@ -120,7 +124,15 @@ def bind_nnx(qmodel: QuantizedModel) -> Bound:
         args, kwargs = qmodel.core.completed(args, kwargs)
         return qmodel.captured(*args, **kwargs)
 
-    return Bound(qmodel.core, captured, nnx.state(qmodel.model), qmodel.pure_ranges())
+    state = nnx.state(qmodel.model)
+    pairs = zip(leaf_names(state), nnx.to_flat_state(state), strict=True)
+    statistics = frozenset(name for name, (_, variable) in pairs if not isinstance(variable, nnx.Param))
+    return Bound(qmodel.core, captured, state, qmodel.pure_ranges(), statistics)
+
+
+def parameters_of(reference: Any) -> Any:
+    """The parameters of a float module, or these parameters as they are (an `nnx.State`)."""
+    return nnx.state(reference) if isinstance(reference, nnx.Module) else reference
 
 
 def _function(graphdef: Any) -> Callable[..., Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
 
 from jaxq import linen, nnx
 from jaxq.errors import InputError
@@ -68,3 +70,42 @@ def bind(target: Any, *state: Any) -> Bound:
             f"{len(state)}."
         )
     return binder(target, *state)
+
+
+def reference_leaves(target: Any, bound: Bound, reference: Any) -> list[Any]:
+    """The leaves of a float reference in the order of the bound parameters; None stands for these themselves.
+
+    Args:
+      target: a quantized target.
+      bound: the same, bound to its state.
+      reference: for NNX a module or its `nnx.state`, for Linen variables, for a function params; of the same shapes.
+
+    Raises: InputError for parameters of another model.
+    """
+    if reference is None:
+        return jax.tree.leaves(bound.params)
+    face = {nnx.QuantizedModel: nnx.parameters_of, linen.QuantizedLinen: linen.parameters_of}.get(type(target))
+    leaves = jax.tree.leaves(reference if face is None else face(reference))
+    wanted = jax.tree.leaves(bound.params)
+    if [a.shape for a in leaves] != [a.shape for a in wanted]:
+        raise InputError(
+            f"The reference has {len(leaves)} parameters and the model {len(wanted)}, or their shapes differ. Give "
+            "the float model's own: for NNX nnx.clone(model) made before the first pass, for Linen its variables, for "
+            "a function its params."
+        )
+    return leaves
+
+
+def given_back(
+    target: Any, state: Sequence[Any], params: Any, ranges: Mapping[str, Mapping[str, jax.Array]]
+) -> tuple[Any, ...]:
+    """The state of a target with new parameters and ranges: in place for NNX (an empty tuple), `(variables,)` for
+    Linen, `(params, ranges)` for a function.
+    """
+    if isinstance(target, nnx.QuantizedModel):
+        target.set_parameters(params)
+        target.set_ranges(ranges)
+        return ()
+    if isinstance(target, linen.QuantizedLinen):
+        return ({**params[0], linen.RANGES: ranges},)
+    return params, ranges

@@ -30,6 +30,7 @@ NAMES = [
     "load",
     "losses",
     "optim",
+    "ptq",
     "quantize",
 ]
 EXPORT_NAMES = [
@@ -40,6 +41,7 @@ ANALYZE_NAMES = [
     *("Difference", "Differences", "Error", "Health", "Score", "Sensitivity", "SiteHealth"),
     *("diff", "health", "sensitivity"),
 ]
+PTQ_NAMES = ["Change", "Report", "correct_biases"]
 
 # What a call of each looks like: a change here is a change for every user.
 SIGNATURES = {
@@ -59,6 +61,7 @@ SIGNATURES = {
     "export.Artifact.run": "(self, *inputs)",
     "int8.combine_gradients": "(gradients, axis_name)",
     "int8.training": "(target, how='row', *example, **example_kwargs)",
+    "ptq.correct_biases": "(target, batches, *state, reference=None, examples=512)",
     "optim.accumulate": "(inner, every)",
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
     "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
@@ -112,6 +115,11 @@ def test_the_names_of_export() -> None:
 def test_the_names_of_analyze() -> None:
     assert jaxq.analyze.__all__ == ANALYZE_NAMES
     assert [name for name in ANALYZE_NAMES if not hasattr(jaxq.analyze, name)] == []
+
+
+def test_the_names_of_ptq() -> None:
+    assert jaxq.ptq.__all__ == PTQ_NAMES
+    assert [name for name in PTQ_NAMES if not hasattr(jaxq.ptq, name)] == []
 
 
 def test_the_lazy_names_are_the_ones_of_export() -> None:

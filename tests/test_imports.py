@@ -23,10 +23,10 @@ LAYERS = [
     ["jaxq.ops"],
     ["jaxq.plan", "jaxq.observers", "jaxq.range_methods"],
     ["jaxq.simulate"],
-    ["jaxq.frontends"],
+    ["jaxq.assign", "jaxq.frontends"],
     ["jaxq.nnx", "jaxq.linen"],
     ["jaxq.quantize"],
-    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.recipe"],
+    ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.ptq", "jaxq.recipe"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export", "jaxq.report"],  # Artifact.report writes what jaxq.report makes of the artifact
     ["jaxq.recipes", "jaxq.cli", "jaxq.__main__"],

@@ -253,13 +253,15 @@ def _shaped(leaf: Any) -> Any:
 class Bound(NamedTuple):
     """A quantized target with its state, in the one form that calibration, analysis and export take.
 
-    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's.
+    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's. statistics: the
+    names of leaves of params that no gradient trains, such as BatchNorm's running mean.
     """
 
     core: Core
     captured: Callable[..., Captured]
     params: Any
     ranges: Mapping[str, Mapping[str, jax.Array]]
+    statistics: frozenset[str] = frozenset()
 
 
 def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:

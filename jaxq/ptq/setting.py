@@ -1,0 +1,112 @@
+"""What a pass works on: parameters, ranges, a float reference, and examples held in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxq.assign import assigned, refusals
+from jaxq.errors import InputError
+from jaxq.frontends.batches import BATCH, chunks
+from jaxq.frontends.core import Bound, check_ranges
+from jaxq.graph import Op
+from jaxq.plan.plan import Plan
+from jaxq.ptq.report import Report
+from jaxq.quantize import bind, given_back, reference_leaves
+from jaxq.simulate.qparams import Ranges
+
+EXAMPLES = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """A bound model with the parameters and ranges that passes have changed so far.
+
+    bound: the target with its state as given. plan: for batches of the size of `data`. leaves, reference: parameters
+    as lists of arrays, those at hand and those that the float targets come from. data: chunks of equal size, each
+    the arrays of the graph's inputs.
+    """
+
+    bound: Bound
+    plan: Plan
+    leaves: list[Any]
+    reference: list[Any]
+    ranges: Ranges
+    data: tuple[tuple[np.ndarray, ...], ...]
+
+    @property
+    def examples(self) -> int:
+        """How many examples are held."""
+        return len(self.data) * len(self.data[0][0])
+
+    @property
+    def weighted(self) -> list[Op]:
+        """The ops whose kernels are integers in the file, in the order of computation."""
+        return [op for op in self.plan.graph.ops if op.name in self.plan.weights]
+
+    def refusals(self, values: Sequence[int]) -> dict[int, str]:
+        """The weights that no parameter of their own sets, and why."""
+        return refusals(self.plan.graph, self.leaves, values, statistics=self.bound.statistics)
+
+    def assigned(self, wanted: Mapping[int, Any]) -> Setting:
+        """With parameters that give these weight values."""
+        if not wanted:
+            return self
+        found = assigned(self.plan.graph, self.leaves, wanted, statistics=self.bound.statistics)
+        return dataclasses.replace(self, leaves=found.params)
+
+
+class Done(NamedTuple):
+    """A setting after a pass, and the pass's report."""
+
+    setting: Setting
+    report: Report
+
+
+def run(
+    step: Callable[[Setting], Done], target: Any, batches: Any, state: Sequence[Any], reference: Any, examples: int
+) -> Any:
+    """Run a pass on a target: NNX changes in place and gets the Report; else the new state comes before it."""
+    setting = prepared(target, batches, state, reference, examples)
+    done = step(setting)
+    params = jax.tree.unflatten(jax.tree.structure(setting.bound.params), done.setting.leaves)
+    back = given_back(target, state, params, done.setting.ranges)
+    report = dataclasses.replace(done.report, reference=_like(setting.bound, done.setting.reference))
+    return (*back, report) if back else report
+
+
+def _like(bound: Bound, leaves: Sequence[Any]) -> Any:
+    """Leaves in the form in which passes and analysis take a reference."""
+    params = jax.tree.unflatten(jax.tree.structure(bound.params), leaves)
+    return params[0] if isinstance(params, tuple) and len(params) == 2 and params[1] == {} else params
+
+
+def prepared(target: Any, batches: Any, state: Sequence[Any], reference: Any, examples: int) -> Setting:
+    """The setting of a calibrated target. Raises InputError for too few examples, RangeError without ranges."""
+    bound = bind(target, *state)
+    data = _held(bound, batches, examples)
+    args, kwargs = bound.core.with_arrays(data[0])
+    plan = bound.captured(*args, **kwargs).plan
+    check_ranges(plan, bound.ranges, bound.core.plans)
+    leaves = jax.tree.leaves(bound.params)
+    ranges = {name: dict(state) for name, state in bound.ranges.items()}
+    return Setting(bound, plan, leaves, reference_leaves(target, bound, reference), ranges, data)
+
+
+def _held(bound: Bound, batches: Any, examples: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """At most `examples` examples in chunks of one size; fewer than a chunk's number may be left out at the end."""
+    found: list[list[np.ndarray]] = []
+    for arrays in chunks(bound, batches, "improve the model on"):
+        found.append(arrays)
+        if sum(len(a[0]) for a in found) >= examples:
+            break
+    if not found:
+        raise InputError("There is no example to improve the model on: the iterable is empty.")
+    whole = [np.concatenate(parts)[:examples] for parts in zip(*found, strict=True)]
+    count = -(-len(whole[0]) // BATCH)
+    size = len(whole[0]) // count
+    return tuple(tuple(a[i * size : (i + 1) * size] for a in whole) for i in range(count))

@@ -1,0 +1,46 @@
+"""Laws of every post-training pass: the file stays equal to the training forward, in every integer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+import jaxq
+import jaxq.export
+from tests.zoo import ZOO, Case
+
+# Each pass as it is called on a calibrated model and data.
+PASSES: Mapping[str, Callable[..., jaxq.ptq.Report]] = {
+    "bias": jaxq.ptq.correct_biases,
+}
+QUICK = {("perceptron", "bias")}
+CASES = [
+    pytest.param(network, name, marks=[pytest.mark.slow] * ((network, name) not in QUICK))
+    for network in ZOO
+    for name in PASSES
+]
+
+
+def quantized(case: Case, recipe: Any) -> Any:
+    args, kwargs = case.first(1)
+    qmodel = jaxq.quantize(case.model, recipe, *args, **kwargs)
+    jaxq.calibrate(qmodel, case.batches, progress=False)
+    return qmodel
+
+
+@pytest.mark.filterwarnings("ignore::jaxq.PrecisionWarning")
+@pytest.mark.parametrize(("name", "passed"), CASES)
+def test_every_integer_is_equal_after_a_pass(name: str, passed: str) -> None:
+    """Law 13: a pass changes parameters and ranges, never the lowering; and its own objective is no worse."""
+    case = ZOO[name]()
+    qmodel = quantized(case, jaxq.Recipe(weights={"bits": 4, "per_channel": False}))  # pyright: ignore[reportArgumentType]
+    report = PASSES[passed](qmodel, case.kwargs or case.args)
+    assert all(change.after <= change.before for change in report.changes)
+    args, kwargs = case.first(7)
+    artifact = jaxq.export.to_tflite(qmodel, verify=kwargs or args, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.differing_integers == {
+        "xnnpack": 0,
+        "reference": 0,
+    }
