@@ -40,6 +40,8 @@ def restore(checkpoints: ocp.CheckpointManager, *modules: Any) -> int:
 
 def make_room(out: pathlib.Path, resume: bool, force: bool) -> None:
     """Refuse a folder that holds an earlier run, unless told to go on with it or to start again. Raises ExportError."""
+    if not resume and (force or not (out / "checkpoints").exists()):
+        (out / "log.jsonl").unlink(missing_ok=True)  # the curves of another run
     earlier = [path for path in (out / "model.tflite", out / "checkpoints") if path.exists()]
     if resume or not earlier:
         return

@@ -29,7 +29,7 @@ import jaxq
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.plan.recipe import Weights
-from jaxq.recipes import checkpoint, identity, images, stepping, train, weights
+from jaxq.recipes import checkpoint, identity, images, pages, stepping, train, weights
 from jaxq.recipes.images import Images
 from jaxq.recipes.notes import Notes
 from jaxq.recipes.train import Training
@@ -111,6 +111,7 @@ class Run:
     mesh: Mesh
     writer: train.Writer
     notes: Notes
+    smoke: bool = False
 
     def inputs(self, count: int | None = None) -> np.ndarray:
         """Test images as they enter the network."""
@@ -127,7 +128,7 @@ def ladder(
     resume: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Climb it; leaves model.tflite, its manifest, log.jsonl and summary.json in `out`. Returns the summary.
+    """Climb it; leaves model.tflite, its manifest and report, log.jsonl and summary.json in `out`. Returns the summary.
 
     Raises InputError and WeightsError for images and weights that are not here, before anything is computed.
     """
@@ -139,7 +140,7 @@ def ladder(
     devices = stepping.mesh_of().size
     identity.claim(out, resume, recipe="finetune", seed=seed, config=config, data=found, devices=devices)
     notes = Notes(out / "summary.json", resume=resume)
-    run = Run(config, out, seed, training, test, stepping.mesh_of(), train.JsonLines(out / "log.jsonl"), notes)
+    run = Run(config, out, seed, training, test, stepping.mesh_of(), train.JsonLines(out / "log.jsonl"), notes, smoke)
     run.notes.add(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
     model.train()
     _train(run, "float", model, config.first)
@@ -180,6 +181,8 @@ def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) 
     artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify), metadata=said)
     artifact.save(run.out / file, force=True)
     _compare(run, name, artifact, logits)
+    shown = None if run.smoke else run.inputs(run.config.verify)
+    print("\n".join(pages.written(artifact, (run.out / file).with_suffix(".html"), run.out, shown)))
 
 
 def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:

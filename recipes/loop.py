@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from jaxq.display.progress import bar
+from jaxq.recipes.writers import Writer
 
 
 @nnx.jit
@@ -47,8 +48,12 @@ def fit(
     steps: int,
     first: int = 0,
     after: Callable[[int], None] = lambda step: None,
+    writer: Writer | None = None,
 ) -> float:
-    """Train on every batch of `data`, with a progress bar; `after(step)` may save. Returns the last loss."""
+    """Train on every batch of `data`, with a progress bar; `after(step)` may save. Returns the last loss.
+
+    `writer` takes the loss of every 20th step.
+    """
     loss = float("nan")
     with bar() as shown:
         task = shown.add_task(title, total=steps, completed=first)
@@ -56,6 +61,8 @@ def fit(
             value = train_step(model, optimizer, images, labels)
             if step % 20 == 0:
                 loss = float(value)
+                if writer is not None:
+                    writer.scalar(f"{title}/loss", loss, step)
             shown.update(task, advance=1, description=f"{title}: loss {loss:.3f}")
             after(step)
     return loss

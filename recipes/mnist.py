@@ -24,8 +24,9 @@ from rich.table import Table
 import jaxq
 from jaxq.export.artifact import Artifact
 from jaxq.export.files import write_whole
-from jaxq.recipes import checkpoint, identity, loop
+from jaxq.recipes import checkpoint, identity, loop, pages
 from jaxq.recipes.data import Split, batches, mnist
+from jaxq.recipes.writers import JsonLines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,10 @@ def target() -> tuple[nnx.Module, np.ndarray]:
 def run(
     out: pathlib.Path, *, seed: int = 0, smoke: bool = False, resume: bool = False, force: bool = False
 ) -> dict[str, Any]:
-    """Train, quantize, fine-tune, export and verify; leaves model.tflite, model.json and summary.json in `out`."""
+    """Train, quantize, fine-tune, export and verify.
+
+    Leaves in `out` model.tflite, its manifest (model.json) and report (model.html), summary.json and log.jsonl.
+    """
     config, console = SMOKE if smoke else Config(), Console()
     checkpoint.make_room(out, resume, force)
     out.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,8 @@ def run(
     artifact.save(out / "model.tflite", force=True)
     write_whole({out / "summary.json": (json.dumps(summary, indent=2) + "\n").encode()})
     _report(console, summary, artifact, out)
+    for line in pages.written(artifact, out / "model.html", out, None if smoke else data.test_images[:64]):
+        console.print(line, highlight=False, soft_wrap=True)
     return summary
 
 
@@ -169,7 +175,8 @@ def _train(
         def save(step: int) -> None:
             checkpoint.save(checkpoints, step, model, optimizer, last=step == steps - 1)
 
-        loop.fit(model, optimizer, stream, title=title, steps=steps, first=first, after=save)
+        writer = JsonLines(folder.parent.parent / "log.jsonl")
+        loop.fit(model, optimizer, stream, title=title, steps=steps, first=first, after=save, writer=writer)
 
 
 def _measured(config: Config, artifact: Artifact, qmodel: Any, data: Split) -> dict[str, Any]:

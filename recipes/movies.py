@@ -27,7 +27,7 @@ from jaxq import Recipe
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.recipes import checkpoint, identity, stepping, weights
+from jaxq.recipes import checkpoint, identity, pages, stepping, weights
 from jaxq.recipes.bert import CONFIGS, SentenceEncoder, SentenceModel, bounded, example
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
@@ -156,6 +156,8 @@ def _quantized(run: Run, policy: str, model: Network) -> None:
     artifact = _written(run, policy, qmodel, config.length)
     (outputs,) = artifact.run(run.test.ids, run.test.mask)
     run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test)})
+    shown = None if config.pretrained is None else resized(run.test, config.length, config.verify)
+    print("\n".join(pages.written(artifact, run.out / f"{policy}.html", run.out, shown)))
     for length in config.lengths:
         _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
 

@@ -10,11 +10,9 @@ step's number alone, so a run that was cut off and resumed equals one that was n
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +25,9 @@ from jax.sharding import Mesh
 import jaxq
 from jaxq.recipes import stepping
 from jaxq.recipes.images import Images
+from jaxq.recipes.writers import JsonLines as JsonLines
+from jaxq.recipes.writers import TensorBoard as TensorBoard
+from jaxq.recipes.writers import Writer as Writer
 
 Preprocess = Callable[[np.ndarray], np.ndarray]
 
@@ -149,38 +150,6 @@ def fit(
 
 
 # --- what is shown and written ------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Writer(Protocol):
-    """Where numbers go: anything with this method. TensorBoard's is `TensorBoard(SummaryWriter(folder))`."""
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Record one number of one step."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorBoard:
-    """A Writer over a SummaryWriter: tensorboardX's, torch's, or any with `add_scalar(name, value, step)`."""
-
-    summary: Any
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Record one number of one step."""
-        self.summary.add_scalar(name, value, step)
-
-
-@dataclasses.dataclass(frozen=True)
-class JsonLines:
-    """A Writer to a file of one JSON object a line; after a resumed run the later line of a step counts."""
-
-    path: pathlib.Path
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Record one number of one step."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "name": name, "value": value}) + "\n")
 
 
 class Report:

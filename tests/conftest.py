@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import pytest
 
 # tflite-micro has wheels for Linux on x86-64 alone.
 MICRO = importlib.util.find_spec("tflite_micro") is not None
+CHROMIUM = shutil.which("chromium") is not None
 collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
+collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 
 def pytest_report_header() -> list[str]:
-    return [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
+    missing = [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
+    return [*missing, *([] if CHROMIUM else ["chromium is not installed: test_report_browser.py is not run"])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.load import load_program
 from jaxq.recipes import checkpoint, data, mnist
+from jaxq.report import read_run
 
 SUMMARY = {
     "float_accuracy",
@@ -54,8 +55,8 @@ def steps_of(out: pathlib.Path, phase: str) -> list[int]:
 # --- a whole run -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_four_files_and_its_checkpoints(finished: pathlib.Path) -> None:
-    files = {"model.json", "model.tflite", "run.json", "summary.json"}
+def test_a_run_leaves_its_files_and_checkpoints(finished: pathlib.Path) -> None:
+    files = {"log.jsonl", "model.html", "model.json", "model.tflite", "run.json", "summary.json"}
     assert {path.name for path in finished.iterdir()} == {"checkpoints", *files}
     assert steps_of(finished, "float") == steps_of(finished, "qat") == [0, 3]
 
@@ -69,6 +70,16 @@ def test_the_summary(finished: pathlib.Path) -> None:
     assert all(0 <= summary[f"{stage}_accuracy"] <= 1 for stage in ("float", "ptq", "qat", "artifact"))
     assert summary["tflite_bytes"] == (finished / "model.tflite").stat().st_size
     assert summary["step_ratio"] is None  # a smoke run measures no speed
+
+
+def test_the_report_shows_the_ladder_and_the_curves_of_the_run(finished: pathlib.Path) -> None:
+    run = read_run(finished)
+    summary = summary_of(finished)
+    stages = ("float", "ptq", "qat", "artifact")
+    assert [a.value for a in run.ladder] == [summary[f"{stage}_accuracy"] for stage in stages]
+    assert [(p.phase, p.curve, p.step) for p in run.points] == [("float", "loss", 0), ("int8 QAT", "loss", 0)]
+    page = (finished / "model.html").read_text()
+    assert "Every integer of the file is the one that was trained" in page and 'data-table="curves:loss"' in page
 
 
 def test_the_file_and_its_manifest_belong_together(finished: pathlib.Path) -> None:
@@ -120,7 +131,7 @@ def test_ctrl_c_leaves_no_part_of_a_file_and_keeps_the_checkpoint(tmp_path: path
     code, printed = interrupted(out)
     assert code == 130, printed
     assert "interrupted; to go on from the last checkpoint" in printed
-    assert {path.name for path in out.iterdir()} == {"checkpoints", "run.json"}
+    assert {path.name for path in out.iterdir()} == {"checkpoints", "log.jsonl", "run.json"}
     steps = steps_of(out, "float")
     assert steps and steps[0] == 0
     model = mnist.DigitNet(mnist.Config().width, nnx.Rngs(7))

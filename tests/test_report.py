@@ -30,6 +30,7 @@ from jaxq.report import page, tensors, verdict
 from jaxq.report.document import Content, Histogram
 from jaxq.report.exported import report_content
 from jaxq.report.layout import layout
+from jaxq.report.run import ladder
 from jaxq.report.toml import toml
 from jaxq.report.views import views
 
@@ -300,6 +301,12 @@ def test_a_run_gives_its_ladder_and_curves(tmp_path: pathlib.Path, content: Cont
     assert report.three_lines(dataclasses.replace(content, run=run))[1].startswith("float 90.00 %, int8 QAT 80.00 %; ")
 
 
+def test_of_a_run_with_a_measure_every_share_is_a_stage() -> None:
+    found = {"measure": "accuracy", "seed": 0, "float": 0.86, "int8 qat": 0.85, "int8 bytes": 7}
+    assert [a.stage for a in ladder(found)] == ["float", "int8 qat"]
+    assert ladder({**found, "measure": "correlation"}) == ()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"has no summary.json and no log.jsonl"):
         report.read_run(tmp_path)
@@ -376,9 +383,6 @@ def test_a_manifest_of_another_file_counts_for_nothing(artifact: Artifact, tmp_p
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
     module: str, package: str, artifact: Artifact, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("jaxq.report.page", "jaxq.report.charts"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.delattr(report, name.rpartition(".")[2], raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExportError, match=rf"needs the package {package}.*pip install 'jaxq\[report\]'"):
         artifact.report(tmp_path / "a.html")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 
@@ -19,9 +20,14 @@ from jaxq.report.model_explorer import node_data as node_data
 from jaxq.report.run import read_run as read_run
 from jaxq.report.verdict import three_lines as three_lines
 
-__all__ = ["Content", "content", "node_data", "read_run", "three_lines", "write"]
+__all__ = ["Content", "content", "missing_package", "node_data", "read_run", "three_lines", "write"]
 
 NEEDED = {"altair": "altair", "jinja2": "jinja2", "vl_convert": "vl-convert-python"}
+
+
+def missing_package() -> str | None:
+    """The first package of the extra `jaxq[report]` that is not installed; None where all are."""
+    return next((package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None), None)
 
 
 def write(path: str | os.PathLike[str], content: Content, *, force: bool = False) -> pathlib.Path:
@@ -43,12 +49,11 @@ def write(path: str | os.PathLike[str], content: Content, *, force: bool = False
 
 
 def _page(content: Content) -> str:
-    try:
-        from jaxq.report.page import page
-    except ModuleNotFoundError as e:
-        if e.name not in NEEDED:
-            raise
+    missing = missing_package()
+    if missing is not None:
         raise ExportError(
-            f"A report needs the package {NEEDED[e.name]}, which is not installed. Run: pip install 'jaxq[report]'"
-        ) from e
+            f"A report needs the package {missing}, which is not installed. Run: pip install 'jaxq[report]'"
+        )
+    from jaxq.report.page import page
+
     return page(content)

@@ -44,8 +44,15 @@ def read_run(folder: pathlib.Path) -> Run:
 
 def ladder(summary: Mapping[str, Any]) -> tuple[Accuracy, ...]:
     """The accuracies of a summary, by stage."""
-    known = [(words, summary[key]) for key, words in STAGES.items() if isinstance(summary.get(key), float | int)]
+    names = STAGES if "measure" not in summary else {key: key for key, value in summary.items() if _is_share(value)}
+    if summary.get("measure", "accuracy") != "accuracy":
+        return ()  # another score, which is no share
+    known = [(words, summary[key]) for key, words in names.items() if isinstance(summary.get(key), float | int)]
     return tuple(Accuracy(words, float(value)) for words, value in known)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 <= value <= 1
 
 
 def points(entries: list[Mapping[str, Any]]) -> tuple[Point, ...]:
