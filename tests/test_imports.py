@@ -29,6 +29,7 @@ LAYERS = [
     ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.ptq", "jaxq.recipe"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export", "jaxq.report"],  # Artifact.report writes what jaxq.report makes of the artifact
+    ["jaxq.snippets"],
     ["jaxq.recipes", "jaxq.cli", "jaxq.__main__"],
 ]
 
@@ -41,7 +42,7 @@ WALLS = {
     "flatbuffers": ["export/flatbuffer/*"],
     "ai_edge_litert": ["export/runtimes/litert.py", "export/runtimes/worker.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
-    "jinja2": ["report/page.py"],
+    "jinja2": ["report/page.py", "snippets/render.py"],
     "tflite_micro": ["export/runtimes/tflm.py"],
     "vl_convert": ["report/charts.py"],
     "tensorflow": [],

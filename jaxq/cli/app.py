@@ -25,6 +25,7 @@ from jaxq.cli import (
     proof,
     report,
     sensitivity,
+    snippet,
     train,
     verify,
     weights,
@@ -143,7 +144,7 @@ def _options(
 
 COMMANDS = (
     *(plan.plan, train.train, export.export, verify.verify),
-    *(sensitivity.sensitivity, report.report),
+    *(sensitivity.sensitivity, report.report, snippet.snippet),
     *(diff.diff, inspect.inspect, lint.lint, check.check, bench.bench, infer.infer, weights.weights, proof.proof),
 )
 for _command in COMMANDS:

@@ -15,7 +15,6 @@ from jaxq.cli.metadata import lines
 from jaxq.cli.output import Result, Table
 from jaxq.display.text import shortened
 from jaxq.errors import FormatError
-from jaxq.export.metadata import Metadata
 from jaxq.export.program import Operator, Program, Tensor, describe
 
 SHOWN = 5  # faults of a file that cannot be evaluated
@@ -33,11 +32,12 @@ def inspect(file: options.TFLite, python: Python = False, json: options.Json = F
     its metadata says.
     """
     from jaxq.export.evaluate.load import load_program
-    from jaxq.export.flatbuffer.metadata import read_metadata
+    from jaxq.snippets import render
 
     program = load_program(file)
     if python:
-        return _program(program, read_metadata(file.read_bytes(), program))
+        text = render(file.read_bytes(), "python", file.name)
+        return Result({"python": text}, [text.rstrip("\n")])
     data = {**_as_data(file, program), **_described(file, program)}
     return Result(data, [_head(data), *_oddities(program), *data.pop("said"), *_tables(data, program)])
 
@@ -68,19 +68,6 @@ def _described(file: pathlib.Path, program: Program) -> dict[str, Any]:
     if metadata is None:
         return {"described": None, "said": []}
     return {"described": dataclasses.asdict(metadata), "said": ["\n".join(lines(metadata))]}
-
-
-def _program(program: Program, metadata: Metadata | None) -> Result:
-    from jaxq.export.io_formulas import described, formula, snippet
-    from jaxq.export.metadata import completed
-
-    ends = [[formula(program.tensors[i].name, program.tensors[i]) for i in end]
-            for end in (program.inputs, program.outputs)]  # fmt: skip
-    if metadata is not None:
-        metadata = completed(metadata, program)
-        ends = [described(ends[0], metadata.inputs), described(ends[1], metadata.outputs)]
-    text = snippet(*ends)
-    return Result({"python": text}, [text.rstrip("\n")])
 
 
 def _as_data(file: pathlib.Path, program: Program) -> dict[str, Any]:

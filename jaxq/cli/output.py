@@ -40,7 +40,10 @@ def show(blocks: Sequence[str | Table]) -> None:
 
     console = Console()
     for block in blocks:
-        console.print(printable(block) if isinstance(block, str) else _rich(block), markup=False, highlight=False)
+        if isinstance(block, str):  # a line is broken by the terminal alone: programs and commands are copied
+            console.print(printable(block), markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(_rich(block))
 
 
 def warn(message: str) -> None:
