@@ -128,8 +128,9 @@ def ladder(
     resume: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Climb it; leaves model.tflite, its manifest and report, log.jsonl and summary.json in `out`. Returns the summary.
+    """Climb it; leaves model.tflite, its manifest and report, log.jsonl and summary.json in `out`.
 
+    Returns the summary, and under "report" lines about its page.
     Raises InputError and WeightsError for images and weights that are not here, before anything is computed.
     """
     checkpoint.make_room(out, resume, force)
@@ -153,7 +154,7 @@ def ladder(
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
     print(table(run.notes.found))
-    return run.notes.found
+    return run.notes.found | {"report": run.notes.report}
 
 
 def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int) -> tuple[Images, Images]:
@@ -182,7 +183,7 @@ def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) 
     artifact.save(run.out / file, force=True)
     _compare(run, name, artifact, logits)
     shown = None if run.smoke else run.inputs(run.config.verify)
-    print("\n".join(pages.written(artifact, (run.out / file).with_suffix(".html"), run.out, shown)))
+    run.notes.report += pages.written(artifact, (run.out / file).with_suffix(".html"), run.out, shown)
 
 
 def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:

@@ -119,9 +119,8 @@ def run(
     artifact.save(out / "model.tflite", force=True)
     write_whole({out / "summary.json": (json.dumps(summary, indent=2) + "\n").encode()})
     _report(console, summary, artifact, out)
-    for line in pages.written(artifact, out / "model.html", out, None if smoke else data.test_images[:64]):
-        console.print(line, highlight=False, soft_wrap=True)
-    return summary
+    shown = None if smoke else data.test_images[:64]
+    return summary | {"report": pages.written(artifact, out / "model.html", out, shown)}
 
 
 def _data(config: Config, seed: int) -> Split:

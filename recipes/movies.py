@@ -124,7 +124,7 @@ def ladder(
     for policy in config.policies:
         _quantized(run, policy, model)
     _report(Console(), run.notes.found)
-    return run.notes.found
+    return run.notes.found | {"report": run.notes.report}
 
 
 def fine_tuned(run: Run) -> Network:
@@ -157,7 +157,7 @@ def _quantized(run: Run, policy: str, model: Network) -> None:
     (outputs,) = artifact.run(run.test.ids, run.test.mask)
     run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test)})
     shown = None if config.pretrained is None else resized(run.test, config.length, config.verify)
-    print("\n".join(pages.written(artifact, run.out / f"{policy}.html", run.out, shown)))
+    run.notes.report += pages.written(artifact, run.out / f"{policy}.html", run.out, shown)
     for length in config.lengths:
         _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
 

@@ -11,10 +11,14 @@ from jaxq.export.files import write_whole
 
 
 class Notes:
-    """`found`, and the file that holds it as JSON: of an earlier run, where this one resumes it."""
+    """`found`, and the file that holds it as JSON: of an earlier run, where this one resumes it.
+
+    `report`: lines about the pages that this run wrote, for the terminal; not in the file.
+    """
 
     def __init__(self, file: pathlib.Path, *, resume: bool) -> None:
         self.file = file
+        self.report: list[str] = []
         self.found: dict[str, Any] = json.loads(file.read_text()) if resume and file.is_file() else {}
 
     def add(self, **found: Any) -> None:

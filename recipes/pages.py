@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 from jaxq import report
@@ -24,6 +26,7 @@ def written(artifact: Artifact, page: pathlib.Path, run: pathlib.Path, examples:
     missing = report.missing_package()
     if missing is not None:
         return [f"no report: {missing} is not installed. Run: pip install 'jaxq[report]'"]
-    content = report_content(artifact, page, examples, run=run, progress=False)
+    command = [shlex.join(["jaxq", *sys.argv[1:]])] if sys.argv[1:2] == ["train"] else []
+    content = report_content(artifact, page, examples, run=run, progress=False, commands=command)
     report.write(page, content, force=True)
     return [*(f"  {line}" for line in report.three_lines(content)), f"report: {page}"]

@@ -66,7 +66,10 @@ def train(
             raise
         again = going_on(recipe, folder, smoke, seed, given)
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
-    return Result({"recipe": plain_name(recipe), "out": folder, "summary": summary}, [_table(summary)])
+    said = {name: value for name, value in summary.items() if name != "report"}
+    lines = summary.get("report", [])
+    data = {"recipe": plain_name(recipe), "out": folder, "summary": said, "report": lines}
+    return Result(data, [_table(said), *(["\n".join(lines)] if lines else [])])
 
 
 def going_on(recipe: str, out: pathlib.Path, smoke: bool, seed: int, given: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,8 +43,9 @@ def report_content(
     *,
     run: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    commands: Sequence[str] = (),
 ) -> Content:
-    """What the page at `path` says of an artifact."""
+    """What the page at `path` says of an artifact; `commands` come first of those that repeat it."""
     arrays = [] if examples is None else first_examples(artifact, examples)
     plan = artifact.proof.frozen.plan if artifact.proof is not None else None
     name = path.with_suffix(".tflite").name
@@ -58,7 +60,7 @@ def report_content(
         run=None if run is None else report.read_run(pathlib.Path(run)),
         recipe="" if plan is None else toml(plan.recipe),
         plan="" if plan is None else str(plan),
-        commands=[f"jaxq verify {name} --random 8", f"jaxq inspect {name}", f"jaxq lint {name}"],
+        commands=[*commands, f"jaxq verify {name} --random 8", f"jaxq inspect {name}", f"jaxq lint {name}"],
     )
 
 
