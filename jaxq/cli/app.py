@@ -17,6 +17,8 @@ from jaxq.cli import (
     bench,
     check,
     diff,
+    doctor,
+    explain,
     export,
     infer,
     inspect,
@@ -144,7 +146,7 @@ def _options(
 
 COMMANDS = (
     *(plan.plan, train.train, export.export, verify.verify),
-    *(sensitivity.sensitivity, report.report, snippet.snippet),
+    *(sensitivity.sensitivity, report.report, snippet.snippet, doctor.doctor, explain.explain),
     *(diff.diff, inspect.inspect, lint.lint, check.check, bench.bench, infer.infer, weights.weights, proof.proof),
 )
 for _command in COMMANDS:
