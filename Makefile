@@ -4,7 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 DEMO := jaxq train recipes/mnist --out build/demo --force
-NEWEST_TESTS := -m "not slow" $(addprefix tests/test_,$(addsuffix .py,tour exact kernels capture))
+NEWEST_TESTS := -m "not slow" --little-effort $(addprefix tests/test_,$(addsuffix .py,tour exact kernels capture))
 NEWEST := 3.14 3.13 3.12
 GOAL := $(MAKECMDGOALS)
 SOURCES := jaxq export recipes tests benchmarks
@@ -20,7 +20,7 @@ demo: .venv/stamp ## train, quantize, export and verify a small model
 	.venv/bin/$(DEMO)
 
 test: .venv/stamp ## every test that takes seconds
-	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" --little-effort
 
 test-all: .venv/stamp ## the slow ones too
 	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile

@@ -1,5 +1,8 @@
 """Golden texts: `golden(name, text)` compares with tests/golden/; `pytest --update-golden` writes them anew.
 
+Effort: `make test` gives `--little-effort`, with which XLA compiles without most optimizations, except for the modules
+of `FULL_EFFORT`, whose laws are about the last bit of what the training forward computes. `make test-all` does not.
+
 Tiers: `make test` leaves out what is marked slow, in the source or by `slow_cases.txt`, which names one case a line. Of
 each law some cases stay in the quick tier; docs/testing.md says which. `make test-all` runs everything.
 """
@@ -9,9 +12,11 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.effort import little_effort
 
 # tflite-micro has wheels for Linux on x86-64 alone.
 MICRO = importlib.util.find_spec("tflite_micro") is not None
@@ -20,6 +25,7 @@ collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+FULL_EFFORT = ("test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
 SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 
@@ -30,12 +36,19 @@ def pytest_report_header() -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts of tests/golden/ anew")
+    parser.addoption("--little-effort", action="store_true", help="compile without most optimizations")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in SLOW_CASES:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def effort(request: pytest.FixtureRequest) -> Iterator[None]:
+    with little_effort(request.config.getoption("--little-effort") and request.path.stem not in FULL_EFFORT):
+        yield
 
 
 @pytest.fixture

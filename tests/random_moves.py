@@ -312,6 +312,7 @@ MOVES: dict[str, Move] = {
     "multiply weight": _with(jnp.multiply, middle=1.0),
     "negative": _each(jnp.negative),
     "pad": _pad,
+    "prelu": _with(lambda x, slope: jnp.where(x >= 0, x, slope * x)),
     "relu": _each(jax.nn.relu),
     "relu6": _each(jax.nn.relu6),
     "repeat": _repeat,
