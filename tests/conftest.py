@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def effort(request: pytest.FixtureRequest) -> Iterator[None]:
-    with little_effort(request.config.getoption("--little-effort") and request.path.stem not in FULL_EFFORT):
+    with little_effort(bool(request.config.getoption("--little-effort")) and request.path.stem not in FULL_EFFORT):
         yield
 
 
