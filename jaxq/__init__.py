@@ -9,6 +9,7 @@ from jaxq import int8 as int8
 from jaxq import losses as losses
 from jaxq import optim as optim
 from jaxq import ptq as ptq
+from jaxq import search as search
 from jaxq.calibrate import calibrate as calibrate
 from jaxq.errors import JaxqError as JaxqError
 from jaxq.errors import PrecisionWarning as PrecisionWarning
@@ -41,6 +42,7 @@ __all__ = [
     "optim",
     "ptq",
     "quantize",
+    "search",
 ]
 
 

@@ -32,6 +32,7 @@ NAMES = [
     "optim",
     "ptq",
     "quantize",
+    "search",
 ]
 EXPORT_NAMES = [
     *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
@@ -66,6 +67,19 @@ SIGNATURES = {
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
     "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
     "optim.qat_schedule": "(float_rate, steps, *, share=0.01)",
+    "search.mixed": ("(target, batches, *state, budget, labels=None, loss=None, choices=('w4', 'w8'), progress=True)"),
+    "search.ranges": (
+        "(target, batches, *state, labels=None, loss=None, methods=('minmax', 'percentile', 'mse', 'entropy'), "
+        "progress=True)"
+    ),
+    "search.rollback": (
+        "(target, batches, *state, max_drop, labels=None, metric=None, reference=None, choices=('a16', 'float'), "
+        "progress=True)"
+    ),
+    "search.tune": (
+        "(target, batches, *state, max_drop, labels=None, metric=None, calibration=None, methods=('minmax', 'mean', "
+        "'percentile', 'mse', 'entropy'), choices=('a16', 'float'), progress=True)"
+    ),
     "FakeQuant.__init__": "(self, low=-6.0, high=6.0)",
 }
 
@@ -120,6 +134,11 @@ def test_the_names_of_analyze() -> None:
 def test_the_names_of_ptq() -> None:
     assert jaxq.ptq.__all__ == PTQ_NAMES
     assert [name for name in PTQ_NAMES if not hasattr(jaxq.ptq, name)] == []
+
+
+def test_the_names_of_search() -> None:
+    assert jaxq.search.__all__ == ["Found", "mixed", "ranges", "rollback", "tune"]
+    assert [name for name in jaxq.search.__all__ if not hasattr(jaxq.search, name)] == []
 
 
 def test_the_lazy_names_are_the_ones_of_export() -> None:

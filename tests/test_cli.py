@@ -128,7 +128,7 @@ def test_help_is_plain_in_a_pipe_and_names_every_command():
     assert found.code == 0 and found.err == ""
     assert "  plan         Print how a model will be quantized.\n" in found.out
     commands = ("plan", "train", "export", "verify", "diff", "inspect", "lint", "check", "bench", "infer", "weights")
-    assert "\n  sensitivity " in found.out
+    assert all(f"\n  {name} " in found.out for name in ("search", "sensitivity", "tune"))
     assert "\n  proof " in found.out
     assert all(f"\n  {name} " in found.out for name in commands)
 
@@ -485,6 +485,36 @@ def test_sensitivity_misused(folder: pathlib.Path):
     np.save(folder / "few.npy", np.arange(3))
     found = refused(1, "sensitivity", *given, "--labels", folder / "few.npy")
     assert "the first with 3 labels" in found and "holds 70 examples" in found
+
+
+# --- search and tune ----------------------------------------------------------------------------------------
+
+
+def test_search_writes_a_recipe_that_quantizes(folder: pathlib.Path):
+    out = folder / "found.toml"
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy")
+    found = call("search", *given, "--budget", "100%", "--out", out)
+    assert found.code == 0 and f"wrote {out}: --recipe {out}" in found.out and "the file: at most " in found.out
+    assert call("plan", f"{folder}/models.py:net", "--recipe", out).code == 0
+    assert refused(1, "search", *given, "--ranges", "--out", out).startswith(f"{out} exists (")
+    found = call("search", *given, "--ranges", "--json")
+    assert found.json["complete"] and found.json["recipe"]["activations"]["calibration"] == found.json["method"]
+
+
+def test_tune_and_rollback(folder: pathlib.Path):
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy", "--max-drop", "100")
+    found = call("tune", *given, "--json")
+    assert found.code == 0 and found.json["reached"] and set(found.json["metrics"]) >= {"minmax", "mse", "entropy"}
+    found = call("search", *given)
+    assert found.code == 0 and "with 0 taken back" in found.out
+
+
+def test_search_misused(folder: pathlib.Path):
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy")
+    assert refused(2, "search", *given).startswith("Give one of --budget 2.5MB, --max-drop 0.5 and --ranges.")
+    assert refused(1, "search", *given, "--budget", "1KB").startswith("--budget 1KB is 1,000 bytes; the file has ")
+    found = refused(2, "search", *given, "--budget", "1MB", "--out", "found.json")
+    assert found.startswith("--out found.json must end in .toml: it is a recipe.")
 
 
 # --- diff ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ LAYERS = [
     ["jaxq.nnx", "jaxq.linen"],
     ["jaxq.quantize"],
     ["jaxq.calibrate", "jaxq.optim", "jaxq.analyze", "jaxq.int8", "jaxq.losses", "jaxq.ptq", "jaxq.recipe"],
+    ["jaxq.search"],
     ["jaxq"],  # the package's own __init__: the public names. It covers no submodule, so that a new one needs a row.
     ["jaxq.export", "jaxq.report"],  # Artifact.report writes what jaxq.report makes of the artifact
     ["jaxq.snippets"],

@@ -15,6 +15,7 @@ import numpy as np
 from jaxq.calibrate import range_of, weight_range
 from jaxq.errors import RangeError
 from jaxq.plan.plan import Group, Plan
+from jaxq.plan.precision import is_copy
 from jaxq.range_methods import METHODS
 from jaxq.simulate.qparams import Ranges
 from jaxq.simulate.weights import weight_values
@@ -30,12 +31,15 @@ def transferred(old: Plan, ranges: Ranges, new: Plan, params: Sequence[Any]) -> 
 
     Raises: RangeError for a tensor that has no range in `old`: the recipe writes it as other ops do.
     """
-    found = {g.name: _of_group(old, ranges, g) for g in new.groups.values() if g.has_range}
+    copies = {op.name: new.graph.site_names[op.inputs[0]] for op in new.graph.ops if is_copy(op)}
+    found = {g.name: _of_group(old, ranges, g, copies) for g in new.groups.values() if g.has_range}
     return {**found, **_of_weights(old, ranges, new, params)}
 
 
-def _of_group(old: Plan, ranges: Ranges, group: Group) -> dict[str, jax.Array]:
-    before = next((old.groups[old.group_of[m]] for m in group.members if m in old.group_of), None)
+def _of_group(old: Plan, ranges: Ranges, group: Group, copies: Mapping[str, str]) -> dict[str, jax.Array]:
+    """copies: of each tensor that is a float op's result in integers, that result's site."""
+    names = [copies.get(member, member) for member in group.members]
+    before = next((old.groups[old.group_of[name]] for name in names if name in old.group_of), None)
     if before is None or before.name not in ranges:
         raise RangeError(
             f"{group.name} has no range in the plan that was calibrated: the recipe writes its op as others. "

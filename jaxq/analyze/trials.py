@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +53,8 @@ class Trials:
         captured = [self._captured(batch) for batch in self.batches]
         check_ranges(captured[0].plan, bound.ranges, bound.core.plans)
         self.ranges: Ranges = {name: dict(r) for name, r in bound.ranges.items()}
-        self.wanted = self._labels(labels, size) if labels is not None else self._float_results(captured)
+        self.floats = self._float_results(captured)
+        self.wanted = self._labels(labels, size) if labels is not None else self.floats
 
     @property
     def plan(self) -> Plan:
@@ -73,11 +74,26 @@ class Trials:
           recipe: another recipe for the same model.
           ranges: of that recipe; by default the model's own, carried over.
         """
+        return self._over(measure, self.results(recipe, ranges))
+
+    def float_measured(self, measure: Measure | None) -> float:
+        """A measure of the float model."""
+        return self._over(measure, self.floats)
+
+    def _over(self, measure: Measure | None, results: Iterable[Any]) -> float:
         read, found = _noise if measure is None else functools.partial(_mean, measure), []
-        for result, wanted in zip(self.results(recipe, ranges), self.wanted, strict=True):
+        for result, wanted in zip(results, self.wanted, strict=True):
             found.append(Sums(*(np.asarray(a, np.float64) for a in read(result, wanted))))
         top, bottom = (np.sum(arrays, axis=0) for arrays in zip(*found, strict=True))
         return float(np.mean(top / np.maximum(bottom, np.finfo(np.float64).tiny)))
+
+    def planned(self, recipe: Recipe) -> Plan:
+        """The plan of the model by another recipe. Raises PlanError."""
+        return self._captured(self.batches[0]).under(recipe).plan
+
+    def carried(self, recipe: Recipe) -> Ranges:
+        """The ranges of the model under another recipe. Raises PlanError, RangeError."""
+        return transferred(self.plan, self.ranges, self.planned(recipe), self._evaluator.params)
 
     def results(self, recipe: Recipe | None = None, ranges: Ranges | None = None) -> Iterator[Any]:
         """The model's result on every batch. Raises PlanError, RangeError."""

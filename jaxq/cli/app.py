@@ -26,6 +26,7 @@ from jaxq.cli import (
     plan,
     proof,
     report,
+    search,
     sensitivity,
     snippet,
     train,
@@ -147,6 +148,7 @@ def _options(
 COMMANDS = (
     *(plan.plan, train.train, export.export, verify.verify),
     *(sensitivity.sensitivity, report.report, snippet.snippet, doctor.doctor, explain.explain),
+    *(search.search, search.tune),
     *(diff.diff, inspect.inspect, lint.lint, check.check, bench.bench, infer.infer, weights.weights, proof.proof),
 )
 for _command in COMMANDS:

@@ -6,6 +6,7 @@ that call (cached), so any batch size works; the plan's names are the same each 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -262,6 +263,18 @@ class Bound(NamedTuple):
     params: Any
     ranges: Mapping[str, Mapping[str, jax.Array]]
     statistics: frozenset[str] = frozenset()
+
+
+def replanned(bound: Bound, recipe: Recipe) -> Bound:
+    """The same model with another recipe. Its ranges are `bound`'s own, those of sites that it did not have are new."""
+    core = copy.copy(bound.core)
+    core.recipe, core.findings, core._captured = recipe, (), {}  # pyright: ignore[reportPrivateUsage]
+
+    def captured(*args: Any, **kwargs: Any) -> Captured:
+        found = bound.captured(*args, **kwargs)
+        return core._captured.setdefault(id(found), found.under(recipe))  # pyright: ignore[reportPrivateUsage]
+
+    return Bound(core, captured, bound.params, {**initial_ranges(captured()), **bound.ranges})
 
 
 def initial_ranges(captured: Captured) -> dict[str, dict[str, jax.Array]]:
