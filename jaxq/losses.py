@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
+from jaxq.simulate.oscillations import dampening as dampening
 
 
 def distilled(

@@ -20,6 +20,7 @@ from jaxq.gradients.optim import accumulate as accumulate
 from jaxq.gradients.optim import scale_by_deviation as scale_by_deviation
 from jaxq.gradients.statistics import is_gradient_state
 from jaxq.range_methods import RangeMethod, State, is_range, method_of
+from jaxq.simulate.oscillations import freeze_oscillations as freeze_oscillations
 
 
 class PartitionState(NamedTuple):

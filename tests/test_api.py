@@ -65,6 +65,8 @@ SIGNATURES = {
     "ptq.correct_biases": "(target, batches, *state, reference=None, examples=512)",
     "optim.accumulate": "(inner, every)",
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
+    "losses.dampening": "(params, plan)",
+    "optim.freeze_oscillations": "(inner, plan, *, threshold=0.02, momentum=0.01)",
     "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
     "optim.qat_schedule": "(float_rate, steps, *, share=0.01)",
     "search.mixed": ("(target, batches, *state, budget, labels=None, loss=None, choices=('w4', 'w8'), progress=True)"),
