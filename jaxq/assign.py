@@ -80,7 +80,7 @@ def assigned(
       [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     """
     chosen = _chosen(graph, params, tuple(wanted), frozenset(statistics))
-    kept = weight_values(graph, params) if len(chosen) > len(wanted) else {}
+    kept = computed(graph, tuple(v for v, _ in chosen if v not in wanted), tuple(params))
     full = {v: jnp.asarray(wanted[v] if v in wanted else kept[v], jnp.float32) for v, _ in chosen}
     leaves, errors, unreached = _solved(graph, chosen, tuple(params), full, jnp.float32(tolerance))
     for value, leaf in chosen:
@@ -94,8 +94,8 @@ def refusals(
 ) -> dict[int, str]:
     """The weights that `assigned` would refuse, wanted together, each with the error's text. Changes nothing."""
     kept, found = _compatible(graph, params, tuple(values), frozenset(statistics))
-    env = weight_values(graph, params)
     chosen = _chosen(graph, params, kept, frozenset(statistics))
+    env = computed(graph, tuple(v for v, _ in chosen), tuple(params))
     moved = {v: jnp.asarray(env[v], jnp.float32) for v, _ in chosen}
     moved |= {v: moved[v] * _probe(moved[v].shape) for v in kept}
     _, errors, _ = _solved(graph, chosen, tuple(params), moved, jnp.float32(TOLERANCE))
@@ -122,6 +122,13 @@ def _compatible(
         else:
             kept = (*kept, value)
     return kept, found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def computed(graph: Graph, values: tuple[int, ...], params: tuple[Any, ...]) -> dict[int, Any]:
+    """Some weight values, compiled together."""
+    env = weight_values(graph, params) if values else {}
+    return {v: env[v] for v in values}
 
 
 def _probe(shape: tuple[int, ...]) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +83,8 @@ class Quantized(NamedTuple):
         return self.params, self.ranges
 
 
-def quantized(recipe: Any = W4) -> Quantized:
+@functools.cache
+def quantized(recipe: jaxq.Recipe = W4) -> Quantized:
     """The function's network, calibrated on its inputs."""
     q = jaxq.quantize(function, recipe, params(), inputs()[:1])
     return Quantized(

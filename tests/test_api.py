@@ -42,15 +42,17 @@ ANALYZE_NAMES = [
     *("Difference", "Differences", "Error", "Health", "Score", "Sensitivity", "SiteHealth"),
     *("diff", "health", "sensitivity"),
 ]
-PTQ_NAMES = ["Change", "Report", "correct_biases"]
+PTQ_NAMES = [
+    *("Change", "Report", "correct_biases", "equalize", "gptq", "improve", "reestimate", "round_weights", "smooth"),
+]
 
 # What a call of each looks like: a change here is a change for every user.
 SIGNATURES = {
     "quantize": "(target, recipe='int8', *example, **example_kwargs)",
     "calibrate": "(target, batches, *state, overwrite=False, progress=True)",
     "load": "(source, *, family='xnnpack', machine='aarch64')",
-    "analyze.diff": "(target, batches, *state, progress=True)",
-    "analyze.health": "(target, batches, *state)",
+    "analyze.diff": "(target, batches, *state, reference=None, progress=True)",
+    "analyze.health": "(target, batches, *state, reference=None)",
     "analyze.sensitivity": (
         "(target, batches, *state, labels=None, loss=None, choices=('w4', 'a16', 'float'), progress=True)"
     ),
@@ -63,6 +65,14 @@ SIGNATURES = {
     "int8.combine_gradients": "(gradients, axis_name)",
     "int8.training": "(target, how='row', *example, **example_kwargs)",
     "ptq.correct_biases": "(target, batches, *state, reference=None, examples=512)",
+    "ptq.equalize": "(target, batches, *state, reference=None, examples=512)",
+    "ptq.gptq": "(target, batches, *state, reference=None, examples=512)",
+    "ptq.improve": "(target, batches, *state, passes=None, examples=512, reference=None, steps=2000)",
+    "ptq.reestimate": "(target, batches, *state, reference=None, examples=512)",
+    "ptq.round_weights": (
+        "(target, batches, *state, reference=None, examples=512, steps=2000, rate=0.01, drop=0.0, seed=0)"
+    ),
+    "ptq.smooth": "(target, batches, *state, alpha=0.5, reference=None, examples=512)",
     "optim.accumulate": "(inner, every)",
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
     "losses.dampening": "(params, plan)",

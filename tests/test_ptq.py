@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +15,14 @@ from tests.zoo import ZOO, Case
 # Each pass as it is called on a calibrated model and data.
 PASSES: Mapping[str, Callable[..., jaxq.ptq.Report]] = {
     "bias": jaxq.ptq.correct_biases,
+    "equalize": jaxq.ptq.equalize,
+    "gptq": jaxq.ptq.gptq,
+    "improve": functools.partial(jaxq.ptq.improve, passes=["equalize", "round", "bias", "norm"], steps=20),
+    "norm": jaxq.ptq.reestimate,
+    "round": functools.partial(jaxq.ptq.round_weights, steps=20),
+    "smooth": jaxq.ptq.smooth,
 }
-QUICK = {("perceptron", "bias")}
+QUICK = {("perceptron", "bias"), ("tied", "gptq")}
 CASES = [
     pytest.param(network, name, marks=[pytest.mark.slow] * ((network, name) not in QUICK))
     for network in ZOO

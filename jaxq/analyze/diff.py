@@ -18,31 +18,38 @@ from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
 from jaxq.frontends.core import Bound, check_ranges
 from jaxq.plan.plan import Plan
-from jaxq.quantize import bind
+from jaxq.quantize import bind, reference_leaves
 from jaxq.simulate.qparams import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
 
 
-def diff(target: Any, batches: Any, *state: Any, progress: bool = True) -> Differences:
+def diff(target: Any, batches: Any, *state: Any, reference: Any = None, progress: bool = True) -> Differences:
     """Say of every integer tensor how far the training forward is from the float reading, and whose doing it is.
 
     Args:
       target: what `jaxq.quantize` gave, calibrated.
       batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
       state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+      reference: the parameters of the float reading, by default those at hand: for NNX a module or its `nnx.state`,
+        for Linen variables, for a function params. After a pass of `jaxq.ptq` or after training the parameters at hand
+        are no float model any more: give those of before, or a pass's `report.reference`.
       progress: show a progress bar.
 
-    Raises: InputError for empty data, NaN, or a recipe of floats; RangeError for a model without ranges.
+    Raises: InputError for empty data, NaN, a recipe of floats, or a reference of another model; RangeError for a model
+    without ranges.
     """
     bound = bind(target, *state)
     refuse_floats(bound)
-    return compare(bound, chunks(bound, batches, "compare"), progress)
+    leaves = reference_leaves(target, bound, reference)
+    return compare(bound, chunks(bound, batches, "compare"), progress, leaves)
 
 
-def compare(bound: Bound, chunked: Iterable[Sequence[np.ndarray]], progress: bool) -> Differences:
-    """As `diff`, of arrays in the order of the graph's inputs, some examples at a time."""
-    gathered, examples = _Gathered(), 0
+def compare(
+    bound: Bound, chunked: Iterable[Sequence[np.ndarray]], progress: bool, reference: list[Any] | None = None
+) -> Differences:
+    """As `diff`, of arrays in the order of the graph's inputs, some examples at a time. reference: leaves."""
+    gathered, examples = _Gathered(reference or jax.tree.leaves(bound.params)), 0
     with bar(progress) as shown:
         task = shown.add_task("comparing", total=None)
         for arrays in chunked:
@@ -66,7 +73,8 @@ def refuse_floats(bound: Bound) -> None:
 class _Gathered:
     """Sums so far, by tensor and kind of error, in float64."""
 
-    def __init__(self) -> None:
+    def __init__(self, reference: list[Any]) -> None:
+        self.reference = reference
         self.plan: Plan | None = None
         self.sums: dict[str, dict[str, np.ndarray]] = {}
         self._compiled: dict[int, Any] = {}
@@ -78,7 +86,7 @@ class _Gathered:
         if id(plan) not in self._compiled:
             self._compiled[id(plan)] = jax.jit(functools.partial(_summed, plan))
         ranges = {n: dict(r) for n, r in bound.ranges.items()}
-        found = self._compiled[id(plan)](jax.tree.leaves(bound.params), ranges, list(arrays))
+        found = self._compiled[id(plan)](jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
         for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():
             before = self.sums.get(site, {})
             self.sums[site] = {kind: _merged(before.get(kind), now) for kind, now in sums.items()}
@@ -90,9 +98,11 @@ class _Gathered:
         return tuple(_difference(site, kind, self.sums[site]) for site, kind in kinds.items() if site in self.sums)
 
 
-def _summed(plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]) -> dict[str, Any]:
+def _summed(
+    plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any], reference: Sequence[Any]
+) -> dict[str, Any]:
     """By site and kind `(sum e, sum |e|, sum e^2, max |e|, elements)`; sums still one for each row of each example."""
-    return {site: _sums_of(found) for site, found in parts(plan, params, ranges, arrays).items()}
+    return {site: _sums_of(found) for site, found in parts(plan, params, ranges, arrays, reference).items()}
 
 
 def _sums_of(found: Parts) -> dict[str, tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from jaxq.frontends.core import Captured, check_ranges
 from jaxq.numerics.rounding import carrier_bounds, true_divide
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.findings import Finding
-from jaxq.quantize import bind
+from jaxq.quantize import bind, reference_leaves
 from jaxq.simulate.forward import reals, simulate
 from jaxq.simulate.qparams import Ranges
 
@@ -76,13 +76,14 @@ class Health:
         return "\n".join([table, f"{end}; {self.examples} examples", *(f"{f}. {f.remedy}" for f in self.findings)])
 
 
-def health(target: Any, batches: Any, *state: Any) -> Health:
+def health(target: Any, batches: Any, *state: Any, reference: Any = None) -> Health:
     """Say of every integer tensor what share its range clips and how many channels are dead.
 
     Args:
       target: what `jaxq.quantize` gave, calibrated.
       batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
       state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+      reference: the parameters of the float reading, by default those at hand; see `jaxq.analyze.diff`.
 
     It costs a float and an integer forward, compiled once for each size of a batch. Raises InputError for empty data,
     NaN, or a recipe of floats; RangeError for a model without ranges.
@@ -91,12 +92,12 @@ def health(target: Any, batches: Any, *state: Any) -> Health:
     refuse_floats(bound)
     sums: dict[str, tuple[Any, ...]] = {}
     order: list[str] = []
-    ranges = {n: dict(r) for n, r in bound.ranges.items()}
+    ranges, floats = {n: dict(r) for n, r in bound.ranges.items()}, reference_leaves(target, bound, reference)
     for arrays in chunks(bound, batches, "look at"):
         args, kwargs = bound.core.with_arrays(arrays)
         captured = bound.captured(*args, **kwargs)
         check_ranges(captured.plan, bound.ranges, bound.core.plans)
-        found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays))
+        found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays), floats)
         sums = {name: _merged(sums.get(name), now) for name, now in found.items()}
         examples += len(arrays[0])
         graph = captured.plan.graph
@@ -113,14 +114,14 @@ def _compiled(captured: Captured) -> Any:
 
 
 def _looked_at(
-    captured: Captured, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]
+    captured: Captured, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any], reference: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """By site: how many numbers there are and how many are clipped, and which channels are zero throughout."""
     plan, found = captured.plan, {}
     carried: dict[int, Carrier] = {}
     simulate(plan, params, ranges, arrays, carried.__setitem__)
     weighted = {v for op in plan.graph.ops if op.name in plan.weights for v in op.outputs}
-    for value, real in reals(plan, params, arrays).items():
+    for value, real in reals(plan, reference, arrays).items():
         if (group := plan.group(value)) is None:
             continue
         q, outside = carried[value].q, _outside(real, carried[value], group.scheme.bits)

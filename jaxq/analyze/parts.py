@@ -64,19 +64,32 @@ class Parts(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What is the same for every op: the plan, weight values, scales and zero points by group, trained ranges."""
+    """What is the same for every op: the plan, weight values, those of the float reference, scales and zero points by
+    group, trained ranges.
+    """
 
     plan: Plan
     env: Mapping[int, Any]
+    reference: Mapping[int, Any]
     parameters: Mapping[str, QParams]
     ranges: Ranges
 
 
-def parts(plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any]) -> dict[str, Parts]:
-    """The parts of every integer tensor's error by its site's name, in the order of computation. Can be jitted."""
+def parts(
+    plan: Plan,
+    params: Sequence[Any],
+    ranges: Ranges,
+    arrays: Sequence[Any],
+    reference: Sequence[Any] | None = None,
+) -> dict[str, Parts]:
+    """The parts of every integer tensor's error by its site's name, in the order of computation. Can be jitted.
+
+    reference: the parameters of the float reading F; by default `params`.
+    """
     env = weight_values(plan.graph, params)
-    known = _Known(plan, env, {n: qparams(g, ranges, env, plan) for n, g in plan.groups.items()}, ranges)
-    real = reals(plan, params, arrays)
+    floats = env if reference is None else weight_values(plan.graph, reference)
+    known = _Known(plan, env, floats, {n: qparams(g, ranges, env, plan) for n, g in plan.groups.items()}, ranges)
+    real = reals(plan, params if reference is None else reference, arrays)
     carried: dict[int, Carrier] = {}
     simulate(plan, params, ranges, arrays, carried.__setitem__)
     found = {v: _entering(plan, v, real[v], carried[v]) for v in plan.graph.inputs if v in carried}
@@ -98,7 +111,7 @@ def _made(known: _Known, op: Op, real: Mapping[int, Any], carried: Mapping[int, 
     simulate(plan, (), ranges, [real[v] for v in plan.graph.inputs], alone.__setitem__)
     fed = [alone[v].real if v in alone else real[v] for v in plan.graph.inputs]
     exact = reals(_with_constants(plan, _on_grid(known, op)), (), fed)
-    float_weights = reals(plan, (), fed)
+    float_weights = reals(_with_constants(plan, {v: known.reference[v] for v in plan.graph.constants}), (), fed)
     return {
         v: _parts(plan, v, real[v], carried[v], alone[v].q, exact[v], float_weights[v])
         for v in op.outputs

@@ -31,6 +31,7 @@ TrainedRanges = Literal["clip", "frozen", "learned", "lsq", "lsq+", "tqt"]  # of
 Ranges = Literal[TrainedRanges, "ema"]  # `jaxq.range_methods.METHODS`
 WeightRanges = Literal["follow", "frozen", "learned"]
 Percent = float
+Pass = Literal["equalize", "smooth", "round", "gptq", "bias", "norm"]  # `jaxq.ptq.improve.PASSES`
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +99,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     range; a state that leaves a streaming model and enters it again. input, output: the element type at the file's
     two ends. carrier: what integers ride in while training ("bfloat16" on an accelerator is exact and fast).
     backward: how gradients of contractions are quantized in training, None for float gradients; the forward pass
-    and the file do not depend on it.
+    and the file do not depend on it. passes: what `jaxq.ptq.improve` runs after calibration.
     """
 
     name: str = "custom"
@@ -111,6 +112,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ties: tuple[tuple[str, ...], ...] = ()
     carrier: Literal["float32", "bfloat16"] = "float32"
     backward: Backward | None = None
+    passes: tuple[Pass, ...] = ()
 
     @property
     def floats(self) -> bool:
@@ -176,6 +178,8 @@ def _convert(values: Mapping[str, Any], where: str) -> Recipe:
 def _checked(recipe: Recipe, where: str) -> Recipe:
     target_named(recipe.target)
     _check_backward(recipe.backward, where)
+    if {"round", "gptq"} <= set(recipe.passes):
+        raise RecipeError(f'In {where}: passes has "round" and "gptq", which choose the same integers. Keep one.')
     for percentile in (
         recipe.activations.percentile,
         *(r.percentile for r in recipe.rules if r.percentile is not None),

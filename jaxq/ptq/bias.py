@@ -65,7 +65,7 @@ def _correct(walk: Walk, op: Op, refused: dict[int, str]) -> Change:
     if value in refused:
         return Change(op.name, _largest(before, size), _largest(before, size), f"left alone. {refused[value]}")
     old = walk.weights[value]
-    walk.weights[value] = jnp.asarray(old, jnp.float32) + jnp.asarray(before, jnp.float32)
+    walk.weights[value] = np.asarray(old, np.float32) + before.astype(np.float32)
     after, _ = _mean_error(measure, walk, op, pairs)
     if _largest(after, size) > _largest(before, size):  # the greater bias raised the scale (LARGEST_BIAS)
         walk.weights[value], after = old, before

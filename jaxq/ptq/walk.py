@@ -7,6 +7,7 @@ an op makes up for what the ops before it did wrong, and the float reference's i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.assign import computed
 from jaxq.graph import Op
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
@@ -40,10 +42,9 @@ class Walk:
 
     def __init__(self, setting: Setting) -> None:
         self.plan, self.ranges = _standing(setting)
-        values = _weights_read(self.plan)
-        read = jax.jit(lambda leaves: {v: a for v, a in weight_values(self.plan.graph, leaves).items() if v in values})
-        self.weights: dict[int, Any] = dict(read(setting.leaves))
-        self.reference: dict[int, Any] = dict(read(setting.reference))
+        read = functools.partial(computed, setting.plan.graph, _weights_read(self.plan))
+        self.weights: dict[int, Any] = dict(read(tuple(setting.leaves)))
+        self.reference: dict[int, Any] = dict(read(tuple(setting.reference)))
         self.position = 0
         enter = self._segment(())
         self.held = [enter(dict(zip(self.plan.graph.inputs, a, strict=True)), None) for a in setting.data]
@@ -68,9 +69,9 @@ class Walk:
         x_scale, largest = self.ranges[group.name]["scale"], self.plan.arithmetic[op.name].largest_bias
         return lambda w, bias: quantized_weight(w, bias, scheme, x_scale, trained, largest)
 
-    def of(self, op: Op, weights: Mapping[int, Any]) -> tuple[jax.Array, jax.Array]:
+    def of(self, op: Op, weights: Mapping[int, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of an op among weight values, in float32."""
-        w, bias = (jnp.asarray(weights[v], jnp.float32) for v in op.inputs[1:])
+        w, bias = (np.asarray(weights[v], np.float32) for v in op.inputs[1:])
         return w, bias
 
     def _segment(self, ops: Sequence[Op]) -> Callable[[Held, Held | None], tuple[Held, Held]]:
@@ -118,9 +119,10 @@ def _with(plan: Plan, constants: Mapping[int, Any]) -> Plan:
     return dataclasses.replace(plan, graph=dataclasses.replace(plan.graph, constants=constants))
 
 
-def _weights_read(plan: Plan) -> frozenset[int]:
+def _weights_read(plan: Plan) -> tuple[int, ...]:
     """Every value that an op reads and that is no activation."""
-    return frozenset(v for op in plan.graph.ops for v in op.inputs if v not in plan.graph.activations)
+    activations = plan.graph.activations
+    return tuple(dict.fromkeys(v for op in plan.graph.ops for v in op.inputs if v not in activations))
 
 
 def _standing(setting: Setting) -> tuple[Plan, Ranges]:
