@@ -274,6 +274,19 @@ def test_export_as_text_warns_when_unproven(folder: pathlib.Path, tmp_path: path
     assert found.err.startswith("warning: the file is not verified. Give --verify data.npy")
 
 
+def test_export_after_passes(folder: pathlib.Path, tmp_path: pathlib.Path):
+    net, data = f"{folder}/models.py:function", folder / "vectors.npy"
+    arguments = ("--calibrate", data, "--passes", "norm,bias", "--verify", data)
+    found = call("export", net, "--out", tmp_path / "net.tflite", *arguments)
+    assert found.code == 0, found.err
+    assert "improve: bias, norm" in found.out and "dB after" in found.out
+    assert "training forward, aarch64: 0 of" in found.out
+    message = refused(2, "export", net, "--out", tmp_path / "b.tflite", "--passes", "bias")
+    assert "--passes needs --calibrate data.npy" in message
+    message = refused(2, "export", net, "--out", tmp_path / "b.tflite", "--calibrate", data, "--passes", "bais")
+    assert "There is no pass 'bais'. Did you mean 'bias'?" in message
+
+
 def trained(folder: pathlib.Path) -> Any:
     """A quantized Net unlike the one that models.py makes."""
     namespace: dict[str, Any] = {}

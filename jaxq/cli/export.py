@@ -13,13 +13,20 @@ from jaxq.cli.data import read_arrays, refuse_non_finite
 from jaxq.cli.failures import usage
 from jaxq.cli.metadata import MetadataFile, read_metadata_file
 from jaxq.cli.output import Result, Table, warn
-from jaxq.cli.quantized import quantized, with_ranges
+from jaxq.cli.quantized import improved, passes_named, quantized, with_ranges
 from jaxq.cli.targets import load_target
 
 Out = Annotated[
     pathlib.Path, typer.Option("--out", metavar="FILE.tflite", show_default=False, help="The file to write.")
 ]
 Verify = Annotated[pathlib.Path | None, options.data_option("--verify", "Inputs to prove the file on")]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        "--passes", metavar="A,B", show_default=False,
+        help="Post-training passes to run on the data of --calibrate: equalize, smooth, round, gptq, bias, norm.",
+    ),
+]  # fmt: skip
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 AllowMismatch = Annotated[
     bool, typer.Option("--allow-mismatch", help="Write the file also when an integer differs; its certificate says so.")
@@ -32,6 +39,7 @@ def export(
     recipe: options.Recipe = "int8",
     checkpoint: options.Checkpoint = None,
     calibrate: options.Calibrate = None,
+    passes: Passes = None,
     verify: Verify = None,
     metadata: MetadataFile = None,
     force: Force = False,
@@ -45,7 +53,9 @@ def export(
     """
     _refuse_early(out, force)
     said = None if metadata is None else read_metadata_file(metadata)
+    named = passes_named(passes, calibrate)
     q = with_ranges(quantized(load_target(target), recipe), checkpoint, calibrate)
+    q, report = improved(q, calibrate, named)
     from jaxq.export import to_tflite
 
     artifact = to_tflite(
@@ -58,7 +68,9 @@ def export(
     elif not artifact.certificate.ok:
         warn("an integer differs from the training forward's; written because of --allow-mismatch.")
     data = {"file": out, "manifest_file": out.with_suffix(".json"), **artifact.manifest}
-    return Result(data, [_summary(data), *([] if artifact.certificate is None else [str(artifact.certificate)])])
+    data |= {} if report is None else {"passes": report.as_dict()}
+    said_of = [str(part) for part in (report, artifact.certificate) if part is not None]
+    return Result(data, [_summary(data), *said_of])
 
 
 def _refuse_early(out: pathlib.Path, force: bool) -> None:

@@ -81,5 +81,35 @@ def with_ranges(q: Quantized, checkpoint: pathlib.Path | None, calibration: path
     return q._replace(state=() if given is None else (*q.state[:-1], given))
 
 
+def passes_named(passes: str | None, calibration: pathlib.Path | None) -> tuple[str, ...] | None:
+    """The post-training passes of `--passes a,b`; None without the option. Raises a usage error."""
+    from jaxq.errors import InputError
+    from jaxq.ptq.improve import in_order
+
+    if passes is None:
+        return None
+    if calibration is None:
+        raise usage("--passes needs --calibrate data.npy: the inputs that the passes look at.")
+    try:
+        return in_order(passes.split(","))
+    except InputError as e:
+        raise usage(f"--passes {passes}: {e}") from e
+
+
+def improved(q: Quantized, calibration: pathlib.Path | None, passes: tuple[str, ...] | None) -> tuple[Quantized, Any]:
+    """The model after these passes, by default the recipe's, and their report; None where there are none."""
+    import jaxq
+
+    names = q.plan.recipe.passes if passes is None else passes
+    if not names or calibration is None:
+        return q, None
+    *state, report = _as_tuple(jaxq.ptq.improve(q.model, _batches(calibration), *q.state, passes=names))
+    return q._replace(state=tuple(state)), report
+
+
+def _as_tuple(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
 def _batches(path: pathlib.Path) -> Iterable[tuple[Any, ...]]:
     return (tuple(batch) for batch in chunks(read_arrays(path)))

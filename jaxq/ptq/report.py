@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from jaxq.display.text import aligned
@@ -51,12 +52,16 @@ class Report:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values; an SQNR that is not finite is null."""
         return {
             "name": self.name,
             "objective": self.objective,
             "examples": self.examples,
             "changes": [dataclasses.asdict(c) for c in self.changes],
             "parts": [part.as_dict() for part in self.parts],
-            "sqnr": [{"output": name, "before": before, "after": after} for name, before, after in self.sqnr],
+            "sqnr": [{"output": n, "before": _finite(a), "after": _finite(b)} for n, a, b in self.sqnr],
         }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
