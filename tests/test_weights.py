@@ -69,7 +69,7 @@ def test_a_tensor_may_be_stored_transposed_or_be_a_part() -> None:
         (b"(ios\nsystem\n", "the instruction INST builds more than tensors"),
         (text("os") + text("system") + b"\x93", "the instruction STACK_GLOBAL builds more than tensors"),
         (b"ctorch\nFloatStorage\n)R", "a call of 'torch FloatStorage'"),
-        (b"K\x01", "'w' is 1, no tensor"),
+        (b"K\x01", "it holds no tensor"),
         (tensor((2, 3), (4, 1)), r"shape \(2, 3\) with strides \(4, 1\), which has gaps or overlaps"),
         (tensor((2, 4), (4, 1)), "w reads the numbers 0 to 8 of 6"),
         (tensor((2, 3), (3, 1), offset=-1), "a tensor of no storage, or of a negative size"),

@@ -21,6 +21,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "report": ("jaxq report, jaxq snippet", ("altair", "jinja2", "vl-convert-python")),
     "tensorflow": ("TFLiteConverter as a baseline in benchmarks", ("tensorflow",)),
     "text": ("sentences for jaxq infer and the movie recipes", ("tokenizers",)),
+    "weights": ("weight files of Keras and ONNX", ("h5py", "onnx")),
     "vela": ("jaxq check --compile for Ethos-U", ("ethos-u-vela",)),
 }  # fmt: skip
 # Not of an extra: what it is for, and how to get it.

