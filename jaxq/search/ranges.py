@@ -79,7 +79,7 @@ def ranges(
         except KeyboardInterrupt:
             complete = False
     recipe = with_method(trials.recipe, start)
-    rules = (Rule(exactly(site), calibration=method) for site, method in used.items())  # pyright: ignore
+    rules = (Rule(exactly(site), calibration=method) for site, method in used.items())  # pyright: ignore[reportArgumentType]
     recipe = msgspec.structs.replace(recipe, rules=(*recipe.rules, *rules))
     rows = [("all", m, f"{whole[m]:.6g}") for m in methods] + [(s, m, "") for s, m in used.items()]
     rows.append(("each its own", "", f"{least:.6g}"))
