@@ -10,6 +10,8 @@ each law some cases stay in the quick tier; docs/testing.md says which. `make te
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ def pytest_report_header() -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the texts of tests/golden/ anew")
+    parser.addoption("--cpu-times", metavar="DIR", help="append the CPU seconds of each case to a file there: tiers.py")
     parser.addoption("--little-effort", action="store_true", help="compile without most optimizations")
 
 
@@ -43,6 +46,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in SLOW_CASES:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    before = sum(os.times()[:4])
+    try:
+        return (yield)
+    finally:
+        if folder := item.config.getoption("--cpu-times"):
+            _append(pathlib.Path(folder), [item.nodeid, round(sum(os.times()[:4]) - before, 3)])
+
+
+def _append(folder: pathlib.Path, line: list[object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl", "a") as file:
+        file.write(f"{json.dumps(line)}\n")
 
 
 @pytest.fixture(autouse=True, scope="module")
