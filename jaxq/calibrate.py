@@ -17,7 +17,8 @@ from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
-from jaxq.frontends.core import Bound, Captured, check_range_names
+from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured, check_range_names
+from jaxq.frontends.recent import Recent
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
@@ -106,7 +107,7 @@ class _Observed:
         self.captured: Captured | None = None
         self.states: dict[str, Any] = {}
         self.extents: dict[str, Extent] = {}
-        self._jitted: dict[int, Callable[..., Any]] = {}
+        self._jitted = Recent[Callable[..., Any]](CACHED_SHAPES)
 
     def add(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arrays = self.bound.core.arrays(args, kwargs)
@@ -133,9 +134,8 @@ class _Observed:
             self.extents[site] = self.extents[site].merged(extent) if site in self.extents else extent
 
     def _observe(self, captured: Captured) -> Callable[..., Any]:
-        if id(captured) not in self._jitted:
-            self._jitted[id(captured)] = jax.jit(functools.partial(group_values, captured.plan))
-        return self._jitted[id(captured)]
+        # By the plan itself, for the number of one that the core has dropped may be another's.
+        return self._jitted.get(captured, lambda: jax.jit(functools.partial(group_values, captured.plan)))
 
     def finish(self, plan: Plan) -> dict[str, tuple[float, float]]:
         """The range of each group, as its observer finds it."""

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import linen
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges, shapes_of, zeros_of
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
+from jaxq.plan.recipe import Recipe
 
 RANGES = "ranges"
 
@@ -52,7 +53,6 @@ class QuantizedLinen(linen.Module):
     @property
     def plan(self) -> Plan:
         """The plan made from the example, with the findings of the last calibration."""
-        assert self.core.plan is not None
         return dataclasses.replace(self.core.plan, findings=self.findings)
 
     @property
@@ -65,11 +65,11 @@ class QuantizedLinen(linen.Module):
 
     def _captured(self, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
         module = self.module.clone(parent=None)
-        return captured_linen(module, self.core, user, rngs, args, kwargs)
+        return self.core.capture(_target(module, user, rngs), args, kwargs)
 
 
-def captured_linen(module: linen.Module, core: Core, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
-    """The plan of a Linen module for these shapes."""
+def _target(module: linen.Module, user: Any, rngs: Any) -> Target:
+    """A Linen module with its variables and random keys."""
 
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
         variables, keys = state
@@ -79,7 +79,7 @@ def captured_linen(module: linen.Module, core: Core, user: Any, rngs: Any, args:
             return module.apply(variables, *args, rngs=keys, mutable=mutable, **kwargs)[0]
 
     names = [*leaf_names(user, frozenset(user)), *leaf_names({"rngs": rngs})]
-    return core.capture(fn, ("linen", _key(module)), (user, rngs), names, args, kwargs)
+    return Target(fn, ("linen", _key(module)), (user, rngs), names)
 
 
 def _key(value: Any) -> Hashable:
@@ -134,13 +134,15 @@ def takes(target: Any) -> bool:
     return isinstance(target, linen.Module)
 
 
-def quantize_linen(module: linen.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedLinen:
+def quantize_linen(
+    module: linen.Module, recipe: Recipe, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> QuantizedLinen:
     """Quantize a Linen module. Captures it once now, with variables of the right shapes, so that errors come early."""
-    core.remember_example(args, kwargs)
-    core.call = Called(type(module).__call__, skip=1)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *core.zeros()[0], **core.zeros()[1]))
-    core.plan = captured_linen(module, core, shapes, {"dropout": jax.random.key(0)}, *core.example).plan
-    return QuantizedLinen(module, core)
+    example = shapes_of(args, kwargs)
+    zeros, flags = zeros_of(*example)
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *zeros, **flags))
+    target = _target(module, variables, {"dropout": jax.random.key(0)})
+    return QuantizedLinen(module, Core(recipe, Called(type(module).__call__, skip=1), example, target))
 
 
 def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
@@ -149,7 +151,7 @@ def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
 
     def captured(*args: Any, **kwargs: Any) -> Captured:
         args, kwargs = qmodule.core.completed(args, kwargs)
-        return captured_linen(qmodule.module, qmodule.core, user, {}, args, kwargs)
+        return qmodule.core.capture(_target(qmodule.module, user, {}), args, kwargs)
 
     ranges = {n: {k: jnp.asarray(value) for k, value in r.items()} for n, r in variables.get(RANGES, {}).items()}
     statistics = frozenset(leaf_names({k: v for k, v in user.items() if k != "params"}, frozenset(user)))

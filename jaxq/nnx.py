@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
+from jaxq.plan.recipe import Recipe
 from jaxq.simulate.forward import Record
 
 
@@ -31,11 +32,9 @@ class QuantizedModel(nnx.Module):
     `nnx.Optimizer(qmodel, jaxq.optim.partition(...), wrt=nnx.Param)` trains both.
     """
 
-    def __init__(self, model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, model: nnx.Module, core: Core) -> None:
         self.model = model
         self.core = core
-        core.remember_example(args, kwargs)
-        core.call = Called(type(model).__call__, skip=1, result=operator.itemgetter(0))
         ranges = initial_ranges(self.captured())
         self.ranges = nnx.Dict({n: nnx.Dict({k: Range(v) for k, v in r.items()}) for n, r in ranges.items()})
 
@@ -56,13 +55,12 @@ class QuantizedModel(nnx.Module):
     def captured(self, *args: Any, **kwargs: Any) -> Captured:
         """The plan for a call of these shapes, by default the example's."""
         args, kwargs = (args, kwargs) if args or kwargs else self.core.example
-        graphdef, state = nnx.split(self.model)
-        return self.core.capture(_function(graphdef), graphdef, state, leaf_names(state), args, kwargs)
+        return self.core.capture(_target(self.model), args, kwargs)
 
     @property
     def plan(self) -> Plan:
         """The plan made from the example, with the findings of the last calibration."""
-        return dataclasses.replace(self.captured().plan, findings=self.findings)
+        return dataclasses.replace(self.core.plan, findings=self.findings)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -112,9 +110,10 @@ def takes(target: Any) -> bool:
     return isinstance(target, nnx.Module)
 
 
-def quantize_nnx(model: nnx.Module, core: Core, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedModel:
+def quantize_nnx(model: nnx.Module, recipe: Recipe, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedModel:
     """Quantize an `nnx.Module`."""
-    return QuantizedModel(model, core, args, kwargs)
+    called = Called(type(model).__call__, skip=1, result=operator.itemgetter(0))
+    return QuantizedModel(model, Core(recipe, called, (args, kwargs), _target(model)))
 
 
 def bind_nnx(qmodel: QuantizedModel) -> Bound:
@@ -133,6 +132,11 @@ def bind_nnx(qmodel: QuantizedModel) -> Bound:
 def parameters_of(reference: Any) -> Any:
     """The parameters of a float module, or these parameters as they are (an `nnx.State`)."""
     return nnx.state(reference) if isinstance(reference, nnx.Module) else reference
+
+
+def _target(model: nnx.Module) -> Target:
+    graphdef, state = nnx.split(model)
+    return Target(_function(graphdef), graphdef, state, leaf_names(state))
 
 
 def _function(graphdef: Any) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import jax
 
 from jaxq import linen, nnx
 from jaxq.errors import InputError
-from jaxq.frontends.core import Bound, Core
+from jaxq.frontends.core import Bound
 from jaxq.frontends.function import QuantizedFunction, bind_function, quantize_function
 from jaxq.plan.recipe import Recipe, read_recipe
 
@@ -34,11 +34,11 @@ def quantize(
     The model itself is unchanged: its parameters are trained through the simulation, and a float checkpoint loads as
     before.
     """
-    return frontend_of(target)(target, Core(read_recipe(recipe)), example, example_kwargs)
+    return frontend_of(target)(target, read_recipe(recipe), example, example_kwargs)
 
 
 def frontend_of(target: Any) -> Callable[..., Any]:
-    """The function `(target, core, example, example_kwargs) -> quantized` for this kind of target."""
+    """The function `(target, recipe, example, example_kwargs) -> quantized` for this kind of target."""
     if nnx.takes(target):
         return nnx.quantize_nnx
     if linen.takes(target):

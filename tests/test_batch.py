@@ -14,7 +14,9 @@ from flax import nnx
 
 import jaxq
 from jaxq.errors import RangeError
+from jaxq.frontends.core import CACHED_SHAPES
 from jaxq.graph import batch as batches
+from jaxq.quantize import bind
 from tests import sixty_three, zoo
 
 RNG = np.random.default_rng(0)
@@ -251,3 +253,45 @@ def test_a_batch_that_is_written_by_hand_is_kept() -> None:
     """At another batch the resize would run over examples."""
     q = jaxq.quantize(lambda p, x: jax.image.resize(x, (1, 12, 12, 4), "bilinear"), "int8", {}, np.ones((1, 6, 6, 4)))
     assert [op.kind for op in q.plan.graph.ops] == ["RESIZE_BILINEAR"]
+
+
+# --- the plans that are kept ------------------------------------------------------------------------------------------
+
+KERNEL = RNG.normal(size=(4, 2)).astype(np.float32)
+
+
+def dense_layer(face: str) -> tuple[Any, tuple[Any, ...]]:
+    """A calibrated dense layer of one interface, and its state."""
+    if face == "function":
+        q = jaxq.quantize(lambda p, x: x @ p["kernel"], "int8", {"kernel": KERNEL}, X[:1, 0])
+        params = {"kernel": KERNEL}
+        return q, (params, jaxq.calibrate(q, [X[:, 0]], params, q.init(params), progress=False))
+    if face == "linen":
+        q = jaxq.quantize(flax.linen.Dense(2), "int8", X[:1, 0])
+        return q, (jaxq.calibrate(q, [X[:, 0]], q.init(jax.random.key(0), X[:1, 0]), progress=False),)
+    q = jaxq.quantize(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), "int8", X[:1, 0])
+    jaxq.calibrate(q, [X[:, 0]], progress=False)
+    return q, ()
+
+
+def result(q: Any, state: tuple[Any, ...], x: np.ndarray) -> np.ndarray:
+    return np.asarray(q(x) if not state else q.apply(*state, x))
+
+
+@pytest.mark.parametrize("face", ["function", "linen", "nnx"])
+def test_the_seventeenth_shape_drops_the_one_used_least_recently(face: str) -> None:
+    q, state = dense_layer(face)
+    x, bound = np.tile(X[:, 0], (3, 1)), bind(q, *state)
+    before = [result(q, state, x[:n]) for n in (1, 2)]
+    held = {n: bound.captured(x[:n]) for n in range(1, CACHED_SHAPES + 1)}
+    assert CACHED_SHAPES == 16
+    assert bound.captured(x[:1]) is held[1]  # now the one used last
+    bound.captured(x[:17])
+    assert bound.captured(x[:1]) is held[1]
+    again = bound.captured(x[:2])
+    assert again is not held[2]
+    assert len(bound.core.plans) == 1  # of one set of sites
+    assert described(again.plan) == described(held[2].plan) == described(q.plan)
+    np.testing.assert_array_equal(result(q, state, x[:1]), before[0])
+    np.testing.assert_array_equal(result(q, state, x[:2]), before[1])
+    assert result(q, state, x[:17]).shape == (17, 2)

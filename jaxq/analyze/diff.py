@@ -16,7 +16,8 @@ from jaxq.analyze.parts import Parts, parts
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
-from jaxq.frontends.core import Bound, check_ranges
+from jaxq.frontends.core import CACHED_SHAPES, Bound, check_ranges
+from jaxq.frontends.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind, reference_leaves
 from jaxq.simulate.qparams import Ranges
@@ -77,16 +78,16 @@ class _Gathered:
         self.reference = reference
         self.plan: Plan | None = None
         self.sums: dict[str, dict[str, np.ndarray]] = {}
-        self._compiled: dict[int, Any] = {}
+        self._compiled = Recent[Any](CACHED_SHAPES)
 
     def add(self, bound: Bound, arrays: Sequence[np.ndarray]) -> None:
         args, kwargs = bound.core.with_arrays(arrays)
-        plan = self.plan = bound.captured(*args, **kwargs).plan
+        captured = bound.captured(*args, **kwargs)
+        plan = self.plan = captured.plan
         check_ranges(plan, bound.ranges, bound.core.plans)
-        if id(plan) not in self._compiled:
-            self._compiled[id(plan)] = jax.jit(functools.partial(_summed, plan))
+        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan)))
         ranges = {n: dict(r) for n, r in bound.ranges.items()}
-        found = self._compiled[id(plan)](jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
+        found = run(jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
         for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():
             before = self.sums.get(site, {})
             self.sums[site] = {kind: _merged(before.get(kind), now) for kind, now in sums.items()}

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxq.errors import InputError, RangeError
 from jaxq.frontends.call import Call, is_key, places, split_call
+from jaxq.frontends.recent import Recent
 from jaxq.frontends.signature import argument_names, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batch_of
@@ -69,29 +70,40 @@ class Called(NamedTuple):
     result: Callable[[Any], Any] = lambda returned: returned
 
 
-class Core:
-    """Captures, plans and runs one target.
+class Target(NamedTuple):
+    """What is captured: `fn(params, *args, **kwargs)`.
 
-    `fn(params, *args, **kwargs)`; `names` are the paths of the leaves of params.
+    key: tells functions apart (a graph definition, a module). names: the paths of the leaves of params.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    fn: Callable[..., Any]
+    key: Hashable
+    params: Any
+    names: Sequence[str]
+
+
+# How many sets of shapes keep their plans and compiled simulations. One more drops the least recently used one, which
+# is captured anew where it comes again: the same plan.
+CACHED_SHAPES = 16
+
+
+class Core:
+    """Captures, plans and runs one target. `plan` is that of the example, of which shapes and dtypes are kept: what
+    calibration and export default to.
+    """
+
+    def __init__(
+        self, recipe: Recipe, called: Called, example: tuple[Sequence[Any], Mapping[str, Any]], target: Target
+    ) -> None:
         self.recipe = recipe
-        self.plan: Plan | None = None
-        self.example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self.call = Called(lambda *inputs: None)
+        self.call = called
+        self.example = shapes_of(*example)
         self.findings: tuple[Finding, ...] = ()  # what the last calibration found that its ranges cannot hold
         self.calibrated = 0  # the fingerprint of the parameters that it saw
-        self._captured: dict[Hashable, Captured] = {}
-        self._recorded: dict[Hashable, _Recorded] = {}
-
-    def remember_example(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Keep the shapes and dtypes of the example's arrays; they are what `plan` and export default to."""
-        if not split_call(args, kwargs).arrays:
-            raise InputError(
-                'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'
-            )
-        self.example = jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
+        self._captured = Recent[Captured](CACHED_SHAPES)
+        self._recorded = Recent[_Recorded](CACHED_SHAPES)
+        self._by_sites: dict[frozenset[str], Plan] = {}  # is not bounded by shapes: `plans` forgets no site
+        self.plan: Plan = self.capture(target, *self.example).plan
 
     def completed(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Arguments of calibration, verification and export: the example's where there are none; else with the
@@ -104,38 +116,29 @@ class Core:
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        """The plans made so far: a call with other flags than the example's may have other sites."""
-        return tuple(captured.plan for captured in self._captured.values())
+        """A plan for each set of sites met so far: a call with other flags than the example's may have other sites."""
+        return tuple(self._by_sites.values())
 
-    def zeros(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The example as arrays of zeros."""
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, self.example)
-
-    def capture(
-        self, fn: Callable[..., Any], key: Hashable, params: Any, names: Sequence[str], args: Any, kwargs: Any
-    ) -> Captured:
-        """The plan for these shapes. `key` tells functions apart (a graph definition, a module)."""
-        call, leaves = split_call(args, kwargs), jax.tree.leaves(params)
+    def capture(self, target: Target, args: Any, kwargs: Any) -> Captured:
+        """The plan for these shapes."""
+        call, leaves = split_call(args, kwargs), jax.tree.leaves(target.params)
         self.check_names(args, kwargs)
         shapes = tuple(
             (tuple(a.shape), jnp.dtype(a.dtype) if not is_key(a) else a.dtype) for a in (*leaves, *call.arrays)
         )
-        full_key = (key, call.static, shapes)
-        if full_key not in self._captured:
-            self._check_inputs(call.arrays)
-            self._captured[full_key] = self._capture(fn, key, params, names, call)
-        return self._captured[full_key]
+        return self._captured.get((target.key, call.static, shapes), lambda: self._capture(target, call))
 
-    def _capture(
-        self, fn: Callable[..., Any], key: Hashable, params: Any, names: Sequence[str], call: Call
-    ) -> Captured:
-        recorded = _Recorded(fn, params, names, call)
+    def _capture(self, target: Target, call: Call) -> Captured:
+        self._check_inputs(call.arrays)
+        recorded = _Recorded(target, call)
         batch = recorded.batch
-        recorded = self._recorded.setdefault((key, call.static, *recorded.shapes), recorded)
+        recorded = self._recorded.get((target.key, call.static, *recorded.shapes), lambda: recorded)
         graph = recorded.graphs.at(batch)
         structure = recorded.structures[0]
-        graph = self._named(graph, structure, call)
-        return _captured(make_plan(graph, self.recipe), graph, structure, self.call.result)
+        named = self._named(graph, structure, call)
+        found = _captured(make_plan(named, self.recipe), named, structure, self.call.result)
+        self._by_sites.setdefault(frozenset(_states(found.plan)), found.plan)
+        return found
 
     def _named(self, graph: Graph, structure: Any, call: Call) -> Graph:
         """The graph with the user's names of its ends: arguments, and keys of the result."""
@@ -206,9 +209,9 @@ class _Recorded:
     that has as many examples.
     """
 
-    def __init__(self, fn: Callable[..., Any], params: Any, names: Sequence[str], call: Call) -> None:
-        self.fn, self.names, self.call = fn, names, call
-        leaves, self.tree = jax.tree.flatten(params)
+    def __init__(self, target: Target, call: Call) -> None:
+        self.fn, self.names, self.rebuild = target.fn, target.names, call.rebuild
+        leaves, self.tree = jax.tree.flatten(target.params)
         self.leaves, self.inputs = [_canonical(a) for a in leaves], [_canonical(a) for a in call.arrays]
         self.batch = batch_of(a.shape for a in self.inputs) or 1
         self.structures: list[Any] = []  # of the function's result, the same at every batch
@@ -231,7 +234,7 @@ class _Recorded:
 
     def _flat(self, *arrays: Any) -> list[Any]:
         params, inputs = arrays[: len(self.leaves)], arrays[len(self.leaves) :]
-        args, kwargs = self.call.rebuild(inputs)
+        args, kwargs = self.rebuild(inputs)
         out, structure = jax.tree.flatten(self.fn(jax.tree.unflatten(self.tree, params), *args, **kwargs))
         self.structures.append(structure)
         return [jnp.asarray(o) if not is_key(o) else o for o in out]
@@ -245,6 +248,20 @@ def _canonical(array: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an array as JAX will hold it: numpy's float64 is float32 here."""
     dtype = array.dtype if is_key(array) else jax.dtypes.canonicalize_dtype(array.dtype)
     return jax.ShapeDtypeStruct(array.shape, dtype)
+
+
+def shapes_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An example with the shapes and dtypes of its arrays in their place. Raises InputError for one without arrays."""
+    if not split_call(args, kwargs).arrays:
+        raise InputError(
+            'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'
+        )
+    return jax.tree.map(_shaped, (tuple(args), dict(kwargs)))
+
+
+def zeros_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An example with arrays of zeros in the place of its shapes."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype) if hasattr(a, "shape") else a, (args, kwargs))
 
 
 def _shaped(leaf: Any) -> Any:

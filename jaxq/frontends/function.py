@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
+from jaxq.plan.recipe import Recipe
 from jaxq.simulate.qparams import Ranges
 
 
@@ -30,7 +31,6 @@ class QuantizedFunction(NamedTuple):
     @property
     def plan(self) -> Plan:
         """The plan made from the example, with the findings of the last calibration."""
-        assert self.core.plan is not None
         return dataclasses.replace(self.core.plan, findings=self.findings)
 
     @property
@@ -40,16 +40,18 @@ class QuantizedFunction(NamedTuple):
 
 
 def quantize_function(
-    fn: Callable[..., Any], core: Core, example: Sequence[Any], example_kwargs: Mapping[str, Any]
+    fn: Callable[..., Any], recipe: Recipe, example: Sequence[Any], example_kwargs: Mapping[str, Any]
 ) -> QuantizedFunction:
     """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`."""
 
-    core.remember_example(example[1:], example_kwargs)
-    core.call = Called(fn, skip=1)
+    def target(params: Any) -> Target:
+        return Target(fn, fn, params, leaf_names(params))
+
+    core = Core(recipe, Called(fn, skip=1), (example[1:], example_kwargs), target(example[0]))
 
     def captured(params: Any, *args: Any, **kwargs: Any) -> Captured:
         args, kwargs = (args, kwargs) if args or kwargs else core.example
-        return core.capture(fn, fn, params, leaf_names(params), args, kwargs)
+        return core.capture(target(params), args, kwargs)
 
     def init(params: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, jax.Array]]:
         return initial_ranges(captured(params, *args, **kwargs))
@@ -58,7 +60,6 @@ def quantize_function(
         core.check_names(args, kwargs)
         return core.run(captured(params, *args, **kwargs), params, ranges, args, kwargs)
 
-    core.plan = captured(example[0]).plan
     return QuantizedFunction(init, apply, core, captured)
 
 
