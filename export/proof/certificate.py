@@ -23,7 +23,6 @@ from jaxq.ops import OPS
 from jaxq.plan.plan import Plan
 
 FAMILIES = ("xnnpack", "reference")
-QUICKLY = {"xla_backend_optimization_level": 0}  # compiling takes longer than the few examples of a proof
 FLOAT_TOLERANCE = 1e-5  # of float32 operators, whose sums have no prescribed order, by the tensor's largest number
 
 

@@ -12,8 +12,9 @@ from jaxq.export.evaluate.kernels import floats, hybrid
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
 from jaxq.export.program import Operator, Program
-from jaxq.export.proof.certificate import FAMILIES, FLOAT_TOLERANCE, QUICKLY, Tally
+from jaxq.export.proof.certificate import FAMILIES, FLOAT_TOLERANCE, Tally
 from jaxq.export.runtimes.litert import run
+from jaxq.simulate.effort import QUICKLY
 
 Reader = Callable[..., dict[int, jax.Array]]
 

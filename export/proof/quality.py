@@ -23,8 +23,8 @@ import numpy as np
 
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
-from jaxq.export.proof.certificate import QUICKLY
 from jaxq.plan.plan import Plan
+from jaxq.simulate.effort import QUICKLY
 from jaxq.simulate.forward import reals
 
 LEAST_SQNR = 15.0  # decibels

@@ -20,6 +20,7 @@ from jaxq.frontends.core import CACHED_SHAPES, Bound, check_ranges
 from jaxq.frontends.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind, reference_leaves
+from jaxq.simulate.effort import QUICKLY
 from jaxq.simulate.qparams import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
@@ -85,7 +86,7 @@ class _Gathered:
         captured = bound.captured(*args, **kwargs)
         plan = self.plan = captured.plan
         check_ranges(plan, bound.ranges, bound.core.plans)
-        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan)))
+        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan), compiler_options=QUICKLY))
         ranges = {n: dict(r) for n, r in bound.ranges.items()}
         found = run(jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
         for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():
