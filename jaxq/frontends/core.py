@@ -285,11 +285,12 @@ class Bound(NamedTuple):
 def replanned(bound: Bound, recipe: Recipe) -> Bound:
     """The same model with another recipe. Its ranges are `bound`'s own, those of sites that it did not have are new."""
     core = copy.copy(bound.core)
-    core.recipe, core.findings, core._captured = recipe, (), {}  # pyright: ignore[reportPrivateUsage]
+    core.recipe, core.findings = recipe, ()
+    replans = Recent[Captured](CACHED_SHAPES)
 
     def captured(*args: Any, **kwargs: Any) -> Captured:
         found = bound.captured(*args, **kwargs)
-        return core._captured.setdefault(id(found), found.under(recipe))  # pyright: ignore[reportPrivateUsage]
+        return replans.get(found, lambda: found.under(recipe))
 
     return Bound(core, captured, bound.params, {**initial_ranges(captured()), **bound.ranges})
 
