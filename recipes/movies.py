@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -104,11 +105,21 @@ class Run:
 
 
 def ladder(
-    task: Task, config: Config, out: pathlib.Path, *, seed: int = 0, resume: bool = False, force: bool = False
+    task: Task,
+    config: Config,
+    out: pathlib.Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    own: tuple[Sentences, Sentences] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune, quantize, export and verify; leaves .tflite files for each policy and summary.json in `out`."""
+    """Fine-tune, quantize, export and verify; leaves .tflite files for each policy and summary.json in `out`.
+
+    `own`: sentences to train and to test with in the place of the movie sentences.
+    """
     checkpoint.make_room(out, resume, force)
-    train, test = data(task, config)
+    train, test = data(task, config, own)
     out.mkdir(parents=True, exist_ok=True)
     kept = dataclasses.replace(config, policies=())  # each policy has checkpoints of its own
     found, devices = identity.fingerprint((train, test)), stepping.mesh_of().size
@@ -226,12 +237,15 @@ def calibrated(config: Config, policy: str | Recipe, model: Network, train: Data
     return qmodel
 
 
-def data(task: Task, config: Config) -> tuple[Data, Data]:
-    """Sentences to train and to test with, as token ids."""
+def data(task: Task, config: Config, own: tuple[Sentences, Sentences] | None = None) -> tuple[Data, Data]:
+    """Sentences to train and to test with, as token ids: one's own, or movie sentences."""
+    if config.pretrained is None and own is not None:
+        train, test = (_hashed(task, config, sentences) for sentences in own)
+        return train, test
     if config.pretrained is None:
         return _random(task, config, config.train, 0), _random(task, config, config.test, 1)
     settings = tokenizer_json(config.pretrained)
-    sets = zip(movie_sentences(task.least), (config.train, config.test), strict=True)
+    sets = zip(own or movie_sentences(task.least), (config.train, config.test), strict=True)
     train, test = (_encoded(task, config, sentences, n, settings) for sentences, n in sets)
     return train, test
 
@@ -240,6 +254,16 @@ def _encoded(task: Task, config: Config, sentences: Sentences, count: int, setti
     order = np.random.default_rng(0).permutation(len(sentences.texts))[:count]
     tokens = tokenize([sentences.texts[i] for i in order], config.length, settings)
     return Data(tokens.ids, tokens.mask, sentences.ratings[order], _untaught(task, config, len(order)))
+
+
+def _hashed(task: Task, config: Config, of: Sentences) -> Data:
+    """Sentences for an encoder without a vocabulary: a word's id is a hash of it, 0 is padding."""
+    words = [text.split()[: config.length] for text in of.texts]
+    ids = np.array(
+        [[zlib.crc32(w.encode()) % (config.sizes.vocabulary - 1) + 1 for w in row] + [0] * (config.length - len(row))
+         for row in words], np.int32,
+    )  # fmt: skip
+    return Data(ids, ids != 0, of.ratings, _untaught(task, config, len(ids)))
 
 
 def _random(task: Task, config: Config, count: int, seed: int) -> Data:

@@ -24,7 +24,21 @@ Out = Annotated[
 ]
 Data = Annotated[
     pathlib.Path | None,
-    typer.Option("--data", metavar="DIR", show_default=False, help="A folder of images: train/CLASS/, test/CLASS/."),
+    typer.Option(
+        "--data", metavar="PATH", show_default=False,
+        help="A folder of images (train/CLASS/, test/CLASS/), or for text_classifier a .csv, .tsv or .jsonl file.",
+    ),
+]  # fmt: skip
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network", metavar="NAME", show_default=False,
+        help="Of image_classifier: mobilenet_v2 or efficientnet_lite0.",
+    ),
+]  # fmt: skip
+Epochs = Annotated[
+    float | None,
+    typer.Option("--epochs", metavar="N", show_default=False, help="Of image_classifier: passes over the images."),
 ]
 Policy = Annotated[
     str | None,
@@ -35,7 +49,9 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of th
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
 
-LACKS = {"data": "brings its own data", "policy": "has no policies to choose from"}  # options that not all recipes take
+# Options that not all recipes take.
+LACKS = {"data": "brings its own data", "epochs": "has a length of its own",
+         "network": "has one network", "policy": "has no policies to choose from"}  # fmt: skip
 
 
 def train(
@@ -43,6 +59,8 @@ def train(
     out: Out = None,
     data: Data = None,
     policy: Policy = None,
+    network: Network = None,
+    epochs: Epochs = None,
     smoke: Smoke = False,
     seed: Seed = 0,
     force: Force = False,
@@ -56,7 +74,8 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
     run = recipe_module(recipe, "run").run
-    given = {name: value for name, value in {"data": data, "policy": policy}.items() if value is not None}
+    options_given = {"data": data, "policy": policy, "network": network, "epochs": epochs}
+    given = {name: value for name, value in options_given.items() if value is not None}
     for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
         raise usage(f"--{name}: the recipe {recipe} {LACKS[name]}.")
     try:
