@@ -65,8 +65,18 @@ class Artifact:
             compared with our reading for this machine.
           machine: whose `xnnpack` kernels the training forward is compared with, as we read them: "aarch64", "x86_64".
             By default the target's, "aarch64" for `litert`.
+          progress: show a progress bar.
 
-        Raises: ExportError for an operator that a family lacks.
+        Returns:
+          Certificate: how many integers were compared and how many differ, by family. `ok` is the verdict.
+
+        Raises:
+          ExportError: an operator that a family lacks, or an artifact without its model.
+          InputError: empty data, NaN, other shapes.
+
+        Example:
+          >>> artifact.verify(images, families=("reference",), progress=False).ok
+          True
         """
         return self._proven().verify(batches, families, machine or self._proven().machine, progress)
 
@@ -84,9 +94,17 @@ class Artifact:
         Args:
           inputs: the arrays of the model's arguments, in the order of the manifest; of any number of examples.
 
-        Returns: the model's result in the model's structure (a dict, a tuple), None in the place of what is no output
-        of the file; of a model that returns one array a list of one.
-        Raises: InputError for NaN, and for another number of inputs.
+        Returns:
+          The model's result in the model's structure (a dict, a tuple), float32 arrays; None in the place of what is no
+          output of the file; of a model that returns one array a list of one.
+
+        Raises:
+          InputError: NaN, or another number of inputs.
+
+        Example:
+          >>> (logits,) = artifact.run(images)
+          >>> logits.shape
+          (8, 3)
         """
         formulas = self.manifest["inputs"]
         if len(inputs) != len(formulas):
@@ -116,8 +134,13 @@ class Artifact:
           runtime: a node_modules folder with @litertjs/core and @litertjs/wasm-utils, to pack LiteRT's web runtime.
           force: replace a folder that exists.
 
-        Returns: the folder; its README.md says how to run each.
-        Raises: ExportError for a file with float operators, InputError, MismatchError.
+        Returns:
+          The folder; its README.md says how to run each.
+
+        Raises:
+          ExportError: a file with float operators, or a folder that exists.
+          InputError: no examples, more than 64, NaN.
+          MismatchError: the file with uint8 ends, for browsers, computes other integers.
         """
         batches = list(chunks(self._proven().bound, examples, "prove on"))
         arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
@@ -141,24 +164,46 @@ class Artifact:
             against the float model. Without them the page has neither.
           run: a folder that `jaxq train` left, with its accuracies and curves.
           force: replace a page that exists.
+          progress: show a progress bar.
 
-        Returns: the path.
-        Raises: ExportError where it cannot be written or `jaxq[report]` is missing; InputError for other examples.
+        Returns:
+          The path.
+
+        Raises:
+          ExportError: it cannot be written, or `jaxq[report]` is missing.
+          InputError: examples of other shapes, NaN.
         """
         from jaxq.report.exported import write_report
 
         return write_report(self, path, examples, run=run, force=force, progress=progress)
 
     def python(self) -> str:
-        """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas."""
+        """A Python program that runs the file with numpy and ai-edge-litert alone, by the manifest's formulas.
+
+        Returns:
+          The program's text.
+
+        Example:
+          >>> "import numpy as np" in artifact.python()
+          True
+        """
         return snippet(self.manifest["inputs"], self.manifest["outputs"])
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> pathlib.Path:
         """Write the file and, beside it, its manifest (`model.json`): whole, the manifest first.
 
         A process that is killed meanwhile leaves no new model, or the old one beside a manifest that `jaxq verify`
-        finds to be another file's. Of two that write at the same time without `force` one succeeds. Raises ExportError
-        if one of the paths exists and `force` is not given, or cannot be written.
+        finds to be another file's. Of two that write at the same time without `force` one succeeds.
+
+        Args:
+          path: of the file, NAME.tflite.
+          force: replace files that exist.
+
+        Returns:
+          The path.
+
+        Raises:
+          ExportError: one of the paths exists and `force` is not given, or cannot be written.
         """
         target = pathlib.Path(path)
         if target.suffix != ".tflite":
@@ -186,9 +231,24 @@ def to_tflite(
       verify: examples to prove it on; see `Artifact.verify`. Do not leave it out of a release.
       allow_mismatch: give the artifact also when an integer differs; its certificate says so.
       metadata: what the file says of itself: labels, normalization. Its host-side formulas go into the manifest.
+      progress: show a progress bar.
 
-    Raises: RangeError, ExportError, TargetError before anything is written; MismatchError when one integer differs.
-    Warns: PrecisionWarning where outputs of `verify` are far from the float model's (`jaxq.export.proof.quality`).
+    Returns:
+      Artifact: the file's bytes, its manifest and, with `verify`, its certificate. `save` writes them.
+
+    Raises:
+      RangeError: ranges are not calibrated, not finite, or of another plan.
+      ExportError: TFLite cannot express an op, its ranges or its weights.
+      TargetError: the target has no kernel for an op.
+      MismatchError: an integer differs, and `allow_mismatch` is not given.
+
+    Warns:
+      PrecisionWarning: outputs of `verify` are far from the float model's (`jaxq.export.proof.quality`).
+
+    Example:
+      >>> artifact = jaxq.export.to_tflite(qmodel, verify=images, progress=False)
+      >>> artifact.certificate.ok
+      True
     """
     bound = bind(target, *state)
     captured = bound.captured()

@@ -62,6 +62,21 @@ class Metadata:
     ) -> Metadata:
         """Of a network with one image in and one score a class out: its class names, and the normalization
         (pixel - mean) / std that it was trained with, pixels from 0 to 255.
+
+        Args:
+          labels: the classes' names, in the order of the output's last axis.
+          mean: in pixels, one number for all channels or one for each.
+          std: in pixels, in the same form.
+          color: "RGB" or "GRAYSCALE".
+          name: of the model, as apps show it.
+          description: a sentence.
+
+        Returns:
+          Metadata for `jaxq.export.to_tflite`.
+
+        Example:
+          >>> jaxq.export.Metadata.image_classifier(["cat", "dog"], (127.5,), (127.5,)).outputs[0].labels
+          ('cat', 'dog')
         """
         image = TensorMetadata("image", "The image.", tuple(mean), tuple(std), color)
         scores = TensorMetadata("score", "A score for each class.", labels=tuple(labels))

@@ -43,11 +43,20 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
       overwrite: replace ranges that have been set already, by calibration or by training.
       progress: show a progress bar.
 
-    Returns: None (NNX), the variables (Linen) or the ranges (function), as new values.
-    Raises: CalibrationError for empty or non-finite data, for a tensor that is zero throughout, or for ranges already
-    set.
-    Warns: PrecisionWarning, once for each kind of thing that the ranges cannot hold (`jaxq.plan.findings`). The plan
-    lists them from then on, and so does the manifest of an exported file.
+    Returns:
+      None (NNX), the variables (Linen) or the ranges (function), as new values.
+
+    Raises:
+      CalibrationError: empty or non-finite data, a tensor that is zero throughout, or ranges already set.
+
+    Warns:
+      PrecisionWarning: once for each kind of thing that the ranges cannot hold (`jaxq.plan.findings`). The plan lists
+        them from then on, and so does the manifest of an exported file.
+
+    Example:
+      >>> jaxq.calibrate(qmodel, [images], overwrite=True, progress=False)
+      >>> sorted(qmodel.pure_ranges()["input"])
+      ['observed', 'scale', 'zero_point']
     """
     bound = bind(target, *state)
     if not overwrite:

@@ -91,8 +91,16 @@ class QuantizedModel(nnx.Module):
 class FakeQuant(nnx.Module):
     """Simulated int8 quantization with a learned range, for models that place quantizers by hand.
 
-    `low`, `high`: the first range, in real units; it trains from there. Capture keeps it as the range of the tensor
-    it is called on, and the exported tensor has its scale and zero point. Shapes are kept; float in, float out.
+    Capture keeps the range as the range of the tensor it is called on, and the exported tensor has its scale and zero
+    point. Shapes are kept; float in, float out.
+
+    Args:
+      low: where the range begins at first, in real units; it trains from there.
+      high: where it ends at first.
+
+    Example:
+      >>> jaxq.FakeQuant(-1.0, 1.0)(np.ones((2, 3), np.float32)).shape
+      (2, 3)
     """
 
     def __init__(self, low: float = -6.0, high: float = 6.0) -> None:

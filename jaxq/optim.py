@@ -47,14 +47,25 @@ def partition(
     et al. 2020, TQT) with the scale itself stored, so that the number trained is bit for bit the number exported.
 
     Args:
+      weights: the optimizer of the model's parameters.
+      ranges: that of the learned ranges, by default `optax.adam(1e-3)`.
       observe: for this many steps ranges follow the moving min and max of their tensors, then they learn (needs a
-      recipe
-        with `activations.observe` or `ranges = "ema"`).
+        recipe with `activations.observe` or `ranges = "ema"`).
       freeze: from this step on ranges stand still.
       decay: of the moving min and max, `m <- decay m + (1 - decay) batch`. The first steps weigh calibration and each
-      batch
-        equally, `1 / (t + 2)`, so that the average has no bias from its start (TFMOT's starts at +-6 and never
+        batch equally, `1 / (t + 2)`, so that the average has no bias from its start (TFMOT's starts at +-6 and never
         forgets).
+
+    Returns:
+      A transformation whose update needs params: `tx.update(grads, state, params)`. Its state is a PartitionState.
+
+    Raises:
+      ValueError: in update, when params are not given.
+
+    Example:
+      >>> tx = jaxq.optim.partition(optax.adamw(1e-3), freeze=900)
+      >>> int(tx.init({"kernel": jnp.zeros((2, 3))}).step)
+      0
     """
     learner = ranges if ranges is not None else optax.adam(1e-3)
 
@@ -157,5 +168,18 @@ def qat_schedule(float_rate: float, steps: int, *, share: float = 0.01) -> optax
 
     References: Wu et al. 2020, "Integer quantization for deep learning inference", section 5.2 (1 % of the original
     rate).
+
+    Args:
+      float_rate: the largest learning rate of the float training.
+      steps: how many steps the fine-tuning has.
+      share: of `float_rate`, the first rate.
+
+    Returns:
+      A schedule: step -> rate.
+
+    Example:
+      >>> rate = jaxq.optim.qat_schedule(0.1, 1000)
+      >>> f"{rate(0):.6f} {rate(1000):.6f}"
+      '0.001000 0.000010'
     """
     return optax.cosine_decay_schedule(float_rate * share, steps, alpha=0.01)

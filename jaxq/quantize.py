@@ -28,11 +28,21 @@ def quantize(
       target: the model. A plain function is `f(params, *inputs)`, and its example begins with params.
       recipe: a Recipe, the name of a shipped one ("int8"), a dict, or the path of a TOML file.
       example: inputs of the shapes to export, usually one example (`images[:1]`). Only shapes and dtypes are read.
+      example_kwargs: keyword inputs of the model, arrays or static values such as `train=False`.
 
-    Raises: CaptureError for a model that cannot be a static graph; RecipeError; PlanError.
+    Returns:
+      The quantized model, of the target's kind, with its `plan`. The target itself is unchanged: its parameters are
+      trained through the quantized model, and a float checkpoint loads as before.
 
-    The model itself is unchanged: its parameters are trained through the simulation, and a float checkpoint loads as
-    before.
+    Raises:
+      CaptureError: the model is no static graph. The text names the line.
+      RecipeError: the recipe cannot be read, or one of its rules matches nothing (UnmatchedRuleError).
+      PlanError: recipe, graph and target contradict one another.
+
+    Example:
+      >>> qmodel = jaxq.quantize(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "int8", np.zeros((1, 4), np.float32))
+      >>> qmodel.plan.recipe.name
+      'int8'
     """
     return frontend_of(target)(target, read_recipe(recipe), example, example_kwargs)
 

@@ -160,8 +160,10 @@ def load(source: Source, *, family: str = "xnnpack", machine: str = PHONE) -> Lo
       ExportError: the family has no exact kernel for an operator.
 
     Example:
-      >>> fn = jaxq.load(artifact.data)  # doctest: +SKIP
-      >>> (logits,) = fn(fn.quantize_inputs(image)[0])  # doctest: +SKIP
+      >>> fn = jaxq.load(artifact.data)
+      >>> (logits,) = fn(*fn.quantize_inputs(images))
+      >>> logits.shape, str(logits.dtype)
+      ((8, 3), 'int8')
     """
     program = evaluated_program(source)
     evaluate(program, family, machine=machine)  # for its errors

@@ -90,9 +90,15 @@ def diff(
       target, state: as in `to_tflite`.
       batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these.
       file: a .tflite file that should be this model's. It then takes the place of the model's own file.
+      progress: show a progress bar.
 
-    Raises: what `to_tflite` raises; FormatError for a file that is none, InputError for one of other
-    inputs and for a recipe of floats.
+    Returns:
+      Comparison: the links between neighbouring readings, each with its first divergence. `ok` is the verdict.
+
+    Raises:
+      FormatError: `file` is no TFLite file.
+      InputError: `file` has other inputs, or the recipe is one of floats.
+      JaxqError: what `to_tflite` raises.
     """
     refuse_floats(bind(target, *state))
     proof = to_tflite(target, *state, progress=False).proof

@@ -38,8 +38,17 @@ def diff(target: Any, batches: Any, *state: Any, reference: Any = None, progress
         are no float model any more: give those of before, or a pass's `report.reference`.
       progress: show a progress bar.
 
-    Raises: InputError for empty data, NaN, a recipe of floats, or a reference of another model; RangeError for a model
-    without ranges.
+    Returns:
+      Differences: for each tensor its error in steps and its signal to noise ratio in dB, own and inherited. It prints
+      as a table.
+
+    Raises:
+      InputError: empty data, NaN, a recipe of floats, or a reference of another model.
+      RangeError: a model without ranges.
+
+    Example:
+      >>> jaxq.analyze.diff(qmodel, images, progress=False).examples
+      8
     """
     bound = bind(target, *state)
     refuse_floats(bound)

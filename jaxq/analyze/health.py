@@ -85,8 +85,19 @@ def health(target: Any, batches: Any, *state: Any, reference: Any = None) -> Hea
       state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
       reference: the parameters of the float reading, by default those at hand; see `jaxq.analyze.diff`.
 
-    It costs a float and an integer forward, compiled once for each size of a batch. Raises InputError for empty data,
-    NaN, or a recipe of floats; RangeError for a model without ranges.
+    It costs a float and an integer forward, compiled once for each size of a batch.
+
+    Returns:
+      Health: for each tensor its clipped share and its dead channels. It prints as a table.
+
+    Raises:
+      InputError: empty data, NaN, or a recipe of floats.
+      RangeError: a model without ranges.
+
+    Example:
+      >>> found = jaxq.analyze.health(qmodel, images)
+      >>> found.examples, found.channels
+      (8, 3)
     """
     bound, examples = bind(target, *state), 0
     refuse_floats(bound)

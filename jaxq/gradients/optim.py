@@ -28,6 +28,12 @@ def scale_by_deviation(alpha: float = 20.0, floor: float = 0.1) -> optax.Gradien
 
     Returns:
       A transformation without state. Its update needs params, which hold the states.
+
+    Raises:
+      ValueError: in update, when params are not given.
+
+    Example:
+      >>> tx = optax.chain(jaxq.optim.partition(optax.sgd(0.1)), jaxq.optim.scale_by_deviation())
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

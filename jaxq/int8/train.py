@@ -26,6 +26,7 @@ def training(target: Any, how: Backward | str = "row", *example: Any, **example_
         "tensor-sr", "tensor".
       example: inputs of the shapes to train with, usually one example (`images[:1]`); of a function, parameters first.
         Only shapes and dtypes are read.
+      example_kwargs: keyword inputs of the model.
 
     Returns:
       The model in int8. Schemes with a state ("unified", "adaptive") add it to what is trained: `gradients` of an
@@ -38,8 +39,8 @@ def training(target: Any, how: Backward | str = "row", *example: Any, **example_
       RecipeError: a `how` that cannot be read. UnmatchedRuleError: a rule of it that matches nothing.
 
     Example:
-      model = jaxq.int8.training(model, "row", images[:1])
-      optimizer = nnx.Optimizer(model, jaxq.optim.partition(optax.sgd(0.1)), wrt=nnx.Param)
+      >>> model = jaxq.int8.training(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "row", images[:1])
+      >>> optimizer = nnx.Optimizer(model, jaxq.optim.partition(optax.sgd(0.1)), wrt=nnx.Param)
     """
     read = read_backward(how)
     if nnx.takes(target):

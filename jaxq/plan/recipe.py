@@ -35,12 +35,18 @@ Pass = Literal["equalize", "smooth", "round", "gptq", "bias", "norm"]  # `jaxq.p
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7]; with float activations also floats of 32 or 16
-    bits.
+    """Weights: symmetric integers in [-127, 127], of 4 bits in [-7, 7].
 
-    ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
-    calibration: where a learned or frozen scale starts: "max" (max|w| / 127), "mse" (least squared error, by search) or
-    "octav" (the same, by Newton's iteration).
+    Args:
+      bits: 8 or 4; with float activations also 16 or 32, which are floats.
+      per_channel: one scale for each output channel; else one for the tensor.
+      ranges: "follow" (scale = max|w| / 127 at every step), "learned" (a trained scale), or "frozen" (as initialised).
+      calibration: where a learned or frozen scale starts: "max" (max|w| / 127), "mse" (least squared error, by search)
+        or "octav" (the same, by Newton's iteration).
+
+    Example:
+      >>> Recipe(weights=Weights(bits=4)).weights.per_channel
+      True
     """
 
     bits: Literal[4, 8, 16, 32] = 8
@@ -50,16 +56,24 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Activations: one scale and one zero point a tensor. bits = 16: symmetric, where TFLite has kernels
-    for them. bits = 32: floats, nothing of them is quantized; with `dynamic` the device quantizes what convolutions and
-    dense layers read, by the range that it sees.
+    """Activations: one scale and one zero point for each tensor.
 
-    ranges: by gradient, "lsq+" (scale and rounded zero point), of which "learned" is another name, "lsq" (the scale
-    alone), "tqt" (a power of two, by its logarithm), or "clip" (the range's ends, PACT); "frozen"; or "ema" (moving min
-    and max, Jacob et al. 2018). observe: keep the
-    moving min and max up to date in training also when ranges are learned, for `jaxq.optim.partition(observe=n)`.
-    calibration: "minmax", "percentile" (which clips `100 - percentile` per cent at both ends together), "mse" (least
-    squared error), "entropy" (least loss of information, TensorRT's), or "mean" (the average of each batch's extremes).
+    Args:
+      bits: 8; 16, which is symmetric, where TFLite has kernels for it; or 32, floats.
+      dynamic: with 32 bits, the device quantizes what convolutions and dense layers read, by the range that it sees.
+      symmetric: zero point 0.
+      ranges: by gradient, "lsq+" (scale and rounded zero point), of which "learned" is another name, "lsq" (the scale
+        alone), "tqt" (a power of two, by its logarithm), or "clip" (the range's ends, PACT); "frozen"; or "ema" (moving
+        min and max, Jacob et al. 2018).
+      observe: keep the moving min and max up to date in training also when ranges are learned, for
+        `jaxq.optim.partition(observe=n)`.
+      calibration: "minmax", "percentile", "mse" (least squared error), "entropy" (least loss of information,
+        TensorRT's), or "mean" (the average of each batch's extremes).
+      percentile: in (50, 100]; "percentile" clips `100 - percentile` per cent, at both ends together.
+
+    Example:
+      >>> Recipe(activations=Activations(calibration="percentile", percentile=99.9)).activations.bits
+      8
     """
 
     bits: Literal[8, 16, 32] = 8
@@ -74,13 +88,22 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
-    float: run the op in floating point; of dynamic range, without quantizing its input. ranges: as of
-    activations; weights take "learned" and "frozen" of it.
-    symmetric: zero point 0. weight_bits: 4 or 8; with float activations 32 leaves a kernel in float32, and 8 stores
-    in dynamic range also one of fewer than 1,024 elements, which otherwise stays in float32. activation_bits: 8 or
-    16. per_channel: a scale for each output channel of the weights, or one. calibration: how the range of the
-    activations or of the weights is found, as far as the method is for them ("mse" is for both). percentile: for
-    "percentile".
+    Args:
+      match: the glob (`fnmatch`: `*` crosses slashes), such as "head/*".
+      float: run the op in floating point; of dynamic range, without quantizing its input.
+      ranges: as of activations; weights take "learned" and "frozen" of it.
+      symmetric: zero point 0.
+      weight_bits: 4 or 8; with float activations 32 leaves a kernel in float32, and 8 stores in dynamic range also one
+        of fewer than 1,024 elements, which otherwise stays in float32.
+      activation_bits: 8 or 16.
+      per_channel: a scale for each output channel of the weights, or one.
+      calibration: how the range of the activations or of the weights is found, as far as the method is for them ("mse"
+        is for both).
+      percentile: for "percentile", in (50, 100].
+
+    Example:
+      >>> Recipe(rules=(Rule("stem/*", ranges="frozen"),)).rules[0].match
+      'stem/*'
     """
 
     match: str
@@ -95,11 +118,26 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to quantize a model. ties: sets of tensors, by the names of sites or of the file's ends, that share one
-    range; a state that leaves a streaming model and enters it again. input, output: the element type at the file's
-    two ends. carrier: what integers ride in while training ("bfloat16" on an accelerator is exact and fast).
-    backward: how gradients of contractions are quantized in training, None for float gradients; the forward pass
-    and the file do not depend on it. passes: what `jaxq.ptq.improve` runs after calibration.
+    """How to quantize a model.
+
+    Args:
+      name: as plan and manifest print it.
+      target: a name of docs/targets.md, such as "litert", "tflm", "edgetpu".
+      input: the element type of the file's inputs: "int8", "uint8" or "float32".
+      output: of its outputs.
+      weights: of every weight.
+      activations: of every activation.
+      rules: changes for the sites that match a glob; later rules win.
+      ties: sets of tensors, by the names of sites or of the file's ends, that share one range; a state that leaves a
+        streaming model and enters it again.
+      carrier: the float type that holds integers in training ("bfloat16" is exact, and fast on an accelerator).
+      backward: how gradients of contractions are quantized in training, None for float gradients; the forward pass and
+        the file do not depend on it.
+      passes: what `jaxq.ptq.improve` runs after calibration.
+
+    Example:
+      >>> Recipe(name="uint8 in", input="uint8").output
+      'int8'
     """
 
     name: str = "custom"

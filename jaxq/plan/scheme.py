@@ -38,11 +38,18 @@ RANGES = {
 class Scheme:
     """The integer type of a tensor and how its scale comes about.
 
-    bits: width of the signed integer. symmetric: zero point fixed at 0. axis: the channel axis of a per-channel
-    scale, None for one scale. narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018,
-    section 3).
-    ranges: a name of `jaxq.range_methods.METHODS`, or "follow" (a weight's scale is max|w| / 127 at every step).
-    calibration: how the range is found in data; percentile: the per cent that "percentile" keeps.
+    Args:
+      bits: width of the signed integer.
+      symmetric: zero point fixed at 0.
+      axis: the channel axis of a per-channel scale, None for one scale.
+      narrow: leave out the least integer (weights lie in [-127, 127], Jacob et al. 2018, section 3).
+      ranges: a name of `jaxq.range_methods.METHODS`, or "follow" (a weight's scale is max|w| / 127 at every step).
+      calibration: how the range is found in data.
+      percentile: the per cent that "percentile" keeps.
+
+    Example:
+      >>> Scheme(bits=8, narrow=True).qmin, Scheme(bits=16).qmax
+      (-127, 32767)
     """
 
     bits: int = 8
