@@ -68,7 +68,8 @@ def test_the_weights_wanted_are_the_weights_got(name: str) -> None:
     """Mutants that this kills: no division by `vjp(jvp(1))`; one round in place of three ("shifted")."""
     graph, leaves = captured(*CASES[name])
     wanted = [w * RNG.uniform(0.5, 1.5, w.shape).astype(np.float32) for w in weights(graph, leaves)]
-    found = assigned(graph, leaves, dict(zip(graph.ops[0].inputs[1:], wanted, strict=True)))
+    pairs = list(zip(graph.ops[0].inputs[1:], wanted, strict=True))
+    found = assigned(graph, leaves, dict(reversed(pairs)))  # the bias before the kernel, which it may read
     for got, w in zip(weights(graph, found.params), wanted, strict=True):
         np.testing.assert_allclose(got, w, rtol=0, atol=2e-6 * np.abs(w).max())
     assert found.unreached == {}
