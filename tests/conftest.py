@@ -27,7 +27,7 @@ collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-FULL_EFFORT = ("test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
+FULL_EFFORT = ("test_dynamic", "test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
 SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 

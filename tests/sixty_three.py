@@ -45,7 +45,7 @@ class Case(NamedTuple):
 def case(name: str, examples: int = 16) -> Case:
     """The network of a name with random weights, statistics and examples: the same ones each time."""
     row, seed = SIXTY_THREE[name], zlib.crc32(name.encode())
-    model = as_trained(row.make, seed)
+    model = nnx.clone(as_trained(row.make, seed))
     model.eval()
     rng, shape = np.random.default_rng(seed), (examples, *row.shape[1:])
     if row.dtype == "int32":

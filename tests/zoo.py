@@ -69,8 +69,12 @@ def examples(shape: Shape, seed: int) -> np.ndarray:
     return np.clip(smooth + rng.normal(0.0, 0.05, (EXAMPLES, *shape)), 0.0, 1.0).astype(np.float32)
 
 
+@functools.cache
 def as_trained(make: Callable[[nnx.Rngs], nnx.Module], seed: int) -> nnx.Module:
-    """A model with biases and BatchNorm statistics as after training: none 0 or 1, some scales negative."""
+    """A model with biases and BatchNorm statistics as after training: none 0 or 1, some scales negative.
+
+    Clone it before anything changes it. (It is made once: a compiler of another effort gives other last bits.)
+    """
     with little_effort():  # of the kernels' first numbers
         model = make(nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
@@ -473,7 +477,7 @@ def _case(
     name: str, make: Callable[[nnx.Rngs], nnx.Module], shapes: tuple[Shape, ...], named: Mapping[str, Shape]
 ) -> Case:
     seed = zlib.crc32(name.encode())
-    model = as_trained(make, seed)
+    model = nnx.clone(as_trained(make, seed))
     args = tuple(examples(shape, seed + i) for i, shape in enumerate(shapes))
     return Case(model, args, {k: examples(shape, seed + 100 + i) for i, (k, shape) in enumerate(named.items())})
 
@@ -486,7 +490,12 @@ def _entry(
 
 def random_net(seed: int) -> Case:
     """A network drawn by a seed."""
-    return _case(f"random_{seed}", functools.partial(Chance, seed), (IMAGE,), {})
+    return _case(f"random_{seed}", _chance(seed), (IMAGE,), {})
+
+
+@functools.cache
+def _chance(seed: int) -> Callable[[nnx.Rngs], nnx.Module]:
+    return functools.partial(Chance, seed)
 
 
 ZOO: dict[str, Callable[[], Case]] = dict(

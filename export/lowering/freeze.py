@@ -137,7 +137,7 @@ def _float32(array: np.ndarray) -> np.ndarray:
 def host_weights(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
     """Every weight value as a numpy array, bit for bit as training computes it.
 
-    What rounds once (a product, a sum of two, a quotient) is the same in numpy; the rest (`rsqrt`, sums) JAX
+    What rounds once (a product, a sum of two, a quotient, a root) is the same in numpy; the rest (sums, functions) JAX
     computes, one equation at a time. No program is compiled for the whole of a model's weights, which would take
     seconds.
     """
@@ -167,6 +167,8 @@ HOST: dict[str, Callable[..., Any]] = {
     "mul": lambda shape, params, a, b: a * b,
     "neg": lambda shape, params, a: -a,
     "reshape": lambda shape, params, a: a.reshape(shape),
+    "rsqrt": lambda shape, params, a: np.float32(1.0) / np.sqrt(a),
+    "sqrt": lambda shape, params, a: np.sqrt(a),
     "squeeze": lambda shape, params, a: a.reshape(shape),
     "sub": lambda shape, params, a, b: a - b,
     "transpose": lambda shape, params, a: a.transpose(params["permutation"]),

@@ -59,7 +59,13 @@ def _narrows(eq: Equation, arguments: Sequence[Any]) -> bool:
 
 
 def traced(eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
-    """One equation of weight arithmetic in JAX."""
+    """One equation of weight arithmetic in JAX.
+
+    `rsqrt` is a quotient and a root, which IEEE 754 rounds; XLA's own is a Newton step, whose last bit depends on how
+    the compiler contracts it, and so on the program around it.
+    """
+    if eq.primitive == "rsqrt" and arguments[0].dtype == jnp.float32:
+        return [unfused(1.0 / unfused(lax.sqrt(arguments[0])))]
     return [unfused(out) if out.dtype == jnp.float32 else out for out in eq.call(*arguments)]
 
 

@@ -125,4 +125,4 @@ def _decimals(numbers: Sequence[float]) -> list[str]:
 
 def _plain(text: str) -> str:
     """A name of other people's files, safe inside comments and strings of every language."""
-    return re.sub(r"[^\w ./:-]", "_", text, flags=re.ASCII)[:100].replace("//", "/_").replace("*/", "__")
+    return re.sub(r"[^\w ./:-]", "_", text, flags=re.ASCII)[:100].replace("//", "/_")
