@@ -87,8 +87,8 @@ def train(
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     said = {name: value for name, value in summary.items() if name != "report"}
     lines = summary.get("report", [])
-    data = {"recipe": plain_name(recipe), "out": folder, "summary": said, "report": lines}
-    return Result(data, [_table(said), *(["\n".join(lines)] if lines else [])])
+    shown = {"recipe": plain_name(recipe), "out": folder, "summary": said, "report": lines}
+    return Result(shown, [_table(said), *(["\n".join(lines)] if lines else [])])
 
 
 def going_on(recipe: str, out: pathlib.Path, smoke: bool, seed: int, given: dict[str, Any]) -> str:

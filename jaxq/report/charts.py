@@ -19,7 +19,7 @@ WIDE = "container"
 @functools.cache
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed (BSD-3-Clause, the Vega project) as one script."""
-    return vl_convert.javascript_bundle(None)
+    return vl_convert.javascript_bundle("Object.assign(window, { vega, vegaEmbed, vegaLite });")
 
 
 def specifications() -> dict[str, Any]:
