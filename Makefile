@@ -20,10 +20,10 @@ demo: .venv/stamp ## train, quantize, export and verify a small model
 	.venv/bin/$(DEMO)
 
 test: .venv/stamp ## every test that takes seconds
-	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" --little-effort
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --little-effort
 
 test-all: .venv/stamp ## the slow ones too
-	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/stamp ## ruff and pyright
 	.venv/bin/ruff check $(SOURCES)
@@ -87,4 +87,4 @@ test-newest: ## the exactness tests on the newest Python (and so the newest JAX)
 		rm -rf .venv-newest; \
 	fi; \
 	$(MAKE) --no-print-directory .venv-newest/stamp BASE="$$python" GOAL=test-newest && \
-	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(NEWEST_TESTS)
+	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NEWEST_TESTS)

@@ -28,6 +28,8 @@ collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FULL_EFFORT = ("test_dynamic", "test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
+# Files of few and long cases: begun first, so that no worker is left with one of them at the end.
+FIRST = ("test_exact", "test_simulate", "test_search", "test_tour", "test_precision", "test_hostile", "test_train")
 SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 
@@ -46,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in SLOW_CASES:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.stem not in FIRST)  # stable
 
 
 @pytest.hookimpl(wrapper=True)
