@@ -13,6 +13,7 @@ from jaxq.export.lowering.lower import RULES
 from jaxq.export.operators import OPERATORS, Call, lowest_version, prescribed_scale
 from jaxq.export.program import Quantization, Tensor
 from jaxq.export.proof.receptive_field import READS
+from jaxq.graph.fuse import ACTIVATED
 from jaxq.ops import OPS, operators_of
 from jaxq.ops.builtin_ops import STEPS
 
@@ -95,3 +96,8 @@ def test_an_op_and_the_operators_that_it_is_written_as_agree(kind: str):
 
 def test_rules_of_16_bits_belong_to_ops_that_have_16_bits():
     assert {kind for kind in STEPS if not OPS[kind].int16} == set()
+
+
+def test_what_training_fuses_an_activation_into_has_kernels_that_fuse_it() -> None:
+    for kind in ACTIVATED:
+        assert all(OPERATORS[operator].fuses for operator in operators_of(kind)), kind
