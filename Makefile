@@ -11,7 +11,7 @@ SOURCES := jaxq export recipes tests benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest test-all lint arm64 arm64-short browser bench clean
+.PHONY: help demo test test-newest test-all lint docs arm64 arm64-short browser bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile | expand -t 20
@@ -30,6 +30,9 @@ lint: .venv/stamp ## ruff and pyright
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
+docs: .venv-docs/stamp ## the documentation as a site, build/docs/index.html; a warning is an error
+	.venv-docs/bin/python -m sphinx -q -W --keep-going docs build/docs
+
 arm64: .venv/stamp ## integers of emulated Arm processors: the zoo, the 63 networks, the kernels; Debian, as root; hours
 	.venv/bin/python tests/arm64/compare.py
 
@@ -44,10 +47,11 @@ bench: .venv/stamp ## every script in benchmarks/ that needs no download nor Ten
 	@set -e; for script in $(filter-out benchmarks/bert.py benchmarks/imagenet.py benchmarks/mobilenet.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 clean: ## forget the environments and everything built
-	rm -rf .venv .venv-newest build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-newest build dist .pytest_cache .ruff_cache .hypothesis
 	find jaxq export recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# $(call install,INTERPRETER,FOLDER): a fresh or refreshed environment, or one sentence that says what to do.
+# $(call install,INTERPRETER,FOLDER,EXTRA): a fresh or refreshed environment with the extra (by default `test`), or one
+# sentence that says what to do.
 define install
 @version="$$("$(1)" --version)" || { echo "jaxq needs Python 3.11 or newer, and $(1) does not run." \
 	"Install one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
@@ -55,12 +59,15 @@ define install
 	"is $$version. Install a newer one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
 echo "$(2): $$version, from pyproject.toml"
 @"$(1)" -m venv "$(2)"
-@"$(2)/bin/python" -m pip install -qq -e '.[test]'
+@"$(2)/bin/python" -m pip install -qq -e '.[$(or $(3),test)]'
 @touch "$(2)/stamp"
 endef
 
 .venv/stamp: pyproject.toml
 	$(call install,$(PYTHON),.venv)
+
+.venv-docs/stamp: pyproject.toml
+	$(call install,$(PYTHON),.venv-docs,docs)
 
 .venv-newest/stamp: pyproject.toml
 	$(call install,$(BASE),.venv-newest)

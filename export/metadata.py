@@ -19,10 +19,14 @@ from jaxq.export.program import Program, Tensor, describe
 class TensorMetadata:
     """What one input or output means.
 
-    name: as apps show it; the tensor's own where empty. description: a sentence.
-    mean, std: an input holds (pixel - mean) / std of pixels from 0 to 255, before it is quantized; one number for all
-      channels, or one for each. color: "RGB" or "GRAYSCALE" where the input is an image of that order [1, h, w, c].
-    labels: the names of the classes along the last axis of an output.
+    Args:
+      name: as apps show it; the tensor's own where empty.
+      description: a sentence.
+      mean: an input holds (pixel - mean) / std of pixels from 0 to 255, before it is quantized; one number for all
+        channels, or one for each.
+      std: see mean.
+      color: "RGB" or "GRAYSCALE" where the input is an image of that order [1, h, w, c].
+      labels: the names of the classes along the last axis of an output.
     """
 
     name: str = ""

@@ -89,7 +89,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changes for the sites or ops whose name matches a glob. None leaves a choice as it was.
 
     Args:
-      match: the glob (`fnmatch`: `*` crosses slashes), such as "head/*".
+      match: the glob (`fnmatch`: `*` crosses slashes), such as `head/*`.
       float: run the op in floating point; of dynamic range, without quantizing its input.
       ranges: as of activations; weights take "learned" and "frozen" of it.
       symmetric: zero point 0.

@@ -1,0 +1,27 @@
+"""Sphinx's settings for `make docs`: every page of this folder, and the API reference from docstrings."""
+
+import jaxq
+
+project = "jaxq"
+author = "the authors of jaxq"
+version = release = jaxq.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
+exclude_patterns = ["manifests"]
+nitpicky = False
+default_role = "code"  # docstrings write `name` for code, as Markdown does
+
+# Headings are the targets of links (`page.md#a-heading`), as on GitHub.
+myst_heading_anchors = 4
+myst_fence_as_directive = ["mermaid"]
+nb_execution_mode = "off"  # tests run the notebooks; a page must build without training anything
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+
+html_theme = "sphinx_book_theme"
+html_title = f"jaxq {version}"
+html_copy_source = False
+html_theme_options = {"home_page_in_toc": True, "show_toc_level": 2}
