@@ -20,6 +20,7 @@ from jaxq.export.program import Program as Program
 from jaxq.export.proof.certificate import Certificate as Certificate
 from jaxq.export.proof.diff import Comparison as Comparison
 from jaxq.export.proof.diff import diff as diff
+from jaxq.export.saved_model import to_saved_model as to_saved_model
 
 __all__ = [
     "Artifact",
@@ -33,5 +34,6 @@ __all__ = [
     "freeze",
     "load",
     "lower",
+    "to_saved_model",
     "to_tflite",
 ]

@@ -55,7 +55,13 @@ class Artifact:
     proof: Proof | None = dataclasses.field(default=None, repr=False)
 
     def verify(
-        self, batches: Any, *, families: Sequence[str] = FAMILIES, machine: str | None = None, progress: bool = True
+        self,
+        batches: Any,
+        *,
+        families: Sequence[str] = FAMILIES,
+        machine: str | None = None,
+        runtime: str = "litert",
+        progress: bool = True,
     ) -> Certificate:
         """Compare every integer on data: the training forward, our reading of each kernel family, and its runtime.
 
@@ -65,20 +71,22 @@ class Artifact:
             compared with our reading for this machine.
           machine: whose `xnnpack` kernels the training forward is compared with, as we read them: "aarch64", "x86_64".
             By default the target's, "aarch64" for `litert`.
+          runtime: whose interpreter runs `xnnpack` and `reference`: "litert" (ai-edge-litert), or "tf.lite", the one
+            within TensorFlow (`pip install 'jaxq[tensorflow]'`).
           progress: show a progress bar.
 
         Returns:
           Certificate: how many integers were compared and how many differ, by family. `ok` is the verdict.
 
         Raises:
-          ExportError: an operator that a family lacks, or an artifact without its model.
+          ExportError: an operator that a family lacks, an artifact without its model, or a missing package.
           InputError: empty data, NaN, other shapes.
 
         Example:
           >>> artifact.verify(images, families=("reference",), progress=False).ok
           True
         """
-        return self._proven().verify(batches, families, machine or self._proven().machine, progress)
+        return self._proven().verify(batches, families, machine or self._proven().machine, progress, runtime)
 
     def _proven(self) -> Proof:
         if self.proof is None:

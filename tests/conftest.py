@@ -22,9 +22,11 @@ from tests.effort import little_effort
 
 # tflite-micro has wheels for Linux on x86-64 alone.
 MICRO = importlib.util.find_spec("tflite_micro") is not None
+TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 CHROMIUM = shutil.which("chromium") is not None
 collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
+collect_ignore += [] if TENSORFLOW else ["test_tensorflow.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FULL_EFFORT = ("test_dynamic", "test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
@@ -35,6 +37,7 @@ SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_t
 
 def pytest_report_header() -> list[str]:
     missing = [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
+    missing += [] if TENSORFLOW else ["tensorflow is not installed: test_tensorflow.py is not run"]
     return [*missing, *([] if CHROMIUM else ["chromium is not installed: test_report_browser.py is not run"])]
 
 

@@ -36,7 +36,7 @@ NAMES = [
 ]
 EXPORT_NAMES = [
     *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
-    *("diff", "evaluate", "freeze", "load", "lower", "to_tflite"),
+    *("diff", "evaluate", "freeze", "load", "lower", "to_saved_model", "to_tflite"),
 ]
 ANALYZE_NAMES = [
     *("Difference", "Differences", "Error", "Health", "Score", "Sensitivity", "SiteHealth"),
@@ -58,8 +58,11 @@ SIGNATURES = {
     ),
     "export.diff": "(target, batches, *state, file=None, progress=True)",
     "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
+    "export.to_saved_model": "(target, path, *state, machine=None, platforms=('cpu',), progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
-    "export.Artifact.verify": "(self, batches, *, families=('xnnpack', 'reference'), machine=None, progress=True)",
+    "export.Artifact.verify": (
+        "(self, batches, *, families=('xnnpack', 'reference'), machine=None, runtime='litert', progress=True)"
+    ),
     "export.Artifact.report": "(self, path, examples=None, *, run=None, force=False, progress=True)",
     "export.Artifact.run": "(self, *inputs)",
     "int8.combine_gradients": "(gradients, axis_name)",

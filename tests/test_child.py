@@ -46,13 +46,13 @@ def test_a_kernel_that_aborts_is_an_error_that_names_the_operator(aborting: jaxq
 def test_the_process_is_kept_between_runs_and_started_again(aborting: jaxq.export.Artifact) -> None:
     x = [np.ones((1, CLASSES), np.float32) * np.arange(CLASSES, dtype=np.float32)]
     litert.run(aborting.data, x, "xnnpack")
-    first = child._held.process
+    first = child._held["litert"].process
     litert.run(aborting.data, x, "xnnpack")
-    assert first is not None and child._held.process is first
+    assert first is not None and child._held["litert"].process is first
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     litert.run(aborting.data, x, "xnnpack")
-    assert child._held.process is not first
+    assert child._held["litert"].process is not first
 
 
 def test_runs_of_several_threads_do_not_mix(aborting: jaxq.export.Artifact) -> None:

@@ -775,7 +775,7 @@ def test_unknown_family() -> None:
 
 
 def test_families_are_whole_tables() -> None:
-    assert set(FAMILIES) == set(litert.PACKAGES)
+    assert set(FAMILIES) == set(litert.FAMILIES)
     assert litert.runtime_version().startswith("ai-edge-litert ")
 
 

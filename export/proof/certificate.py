@@ -204,8 +204,13 @@ def certificate(
     graph: Graph | None,
     program: Program,
     machine: str = PHONE,
+    runtime: str = "litert",
 ) -> Certificate:
-    """The certificate of finished tallies; `graph` is the training forward's, if that was compared, on `machine`."""
+    """The certificate of finished tallies; `graph` is the training forward's, if that was compared, on `machine`.
+    `runtime`: which interpreter ran the file, "litert" or "tf.lite".
+    """
     exact, tables = (frozenset(), frozenset()) if graph is None else (exact_sites(graph), table_sites(graph))
     known = by_machine(program, this_machine())
-    return Certificate(examples, runtime_version(tallies), dict(tallies), simulation, exact, tables, machine, known)
+    return Certificate(
+        examples, runtime_version(tallies, runtime), dict(tallies), simulation, exact, tables, machine, known
+    )

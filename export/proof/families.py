@@ -59,24 +59,26 @@ def compare_families(
     inputs: Sequence[np.ndarray],
     ours: Mapping[str, Reader],
     tallies: Mapping[str, Tally],
+    runtime: str = "litert",
 ) -> None:
     """Add to `tallies` our reading of a file against the runtime's: every tensor, and the outputs of the very file.
 
     Runtimes show intermediate tensors only of a copy of the file that has them all as outputs; hence the second
     comparison. Every integer must be equal; numbers of float32 operators agree to FLOAT_TOLERANCE, and where
-    activations are quantized as they run each operator does so on the runtime's own numbers.
+    activations are quantized as they run each operator does so on the runtime's own numbers. `runtime`: "litert" or
+    "tf.lite", for the families that both have.
     """
     for family, tally in tallies.items():
         found = None if one_by_one(program) else ours[family](*inputs)
         if found is not None:
             refuse_aborting(program, found)
-        theirs = run(data, inputs, family, every_tensor=True)
+        theirs = run(data, inputs, family, every_tensor=True, runtime=runtime)
         assert isinstance(theirs, dict)
         found = ours[family](theirs) if found is None else found
         allowed = tolerances(program)
         for index, tolerance in allowed.items():
             tally.add(program.tensors[index].name, np.asarray(found[index]), theirs[index], tolerance)
-        for index, output in zip(program.outputs, run(data, inputs, family), strict=True):
+        for index, output in zip(program.outputs, run(data, inputs, family, runtime=runtime), strict=True):
             name, tolerance = f"{program.tensors[index].name} (output)", allowed.get(index, 0.0)
             tally.add(name, np.asarray(found[index]), np.asarray(output), tolerance)
 

@@ -57,12 +57,14 @@ class Proof:
         """The machine whose kernels the training forward follows: the recipe's target's."""
         return target_named(self.frozen.plan.recipe.target).machine
 
-    def verify(self, batches: Any, families: Sequence[str], machine: str, progress: bool) -> Certificate:
+    def verify(
+        self, batches: Any, families: Sequence[str], machine: str, progress: bool, runtime: str = "litert"
+    ) -> Certificate:
         """Compare every integer on data; see `Artifact.verify`."""
         if one_by_one(self.program):
-            return self._verify_each(batches, families, machine)
+            return self._verify_each(batches, families, machine, runtime)
         if self.frozen.plan.recipe.floats:
-            return self._verify_floats(batches, families)
+            return self._verify_floats(batches, families, runtime)
         ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
         trained = self._reader(machine) or ours["xnnpack"]
         tallies, simulated, examples = new_tallies(families), Tally(), 0
@@ -73,20 +75,20 @@ class Proof:
                 found = trained(*file_inputs)
                 for name, index in self.recorded():
                     simulated.add(name, integers[name], np.asarray(found[index]))
-                compare_families(self.data, self.program, file_inputs, ours, tallies)
+                compare_families(self.data, self.program, file_inputs, ours, tallies, runtime)
                 examples += len(file_inputs[0])
                 shown.update(task, description=f"verifying: {examples} examples")
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, simulated, self.frozen.plan.graph, self.program, machine)
+        return certificate(examples, tallies, simulated, self.frozen.plan.graph, self.program, machine, runtime)
 
-    def _verify_floats(self, batches: Any, families: Sequence[str]) -> Certificate:
-        """The training forward against LiteRT, within `FLOAT_TOLERANCE` of each tensor's largest number."""
+    def _verify_floats(self, batches: Any, families: Sequence[str], runtime: str) -> Certificate:
+        """The training forward against the runtime, within `FLOAT_TOLERANCE` of each tensor's largest number."""
         tallies, examples = new_tallies(families), 0
         for chunk in chunks(self.bound, batches, "verify on"):
             found, file_inputs = self.forward(chunk)
             for family, tally in tallies.items():
-                theirs = litert.run(self.data, file_inputs, family, every_tensor=True)
+                theirs = litert.run(self.data, file_inputs, family, every_tensor=True, runtime=runtime)
                 assert isinstance(theirs, dict)
                 for name, index in self.recorded():
                     if name in found:
@@ -94,21 +96,21 @@ class Proof:
             examples += len(file_inputs[0])
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
-        return certificate(examples, tallies, None, None, self.program)
+        return certificate(examples, tallies, None, None, self.program, runtime=runtime)
 
     def _reader(self, machine: str) -> Reader | None:
         """Our `xnnpack` reading for a machine, None where this one's is the same."""
         apart = differ(self.program, machine, this_machine())
         return readers(self.program, ["xnnpack"], machine)["xnnpack"] if apart else None
 
-    def _verify_each(self, batches: Any, families: Sequence[str], machine: str) -> Certificate:
+    def _verify_each(self, batches: Any, families: Sequence[str], machine: str, runtime: str) -> Certificate:
         """Our reading of each family against its runtime, and the training forward against XNNPACK: every op on the
         runtime's own numbers, within its tolerance.
         """
         ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
         makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
         for chunk in chunks(self.bound, batches, "verify on"):
-            theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True)
+            theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True, runtime=runtime)
             assert isinstance(theirs, dict)
             found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
             wanted = theirs if trained is None else trained(theirs)
@@ -116,12 +118,12 @@ class Proof:
                 if name in found and index in makers:
                     tolerance = tolerance_of(makers[index], self.program)
                     simulated.add(name, found[name], np.asarray(wanted[index]), tolerance)
-            compare_families(self.data, self.program, file_inputs, ours, tallies)
+            compare_families(self.data, self.program, file_inputs, ours, tallies, runtime)
             examples += len(file_inputs[0])
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         loose = loose_sites(self.frozen.plan)
-        proof = certificate(examples, tallies, simulated, None, self.program, machine)
+        proof = certificate(examples, tallies, simulated, None, self.program, machine, runtime)
         return dataclasses.replace(proof, exact_sites=frozenset(simulated.differing) - loose, table_sites=loose)
 
     def recorded(self) -> list[tuple[str, int]]:

@@ -1,6 +1,7 @@
-"""LiteRT in a process of its own: a kernel that aborts is an error here, and Ctrl-C ends nothing in the middle.
+"""LiteRT, or tf.lite, in a process of its own: a kernel that aborts is an error, Ctrl-C ends nothing in the middle.
 
-One process serves all runs, started by the first (about 0.3 s) and again after a death.
+One process serves all runs of a runtime, started by the first (about 0.3 s; some seconds for TensorFlow) and again
+after a death.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxq.errors import ExportError, InputError
+from jaxq.export.runtimes.interpreters import INTERPRETERS
 from jaxq.export.runtimes.worker import read_array, write_array
 
 WORKER = pathlib.Path(__file__).with_name("worker.py")
@@ -40,64 +42,75 @@ class _Held:
     owner: int = 0
 
 
-_held, _lock = _Held(), threading.Lock()
+_held, _lock = {runtime: _Held() for runtime in INTERPRETERS}, threading.Lock()
 
 
-def run(data: bytes, examples: Sequence[Sequence[np.ndarray]], resolver: str, threads: int) -> list[list[np.ndarray]]:
+def run(
+    data: bytes, examples: Sequence[Sequence[np.ndarray]], resolver: str, threads: int, runtime: str = "litert"
+) -> list[list[np.ndarray]]:
     """The outputs of each example, in the file's order.
 
     Args:
       data: a .tflite file.
       examples: the inputs of each, in the file's order and shapes.
-      resolver: the name of LiteRT's op resolver, "AUTO" (XNNPACK) or "BUILTIN_REF".
-      threads: of LiteRT.
+      resolver: the name of the runtime's op resolver, "AUTO" (XNNPACK) or "BUILTIN_REF".
+      threads: of the runtime.
+      runtime: "litert" or "tf.lite".
 
-    Raises: ExportError where LiteRT refuses the file or stops; InputError for an input; Died where the process ends.
+    Raises: ExportError where the runtime refuses the file or stops; InputError for an input; Died where the process
+      ends.
     """
     with _lock:
         try:
-            found = _exchange(_process(), data, examples, resolver, threads)
+            found = _exchange(_process(runtime), data, examples, resolver, threads, runtime)
         except (BrokenPipeError, EOFError, ConnectionError) as e:
-            raise Died(*_end()) from e
+            raise Died(*_end(_held[runtime])) from e
         except BaseException:  # Ctrl-C in the middle of an answer: the next run starts afresh
-            _end(kill=True)
+            _end(_held[runtime], kill=True)
             raise
     if isinstance(found, list):
         return found
-    return _refuse(found, resolver)
+    return _refuse(found, resolver, INTERPRETERS[runtime].title)
 
 
-def _refuse(found: dict[str, Any], resolver: str) -> list[list[np.ndarray]]:
+def _refuse(found: dict[str, Any], resolver: str, title: str) -> list[list[np.ndarray]]:
     if found["error"] == "input":
-        raise InputError(f"LiteRT refuses the input {found['name']!r}: {found['text']}")
+        raise InputError(f"{title} refuses the input {found['name']!r}: {found['text']}")
     did = "refuses the file" if found["error"] == "refused" else "stopped while it ran the file"
     family = "xnnpack" if resolver == "AUTO" else "reference"
-    who = f"LiteRT ({family})" if found["error"] == "refused" else "LiteRT"
+    who = f"{title} ({family})" if found["error"] == "refused" else title
     raise ExportError(f"{who} {did}: {found['text']}")
 
 
-def _process() -> subprocess.Popen[bytes]:
-    """The process that serves, started if there is none."""
-    if _held.process is not None and _held.owner == os.getpid() and _held.process.poll() is not None:
-        _end()
-    if _held.process is None or _held.owner != os.getpid():
-        _held.said = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-        _held.process = subprocess.Popen(
+def _process(runtime: str) -> subprocess.Popen[bytes]:
+    """The process that serves a runtime, started if there is none."""
+    held = _held[runtime]
+    if held.process is not None and held.owner == os.getpid() and held.process.poll() is not None:
+        _end(held)
+    if held.process is None or held.owner != os.getpid():
+        held.said = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        held.process = subprocess.Popen(
             [sys.executable, str(WORKER)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=_held.said, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=held.said, start_new_session=True,
         )  # fmt: skip
-        _held.owner = os.getpid()
-    return _held.process
+        held.owner = os.getpid()
+    return held.process
 
 
 def _exchange(
-    process: subprocess.Popen[bytes], data: bytes, examples: Sequence[Sequence[np.ndarray]], resolver: str, threads: int
+    process: subprocess.Popen[bytes],
+    data: bytes,
+    examples: Sequence[Sequence[np.ndarray]],
+    resolver: str,
+    threads: int,
+    runtime: str,
 ) -> list[list[np.ndarray]] | dict[str, Any]:
     """Send a request and read its answer."""
     assert process.stdin is not None and process.stdout is not None
     requests: BinaryIO = process.stdin  # type: ignore[assignment]
     count = len(examples[0]) if examples else 0
-    head = {"bytes": len(data), "resolver": resolver, "threads": threads, "examples": len(examples), "inputs": count}
+    head = {"runtime": runtime, "bytes": len(data), "resolver": resolver, "threads": threads,
+            "examples": len(examples), "inputs": count}  # fmt: skip
     requests.write(json.dumps(head).encode() + b"\n" + data)
     for array in (array for example in examples for array in example):
         write_array(requests, array)
@@ -113,13 +126,14 @@ def _exchange(
 
 @atexit.register
 def _at_exit() -> None:
-    if _held.process is not None and _held.owner == os.getpid():
-        _end(kill=True)
+    for held in _held.values():
+        if held.process is not None and held.owner == os.getpid():
+            _end(held, kill=True)
 
 
-def _end(kill: bool = False) -> tuple[str, str]:
+def _end(held: _Held, kill: bool = False) -> tuple[str, str]:
     """Wait for the process to end: how it did, and what it said last."""
-    process, _held.process = _held.process, None
+    process, held.process = held.process, None
     if process is None:
         return "ended", ""
     if kill:
@@ -131,7 +145,7 @@ def _end(kill: bool = False) -> tuple[str, str]:
         except OSError:  # what was not yet sent
             pass
     code = process.wait()
-    with _held.said as said:
+    with held.said as said:
         said.seek(0)
         words = said.read().decode(errors="replace")[-SAID:]
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""The referees: LiteRT's interpreter, imported here alone, and TFLite Micro's beside it."""
+"""The referees: LiteRT's interpreter, TensorFlow's own (`runtime="tf.lite"`), and TFLite Micro's beside them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,41 @@ from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program
 from jaxq.export.runtimes import child, tflm
+from jaxq.export.runtimes.interpreters import INTERPRETERS, interpreter_named
 
-PACKAGE = "ai-edge-litert"
 RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
-PACKAGES: dict[str, str] = {**dict.fromkeys(RESOLVERS, PACKAGE), "tflm": tflm.PACKAGE}
+FAMILIES = (*RESOLVERS, "tflm")
 
 
-def runtime_version(families: Iterable[str] = RESOLVERS) -> str:
+def runtime_version(families: Iterable[str] = RESOLVERS, runtime: str = "litert") -> str:
     """`ai-edge-litert 2.3.0 (x86_64)`: what "bit-exact" was measured against; every package that the families need."""
-    packages = dict.fromkeys(PACKAGES[family] for family in families)
-    return f"{', '.join(f'{name} {_version(name)}' for name in packages)} ({platform.machine()})"
+    packages = dict.fromkeys(_version(family, runtime) for family in families)
+    return f"{', '.join(packages)} ({platform.machine()})"
 
 
-def _version(package: str) -> str:
+def _version(family: str, runtime: str) -> str:
+    if family in RESOLVERS:
+        return interpreter_named(runtime).version
     try:
-        return importlib.metadata.version(package)
+        return f"{tflm.PACKAGE} {importlib.metadata.version(tflm.PACKAGE)}"
     except importlib.metadata.PackageNotFoundError as error:
-        raise (_missing() if package == PACKAGE else tflm.missing()) from error
+        raise tflm.missing() from error
 
 
 def run(
-    data: bytes, inputs: Sequence[np.ndarray], family: str, every_tensor: bool = False, threads: int = 1
+    data: bytes,
+    inputs: Sequence[np.ndarray],
+    family: str,
+    every_tensor: bool = False,
+    threads: int = 1,
+    runtime: str = "litert",
 ) -> tuple[np.ndarray, ...] | dict[int, np.ndarray]:
     """Run a .tflite file on the family's runtime, one example at a time, and stack the results.
 
     `inputs`: in the file's shapes, or with a batch in place of their leading 1 (as `evaluate` takes them).
     Returns the outputs in the file's order, or with `every_tensor` a dict from tensor index to the value that
-    the runtime computed. `threads` is for LiteRT.
+    the runtime computed. `threads` is for LiteRT. `runtime`: "litert", or "tf.lite" for the interpreter within
+    TensorFlow; the family `tflm` runs on TFLite Micro alone.
 
     XNNPACK and TFLite Micro keep no intermediate values, so for `every_tensor` the file is rewritten with all of
     them as outputs.
@@ -52,7 +60,7 @@ def run(
     computed = tuple(index for index in wanted if index not in program.inputs)
     if every_tensor:
         data = write(dataclasses.replace(program, outputs=computed, input_names=(), output_names=()))
-    results = _results(data, _examples(program, inputs), family, threads)
+    results = _results(data, _examples(program, inputs), family, threads, runtime)
     stacked = _stacked(program, inputs, results)
     if not every_tensor:
         return tuple(stacked)
@@ -60,28 +68,36 @@ def run(
 
 
 def _results(
-    data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int
+    data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int, runtime: str = "litert"
 ) -> list[list[np.ndarray]]:
     """The outputs of each example on the family's runtime. LiteRT runs in a process of its own, for kernels abort."""
-    if family not in PACKAGES:
-        raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(PACKAGES)}.")
+    if family not in FAMILIES:
+        raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(FAMILIES)}.")
+    interpreter = interpreter_named(runtime)
     if family not in RESOLVERS:
+        if runtime != "litert":
+            raise ExportError(
+                f"{interpreter.title} has no kernel family {family!r}, which is TFLite Micro's. Its families: "
+                f"{', '.join(RESOLVERS)}."
+            )
         invoke = tflm.opened(data, read(data))
         return [invoke(example) for example in examples]
-    _version(PACKAGE)
+    _version(family, runtime)
     try:
-        return child.run(data, examples, RESOLVERS[family], threads)
+        return child.run(data, examples, RESOLVERS[family], threads, runtime)
     except child.Died as death:
-        raise ExportError(_death(data, examples, family, *death.args)) from death
+        raise ExportError(_death(data, examples, family, runtime, *death.args)) from death
 
 
-def _death(data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, how: str, said: str) -> str:
-    """What to say where LiteRT's process ended: the operator, found by halving, with its scales."""
+def _death(
+    data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, runtime: str, how: str, said: str
+) -> str:
+    """What to say where the runtime's process ended: the operator, found by halving, with its scales."""
     program = read(data)
     low, high = 0, len(program.operators)  # the first `low` run, the first `high` do not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _survives(program, middle, examples, family) else (low, middle)
+        low, high = (middle, high) if _survives(program, middle, examples, family, runtime) else (low, middle)
     op = program.operators[high - 1]
     tensors = [program.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
     scales = ", ".join(
@@ -89,19 +105,22 @@ def _death(data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, h
     )
     words = f" It said: {said}." if said else ""
     return (
-        f"LiteRT ({family}) ended its process ({how}) in {op.kind}, which makes {tensors[-1].name}.{words} The scales "
-        f"there are: {scales or 'none'}. A scale that is very large or very small is the usual cause: look at what "
-        "calibration found of these tensors, or run the operator in floats (Rule(..., float=True))."
+        f"{INTERPRETERS[runtime].title} ({family}) ended its process ({how}) in {op.kind}, which makes "
+        f"{tensors[-1].name}.{words} The scales there are: {scales or 'none'}. A scale that is very large or very "
+        "small is the usual cause: look at what calibration found of these tensors, or run the operator in floats "
+        "(Rule(..., float=True))."
     )
 
 
-def _survives(program: Program, count: int, examples: Sequence[Sequence[np.ndarray]], family: str) -> bool:
-    """Whether LiteRT runs the first so many operators of a program."""
+def _survives(
+    program: Program, count: int, examples: Sequence[Sequence[np.ndarray]], family: str, runtime: str
+) -> bool:
+    """Whether the runtime runs the first so many operators of a program."""
     operators = program.operators[:count]
     part = dataclasses.replace(program, operators=operators, outputs=operators[-1].outputs, input_names=(),
                                output_names=())  # fmt: skip
     try:
-        child.run(write(part), examples, RESOLVERS[family], 1)
+        child.run(write(part), examples, RESOLVERS[family], 1, runtime)
     except child.Died:
         return False
     except (ExportError, InputError):
@@ -113,7 +132,7 @@ def _interpreter(data: bytes, family: str, threads: int) -> Any:
     try:
         from ai_edge_litert import interpreter as litert
     except ImportError as error:
-        raise _missing() from error
+        raise INTERPRETERS["litert"].missing() from error
     try:
         interpreter = litert.Interpreter(
             model_content=data,
@@ -124,10 +143,6 @@ def _interpreter(data: bytes, family: str, threads: int) -> Any:
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"LiteRT ({family}) refuses the file: {error}") from error
     return interpreter
-
-
-def _missing() -> ExportError:
-    return ExportError(f"The package {PACKAGE} is not installed. Run: pip install 'jaxq[export]'")
 
 
 def _run_time_tensors(program: Program) -> tuple[int, ...]:

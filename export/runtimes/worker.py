@@ -1,10 +1,12 @@
-"""A process that runs LiteRT for another: `python worker.py`, requests on standard input, answers on standard output.
+"""A process that runs LiteRT, or TensorFlow's tf.lite, for another process.
 
-It is run by its path and imports nothing of jaxq, so that it starts in a fraction of a second. A kernel that aborts or
-crashes ends this process and not the user's (`jaxq.export.runtimes.child`).
+`python worker.py` takes requests on standard input and gives answers on standard output. It is run by its path and
+imports nothing of jaxq, so that it starts in a fraction of a second. A kernel that aborts or crashes ends this process
+and not the user's (`jaxq.export.runtimes.child`).
 
-A request is a line of JSON {"bytes", "resolver", "threads", "examples", "inputs"}, the file's bytes, and the arrays of
-every example (`write_array`). An answer is a line {"outputs": n} with n arrays for each example, or {"error", "text"}.
+A request is a line of JSON {"runtime", "bytes", "resolver", "threads", "examples", "inputs"}, the file's bytes, and the
+arrays of every example (`write_array`). An answer is a line {"outputs": n} with n arrays for each example, or {"error",
+"text"}.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         head = json.loads(line)
         data = requests.read(head["bytes"])
         examples = [[read_array(requests) for _ in range(head["inputs"])] for _ in range(head["examples"])]
-        found = _answer(data, head["resolver"], head["threads"], examples)
+        found = _answer(data, head["runtime"], head["resolver"], head["threads"], examples)
         if isinstance(found, dict):
             answers.write(json.dumps(found).encode() + b"\n")
         else:
@@ -53,14 +55,24 @@ def write_array(stream: BinaryIO, array: np.ndarray) -> None:
     stream.write(json.dumps([array.dtype.str, list(array.shape)]).encode() + b"\n" + array.tobytes())
 
 
-def _answer(data: bytes, resolver: str, threads: int, examples: list[list[np.ndarray]]) -> Any:
-    """The outputs of each example, or what went wrong: the file ("refused"), an input, or the run ("stopped")."""
+def _library(runtime: str) -> tuple[Any, Any]:
+    """The class of a runtime's interpreter, and its enumeration of op resolvers."""
+    if runtime == "tf.lite":
+        from tensorflow import lite
+
+        return lite.Interpreter, lite.experimental.OpResolverType
     from ai_edge_litert import interpreter as litert
 
+    return litert.Interpreter, litert.OpResolverType
+
+
+def _answer(data: bytes, runtime: str, resolver: str, threads: int, examples: list[list[np.ndarray]]) -> Any:
+    """The outputs of each example, or what went wrong: the file ("refused"), an input, or the run ("stopped")."""
+    made, resolvers = _library(runtime)
     try:
-        interpreter = litert.Interpreter(
+        interpreter = made(
             model_content=data,
-            experimental_op_resolver_type=litert.OpResolverType[resolver],
+            experimental_op_resolver_type=resolvers[resolver],
             num_threads=threads,
         )
         interpreter.allocate_tensors()

@@ -33,6 +33,14 @@ Family = Annotated[
         "By default LiteRT's two.",
     ),
 ]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="Whose interpreter runs LiteRT's two families: litert, or tf.lite, TensorFlow's own (jaxq[tensorflow]).",
+    ),
+]
 
 
 def verify(
@@ -40,9 +48,10 @@ def verify(
     data: Data = None,
     random: Random = None,
     family: Family = None,
+    runtime: Runtime = "litert",
     json: options.Json = False,
 ) -> Result:
-    """Compare a .tflite file's integers with LiteRT's, or with TFLite Micro's.
+    """Compare a .tflite file's integers with LiteRT's, TensorFlow's or TFLite Micro's.
 
     Every tensor of any file, as jaxq computes it for each kernel family; exit code 1 when one integer differs.
     """
@@ -50,17 +59,20 @@ def verify(
     from jaxq.export.evaluate.program import FAMILIES as KNOWN
     from jaxq.export.proof.certificate import FAMILIES, certificate, new_tallies
     from jaxq.export.proof.families import compare_families, readers
+    from jaxq.export.runtimes.interpreters import INTERPRETERS
 
     if (data is None) == (random is None):
         raise usage("Give either --data inputs.npy or --random N.")
     if unknown := set(family or ()) - KNOWN.keys():
         raise usage(f"There is no kernel family {min(unknown)!r}. Families: {', '.join(KNOWN)}.")
+    if runtime not in INTERPRETERS:
+        raise usage(f"There is no runtime {runtime!r}. Runtimes: {', '.join(INTERPRETERS)}.")
     program, contents, families = evaluated_program(file), file.read_bytes(), tuple(family or FAMILIES)
     tallies, ours, examples = new_tallies(families), readers(program, families), 0
     for batch in _batches(program, data, random):
-        compare_families(contents, program, batch, ours, tallies)
+        compare_families(contents, program, batch, ours, tallies, runtime)
         examples += _examples(program, batch)
-    proof = certificate(examples, tallies, None, None, program)
+    proof = certificate(examples, tallies, None, None, program, runtime=runtime)
     differing = [(family, name, count, tally.largest[name]) for family, tally in tallies.items()
                  for name, count in tally.differing.items() if count]  # fmt: skip
     return Result(
