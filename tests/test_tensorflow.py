@@ -78,7 +78,9 @@ def of(form: str) -> tuple[Any, tuple[Any, ...], tuple[np.ndarray, ...]]:
 def served(folder: pathlib.Path, entries: list[dict[str, Any]], arrays: tuple[np.ndarray, ...]) -> dict[str, Any]:
     """What both signatures give for 1 and for 7 examples, in a process that has TensorFlow alone."""
     integers = [quantized(a[:7], entry) for a, entry in zip(arrays, entries, strict=True)]
-    given = {f"serving_default/{entry['name']}": a[:7] for a, entry in zip(arrays, entries, strict=True)}
+    given: dict[str, Any] = {
+        f"serving_default/{entry['name']}": a[:7] for a, entry in zip(arrays, entries, strict=True)
+    }
     given |= {f"integers/{entry['name']}": q for q, entry in zip(integers, entries, strict=True)}
     np.savez(folder.parent / "given.npz", **given)
     command = [
@@ -100,7 +102,9 @@ def assert_served(artifact: jaxq.export.Artifact, arrays: tuple[np.ndarray, ...]
     found = served(folder, inputs, arrays)
     for count in (1, 7):
         integers = [quantized(a[:count], entry) for a, entry in zip(arrays, inputs, strict=True)]
-        for entry, q in zip(outputs, litert.run(artifact.data, integers, "xnnpack"), strict=True):
+        wanted = litert.run(artifact.data, integers, "xnnpack")
+        assert isinstance(wanted, tuple)
+        for entry, q in zip(outputs, wanted, strict=True):
             name = entry["name"].replace("/", "_")
             np.testing.assert_array_equal(found[f"integers/{count}/{name}"], q)
             np.testing.assert_array_equal(found[f"serving_default/{count}/{name}"], dequantized(q, entry))
