@@ -4,7 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 DEMO := jaxq train recipes/mnist --out build/demo --force
-NEWEST_TESTS := -m "not slow" --little-effort $(addprefix tests/test_,$(addsuffix .py,tour exact kernels capture))
+NEWEST_TESTS := -m "not slow" --little-effort $(addprefix tests/test_,$(addsuffix .py,tour exact capture))
 NEWEST := 3.14 3.13 3.12
 GOAL := $(MAKECMDGOALS)
 SOURCES := jaxq export recipes tests benchmarks
