@@ -42,23 +42,24 @@ def accuracy(model: nnx.Module, images: np.ndarray, labels: np.ndarray, size: in
 def fit(
     model: nnx.Module,
     optimizer: nnx.Optimizer,
-    data: Iterable[tuple[np.ndarray, np.ndarray]],
+    data: Iterable[tuple[np.ndarray, Any]],
     *,
     title: str,
     steps: int,
     first: int = 0,
     after: Callable[[int], None] = lambda step: None,
     writer: Writer | None = None,
+    update: Callable[[Any, Any, Any, Any], jax.Array] = train_step,
 ) -> float:
     """Train on every batch of `data`, with a progress bar; `after(step)` may save. Returns the last loss.
 
-    `writer` takes the loss of every 20th step.
+    `writer` takes the loss of every 20th step. `update(model, optimizer, images, labels)` makes a step.
     """
     loss = float("nan")
     with bar() as shown:
         task = shown.add_task(title, total=steps, completed=first)
         for step, (images, labels) in enumerate(data, start=first):
-            value = train_step(model, optimizer, images, labels)
+            value = update(model, optimizer, images, labels)
             if step % 20 == 0:
                 loss = float(value)
                 if writer is not None:
