@@ -67,8 +67,8 @@ def of(form: str) -> tuple[Any, tuple[Any, ...], tuple[np.ndarray, ...]]:
     rng = np.random.default_rng(5)
     if form == "linen":
         ids = rng.integers(0, 20, (16, 6)).astype(np.int32)
-        variables = Words().init(jax.random.key(0), ids[:1])
         q = jaxq.quantize(Words(), "int8", ids[:1])
+        variables = q.init(jax.random.key(0), ids[:1])
         return q, (jaxq.calibrate(q, [ids], variables, progress=False),), (ids,)
     params, x = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(16, 4)).astype(np.float32)
     q = jaxq.quantize(lambda p, x: {"logits/raw": jax.nn.relu(x @ p)}, "int8", params, x[:1])
