@@ -14,7 +14,7 @@ import json
 import pathlib
 import sys
 
-CASE, LAW = 0.4, 1.5
+CASE, LAW = 0.3, 1.2
 SLOW = pathlib.Path(__file__).parent / "slow_cases.txt"
 
 # Laws that the quick tier proves at any cost, each by its cheapest case.
@@ -38,7 +38,6 @@ HEADLINES = {
         "load.py::test_every_tensor_equals_litert",
         "machines.py::test_training_follows_the_target_s_machine",
         "mobile.py::test_a_shallow_network_is_exact",
-        "mobile.py::test_linen_computes_the_same",
         "optim.py::test_a_quantized_model_in_nnx_and_its_function_take_the_same_step",
         "precision.py::test_rules_mix_widths_and_the_file_converts_between_them",
         "random_networks.py::test_every_kind_of_op_can_be_drawn",
@@ -47,8 +46,6 @@ HEADLINES = {
         "simulate.py::test_bfloat16_carriers_give_the_same_integers",
         "simulate.py::test_gradients_reach_weights_biases_and_ranges",
         "simulate.py::test_transformed_forwards_agree_bitwise",
-        "simulate.py::test_transformed_gradients_agree",
-        "squares.py::test_a_product_is_exact",
         "tflm.py::test_every_tensor_of_a_chain",
         "tour.py::test_no_integer_differs",
         "tour.py::test_training_resumes_bit_for_bit",
