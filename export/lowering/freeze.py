@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxq.errors import ExportError, RangeError
 from jaxq.export.evaluate.kernels.wide import POWERS, powers_of_two
@@ -158,11 +159,15 @@ def _broadcast(shape: tuple[int, ...], params: Mapping[str, Any], a: np.ndarray)
     return np.broadcast_to(a.reshape(with_ones(params, a.shape)), shape)
 
 
+def _quotient(shape: tuple[int, ...], params: Mapping[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a / b if jnp.issubdtype(a.dtype, jnp.floating) else np.asarray(lax.div(a, b))  # of integers towards zero
+
+
 # Primitives of which each resulting number is rounded once: numpy and XLA agree in every bit.
 HOST: dict[str, Callable[..., Any]] = {
     "add": lambda shape, params, a, b: a + b,
     "broadcast_in_dim": _broadcast,
-    "div": lambda shape, params, a, b: a / b,
+    "div": _quotient,
     "expand_dims": lambda shape, params, a: a.reshape(shape),
     "mul": lambda shape, params, a, b: a * b,
     "neg": lambda shape, params, a: -a,

@@ -59,14 +59,26 @@ def _narrows(eq: Equation, arguments: Sequence[Any]) -> bool:
 
 
 def traced(eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
-    """One equation of weight arithmetic in JAX.
+    """One equation of weight arithmetic in JAX, each number of its result rounded once, whatever program is around it.
 
-    `rsqrt` is a quotient and a root, which IEEE 754 rounds; XLA's own is a Newton step, whose last bit depends on how
-    the compiler contracts it, and so on the program around it.
+    `rsqrt` is a quotient and a root, which IEEE 754 rounds: XLA's own is a Newton step, whose last bit depends on how
+    the compiler contracts it. A quotient is `true_divide`'s: `w / sqrt(var)` has a broadcast divisor.
     """
-    if eq.primitive == "rsqrt" and arguments[0].dtype == jnp.float32:
-        return [unfused(1.0 / unfused(lax.sqrt(arguments[0])))]
+    if eq.primitive in EXACT and arguments[0].dtype == jnp.float32:
+        return [unfused(EXACT[eq.primitive](*arguments))]
     return [unfused(out) if out.dtype == jnp.float32 else out for out in eq.call(*arguments)]
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    return true_divide(jnp.asarray(a), jnp.asarray(b))  # a constant is numpy's
+
+
+def _rsqrt(x: Any) -> Any:
+    return _quotient(jnp.ones_like(x), unfused(lax.sqrt(x)))
+
+
+# Primitives that XLA rewrites, in a form that it does not; of float32. numpy computes the same at export.
+EXACT: Mapping[str, Callable[..., Any]] = {"div": _quotient, "rsqrt": _rsqrt}
 
 
 def widened(eq: Equation, arguments: Sequence[Any]) -> list[Any]:
