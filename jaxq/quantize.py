@@ -106,6 +106,11 @@ def reference_leaves(target: Any, bound: Bound, reference: Any) -> list[Any]:
     return leaves
 
 
+def as_reference(target: Any, params: Any) -> Any:
+    """Parameters of a bound target in the form that `reference_leaves` takes: of Linen without the random keys."""
+    return params[0] if isinstance(target, linen.QuantizedLinen) else params
+
+
 def given_back(
     target: Any, state: Sequence[Any], params: Any, ranges: Mapping[str, Mapping[str, jax.Array]]
 ) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_biases_are_those_of_plain_numpy() -> None:
     for name, wanted in in_numpy(before, before.params).items():
         np.testing.assert_allclose(after.params[name]["bias"], wanted, rtol=0, atol=2e-5)
         np.testing.assert_array_equal(after.params[name]["kernel"], before.params[name]["kernel"])
+
+
+def test_the_reference_of_a_function_keeps_the_structure_of_its_params() -> None:
+    """Params that look like Linen's pair of variables and keys are a function's all the same."""
+    params, x = (jnp.eye(6), {}), inputs()
+    q = jaxq.quantize(lambda p, x: x @ p[0] + 1.0, "int8", params, x[:1])
+    ranges = jaxq.calibrate(q, [x], params, q.init(params, x[:1]), progress=False)
+    _, _, report = jaxq.ptq.gptq(q, x, params, ranges)
+    assert jax.tree.structure(report.reference) == jax.tree.structure(params)
 
 
 def test_the_reference_is_the_parameters_given() -> None:

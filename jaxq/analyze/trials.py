@@ -97,11 +97,11 @@ class Trials:
 
     def results(self, recipe: Recipe | None = None, ranges: Ranges | None = None) -> Iterator[Any]:
         """The model's result on every batch. Raises PlanError, RangeError."""
-        planned: dict[int, Captured] = {}
+        planned: dict[Captured, Captured] = {}
         for batch in self.batches:
             captured = own = self._captured(batch)
             if recipe is not None and recipe != self.recipe:
-                captured = planned[id(own)] = planned.get(id(own)) or own.under(recipe)
+                captured = planned[own] = planned.get(own) or own.under(recipe)
                 ranges = ranges or transferred(own.plan, self.ranges, captured.plan, self._evaluator.params)
             outputs = self._evaluator.outputs(captured.plan, ranges or self.ranges, batch)
             kept = zip(outputs, captured.plan.graph.outputs, strict=True)

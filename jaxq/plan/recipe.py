@@ -179,11 +179,11 @@ SHIPPED: dict[str, Recipe] = {
 }
 
 
-def read_recipe(source: Recipe | str | os.PathLike[str] | Mapping[str, Any] | object) -> Recipe:
+def read_recipe(source: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
     """A recipe from a Recipe, a shipped name, a mapping, or the path of a TOML file.
 
     Raises:
-      RecipeError: if it is none of these (hence `object`), cannot be read, or has a field or value that is unknown.
+      RecipeError: it is none of these, cannot be read, or has a field or value that is unknown.
     """
     if isinstance(source, Recipe):
         return _convert(msgspec.to_builtins(source), "the recipe")  # a constructor checks no types

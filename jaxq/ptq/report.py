@@ -28,7 +28,8 @@ class Report:
       objective: what `before` and `after` of each change measure; less is better.
       examples: how many examples it looked at.
       changes: by op, in the order of computation.
-      reference: leaves of the float parameters that the pass compared with, for a following pass.
+      reference: the float parameters that the pass compared with, in the form that a following pass takes them
+        (`reference=`): an `nnx.State`, Linen variables without ranges, or a function's params.
       parts: the reports of the passes that `improve` ran.
       sqnr: of each output of the network, in dB against the reference, before and after; empty where not measured.
     """

@@ -16,7 +16,7 @@ from jaxq.frontends.core import Bound, check_ranges
 from jaxq.graph import Op
 from jaxq.plan.plan import Plan
 from jaxq.ptq.report import Report
-from jaxq.quantize import bind, given_back, reference_leaves
+from jaxq.quantize import as_reference, bind, given_back, reference_leaves
 from jaxq.simulate.qparams import Ranges
 
 EXAMPLES = 512
@@ -73,16 +73,11 @@ def run(
     """Run a pass on a target: NNX changes in place and gets the Report; else the new state comes before it."""
     setting = prepared(target, batches, state, reference, examples)
     done = step(setting)
-    params = jax.tree.unflatten(jax.tree.structure(setting.bound.params), done.setting.leaves)
+    structure = jax.tree.structure(setting.bound.params)
+    params, floats = (jax.tree.unflatten(structure, a) for a in (done.setting.leaves, done.setting.reference))
     back = given_back(target, state, params, done.setting.ranges)
-    report = dataclasses.replace(done.report, reference=_like(setting.bound, done.setting.reference))
+    report = dataclasses.replace(done.report, reference=as_reference(target, floats))
     return (*back, report) if back else report
-
-
-def _like(bound: Bound, leaves: Sequence[Any]) -> Any:
-    """Leaves in the form in which passes and analysis take a reference."""
-    params = jax.tree.unflatten(jax.tree.structure(bound.params), leaves)
-    return params[0] if isinstance(params, tuple) and len(params) == 2 and params[1] == {} else params
 
 
 def prepared(target: Any, batches: Any, state: Sequence[Any], reference: Any, examples: int) -> Setting:

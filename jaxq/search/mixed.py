@@ -39,7 +39,7 @@ def mixed(
     target: Any,
     batches: Any,
     *state: Any,
-    budget: int | float | str | object,
+    budget: int | float | str,
     labels: Any = None,
     loss: Measure | None = None,
     choices: Sequence[str] = ("w4", "w8"),

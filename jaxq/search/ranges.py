@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from jaxq.analyze.choices import exactly
 from jaxq.analyze.sensitivity import default_loss
@@ -97,7 +98,7 @@ def _check_methods(methods: Sequence[str]) -> None:
 
 
 def _differ(states: Sequence[dict[str, Any]]) -> bool:
-    return any(float(s[k].sum()) != float(states[0][k].sum()) for s in states for k in s)
+    return any(not np.array_equal(s[k], states[0][k]) for s in states for k in s)
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:

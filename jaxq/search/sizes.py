@@ -23,7 +23,7 @@ def kernel_bytes(plan: Plan, name: str) -> int:
     return -(-(-(-elements * bits // 8) + BESIDE) // ALIGNMENT) * ALIGNMENT
 
 
-def budget_bytes(budget: int | float | str | object, whole: int) -> int:
+def budget_bytes(budget: int | float | str, whole: int) -> int:
     """A budget in bytes.
 
     Args:
