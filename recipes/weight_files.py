@@ -28,7 +28,7 @@ from jaxq.errors import WeightsError
 from jaxq.recipes import torch_file
 
 HDF5, LEGACY_TORCH = b"\x89HDF\r\n\x1a\n", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46"
-LARGEST = 1 << 36  # bytes of one array
+LARGEST_RATIO = 1024  # of an array in memory to its file: what deflate can do, and no file of weights comes near it
 
 # The variables of a Keras 3 layer by number; the longest beginning of the layer's name decides.
 KERAS_VARIABLES = {
@@ -106,8 +106,11 @@ def _hdf5(data: bytes) -> dict[str, np.ndarray]:
             return
         if node.external or node.is_virtual:
             raise WeightsError(f"{name} is stored in another file.")
-        if node.nbytes > LARGEST:
-            raise WeightsError(f"{name} has {node.nbytes:,} bytes.")
+        if node.nbytes > LARGEST_RATIO * len(data):
+            raise WeightsError(
+                f"{name} has {node.nbytes:,} bytes in a file of {len(data):,}: it would fill memory. Save it with its "
+                "data."
+            )
         found[_keras_name(name, node.parent.attrs.get("name"))] = np.asarray(node[()])
 
     try:

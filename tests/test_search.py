@@ -309,7 +309,7 @@ def test_functions_and_linen() -> None:
     q = jaxq.quantize(net, "int8", params, x[:1])
     ranges = jaxq.calibrate(q, [x], params, q.init(params), progress=False)
     found = search.mixed(q, x, params, ranges, budget=0.7, progress=False)
-    assert found.facts["choices"] == {"a": "w4", "b": "w8"} or found.facts["bytes"] <= 0.7 * found.facts["bytes_before"]
+    assert found.facts["bytes"] <= 0.7 * found.facts["bytes_before"] and "w4" in found.facts["choices"].values()
     found = search.ranges(q, x, params, q.init(params), methods=("minmax", "mean"), progress=False)
     assert found.facts["loss"] <= found.facts["losses"]["minmax"]
 

@@ -131,6 +131,7 @@ def external_onnx() -> bytes:
         (archive({"x/data.pkl": b"\x80\x02K\x01."}), "it holds no dict"),
         (archive({"a.npy": b"\x93NUMPY"}), "the archive is damaged or holds other things than arrays"),
         (hdf5(lambda f: f.create_dataset("w", (2,), "f4", external=[("/etc/passwd", 0, 8)])), "w is stored in another"),
+        (hdf5(lambda f: f.create_dataset("w", (1 << 33,), "f4", chunks=(1 << 20,))), "w has 34,359,738,368 bytes in a"),
         (external_onnx(), "w is stored in another file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "the HDF5 file is damaged"),
     ],

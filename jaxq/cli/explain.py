@@ -44,8 +44,8 @@ FINDINGS = {
     ),
 }
 ERROR_REMEDIES = {
-    "AssignError": "Untie the weight, or give the pass a rule that leaves it out.",
-    "BatchStatisticsError": "Call model.eval(), or use_running_average=True, before jaxq.quantize.",
+    "AssignError": "Give each op a weight of its own. The passes of jaxq.ptq leave such a weight as it is, and say so.",
+    "BatchStatisticsError": "Use stored statistics, as BatchNorm of nnx and linen does; sum over examples in the loss.",
     "CalibrationError": "Give batches that reach every tensor, or overwrite=True to replace trained ranges.",
     "CaptureError": "The message names your line. Write it with the ops of docs/ops.md.",
     "ControlFlowError": "Unroll the loop, or move it out of the model.",

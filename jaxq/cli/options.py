@@ -48,6 +48,10 @@ Calibrate = Annotated[
     pathlib.Path | None, data_option("--calibrate", "Inputs to take the ranges from, without training")
 ]
 
+Measured = Annotated[
+    pathlib.Path | None, data_option("--data", "Inputs to measure on; without them those of --calibrate")
+]
+
 Labels = Annotated[
     pathlib.Path | None,
     typer.Option(

@@ -30,10 +30,6 @@ MaxDrop = Annotated[
     typer.Option("--max-drop", metavar="POINTS", help="Points of accuracy below the float model that are allowed."),
 ]
 Ranges = Annotated[bool, typer.Option("--ranges", help="Choose the calibration of each tensor instead.")]
-Data = Annotated[
-    pathlib.Path | None,
-    options.data_option("--data", "Inputs to measure on; without them those of --calibrate"),
-]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 
 
@@ -42,7 +38,7 @@ def search(
     recipe: options.Recipe = "int8",
     checkpoint: options.Checkpoint = None,
     calibrate: options.Calibrate = None,
-    data: Data = None,
+    data: options.Measured = None,
     labels: options.Labels = None,
     budget: Budget = None,
     max_drop: MaxDrop = None,
@@ -77,7 +73,7 @@ def tune(
     target: options.Target,
     max_drop: MaxDrop = 0.5,
     recipe: options.Recipe = "int8",
-    data: Data = None,
+    data: options.Measured = None,
     labels: options.Labels = None,
     calibrate: options.Calibrate = None,
     out: Out = None,

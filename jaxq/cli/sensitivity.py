@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from typing import Annotated
 
@@ -14,10 +13,6 @@ from jaxq.cli.output import Result, Table
 from jaxq.cli.quantized import quantized, with_ranges
 from jaxq.cli.targets import load_target
 
-Data = Annotated[
-    pathlib.Path | None,
-    options.data_option("--data", "Inputs to measure on; without them those of --calibrate"),
-]
 Choices = Annotated[str, typer.Option("--choices", metavar="LIST", help="What to try, by commas: w4, w8, a16, float.")]
 
 
@@ -26,7 +21,7 @@ def sensitivity(
     recipe: options.Recipe = "int8",
     checkpoint: options.Checkpoint = None,
     calibrate: options.Calibrate = None,
-    data: Data = None,
+    data: options.Measured = None,
     labels: options.Labels = None,
     choices: Choices = "w4,a16,float",
     json: options.Json = False,
