@@ -26,12 +26,12 @@ from jaxq.export.artifact import Artifact
 from jaxq.export.program import Quantization, Tensor
 from jaxq.export.runtimes import litert
 from jaxq.plan.recipe import Activations, read_recipe
+from jaxq.plan.toml_text import recipe_text
 from jaxq.report import page, tensors, verdict
 from jaxq.report.document import Content, Histogram
 from jaxq.report.exported import report_content
 from jaxq.report.layout import layout
 from jaxq.report.run import ladder
-from jaxq.report.toml import toml
 from jaxq.report.views import views
 
 IMAGES = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
@@ -326,7 +326,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     ],
 )  # fmt: skip
 def test_a_recipe_is_read_from_its_text(recipe: jaxq.Recipe) -> None:
-    assert read_recipe(tomllib.loads(toml(recipe))) == read_recipe(recipe)
+    assert read_recipe(tomllib.loads(recipe_text(recipe))) == read_recipe(recipe)
 
 
 def test_node_data_is_keyed_by_output_tensors(content: Content) -> None:

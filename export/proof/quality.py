@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.analyze.diff import decibels
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
 from jaxq.plan.plan import Plan
@@ -68,11 +69,6 @@ class Quality:
             for name, sqnr in self.sqnr.items()
             for many, few in [self.distinct[name]]
         }
-
-
-def decibels(power: float, noise: float) -> float:
-    """10 log10(power / noise)."""
-    return math.inf if noise == 0 else -math.inf if power == 0 else 10 * math.log10(power / noise)
 
 
 def doubts(quality: Quality, plan: Plan, untrained: bool) -> list[str]:

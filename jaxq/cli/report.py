@@ -146,11 +146,11 @@ def _measured(
     if place is None:
         raise usage("--model goes with --data inputs.npy, to measure its errors on.")
     from jaxq.analyze import diff
-    from jaxq.report.toml import toml
+    from jaxq.plan.toml_text import recipe_text
 
     q = with_ranges(quantized(load_target(model), recipe), checkpoint, calibrate)
     found = diff(q.model, tuple(read_arrays(place)), *q.state, progress=sys.stdout.isatty())
-    return _Measured(found, toml(q.plan.recipe), str(q.plan))
+    return _Measured(found, recipe_text(q.plan.recipe), str(q.plan))
 
 
 def _commands(file: pathlib.Path) -> list[str]:

@@ -14,9 +14,9 @@ from jaxq.analyze.diff import compare
 from jaxq.analyze.difference import Differences
 from jaxq.export.io_formulas import quantized
 from jaxq.frontends.batches import chunks
+from jaxq.plan.toml_text import recipe_text
 from jaxq.report.document import Content
 from jaxq.report.gather import MOST_EXAMPLES
-from jaxq.report.toml import toml
 
 if TYPE_CHECKING:
     from jaxq.export.artifact import Artifact
@@ -58,7 +58,7 @@ def report_content(
         else [],
         differences=_differences(artifact, arrays, progress) if arrays else None,
         run=None if run is None else report.read_run(pathlib.Path(run)),
-        recipe="" if plan is None else toml(plan.recipe),
+        recipe="" if plan is None else recipe_text(plan.recipe),
         plan="" if plan is None else str(plan),
         commands=[*commands, f"jaxq verify {name} --random 8", f"jaxq inspect {name}", f"jaxq lint {name}"],
     )
