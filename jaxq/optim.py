@@ -81,7 +81,7 @@ def partition(
         weight_updates, weight_state = weights.update(plain_grads, state.weights, plain)
         moves: Any
         moves, range_state = learner.update(_gradients(range_grads, found), state.ranges, _coordinates(found))
-        rate = jnp.maximum(1.0 - decay, 1.0 / (state.step + 2.0))
+        rate = jnp.maximum(1.0 - decay, 1.0 / (state.step.astype(jnp.float32) + 2.0))
         phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
         new = [_range_update(r, g, m, phase) for r, g, m in zip(found, range_grads, moves, strict=True)]
         new_states = (jax.tree.map(jnp.negative, leaf) for leaf in _nodes(updates) if is_gradient_state(leaf))

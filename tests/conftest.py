@@ -3,6 +3,9 @@
 Effort: `make test` gives `--little-effort`, with which XLA compiles without most optimizations, except for the modules
 of `FULL_EFFORT`, whose laws are about the last bit of what the training forward computes. `make test-all` does not.
 
+Promotion: no test mixes dtypes implicitly (`jax_numpy_dtype_promotion="strict"`) but those of `PROMOTES`, and those of
+`SAME_RANKS` broadcast no ranks either. docs/decisions/014-strict-promotion.md says why not all.
+
 Tiers: `make test` leaves out what is marked slow, in the source or by `slow_cases.txt`, which names one case a line. Of
 each law some cases stay in the quick tier; docs/testing.md says which. `make test-all` runs everything.
 """
@@ -16,6 +19,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
+import jax
 import pytest
 
 from tests.effort import little_effort
@@ -32,6 +36,38 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 FULL_EFFORT = ("test_dynamic", "test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
 # Files of few and long cases: begun first, so that no worker is left with one of them at the end.
 FIRST = ("test_exact", "test_simulate", "test_search", "test_tour", "test_precision", "test_hostile", "test_train")
+# Recipes' networks, training by Adam, mixed dtypes as such: Flax's avg_pool and optax's Adam divide float32 by int32.
+PROMOTES = (
+    "test_bert",
+    "test_capture",
+    "test_finetune",
+    "test_flax_example",
+    "test_identity",
+    "test_int8_training",
+    "test_mobile",
+    "test_openpose",
+    "test_optim",
+    "test_oscillations",
+    "test_own_data",
+    "test_precision",
+    "test_range_methods",
+    "test_recipes",
+    "test_tour",
+    "test_train",
+)
+SAME_RANKS = (
+    "test_activations",
+    "test_int8_contraction",
+    "test_int8_qat",
+    "test_losses",
+    "test_observers",
+    "test_ptq_equalize",
+    "test_ptq_gptq",
+    "test_ptq_norm",
+    "test_ptq_rounding",
+    "test_shapes",
+    "test_squares",
+)
 SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_text().splitlines())
 
 
@@ -73,6 +109,14 @@ def _append(folder: pathlib.Path, line: list[object]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def effort(request: pytest.FixtureRequest) -> Iterator[None]:
     with little_effort(bool(request.config.getoption("--little-effort")) and request.path.stem not in FULL_EFFORT):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    dtypes = "standard" if request.path.stem in PROMOTES else "strict"
+    ranks = "raise" if request.path.stem in SAME_RANKS else "allow"
+    with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from tests.promotion import avg_pool
+
 Tensors = tuple[jax.Array, ...]
 Weights = dict[str, np.ndarray]
 
@@ -256,7 +258,7 @@ def _avg_pool(t: Tools, x: jax.Array, y: jax.Array) -> Tensors:
     if x.ndim != 4 or min(x.shape[1:3]) < 3:
         return ()
     window, stride = tuple(t.pick(1, 2, 3) for _ in range(2)), (t.pick(1, 2), t.pick(1, 2))
-    return (nnx.avg_pool(x, window, stride, t.pick("SAME", "VALID"), count_include_pad=t.pick(True, False)),)
+    return (avg_pool(x, window, stride, t.pick("SAME", "VALID"), count_include_pad=t.pick(True, False)),)
 
 
 def _reduce(reduce: Callable[..., jax.Array]) -> Move:

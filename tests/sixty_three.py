@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tests.promotion import avg_pool
 from tests.zoo import as_trained
 
 Shape = tuple[int, ...]
@@ -299,7 +300,7 @@ SIXTY_THREE: dict[str, Row] = {
     "clip": Row(between(lambda x: jnp.clip(x, -0.5, 0.75)), IMAGE, "full"),
     "residual add": Row(around(Residual), IMAGE, "full"),
     "concat": Row(branches(lambda a, b: jnp.concatenate([a, b], axis=-1), 2 * CHANNELS), IMAGE, "full"),
-    "avg_pool VALID": Row(between(lambda x: nnx.avg_pool(x, (2, 2), (2, 2))), IMAGE, "full"),
+    "avg_pool VALID": Row(between(lambda x: avg_pool(x, (2, 2), (2, 2))), IMAGE, "full"),
     "max_pool": Row(between(lambda x: nnx.max_pool(x, (2, 2), (2, 2))), IMAGE, "full"),
     "global mean max": Row(lambda rngs: Classifier(mean_and_max, 2 * CHANNELS, rngs), IMAGE, "full"),
     "flatten dense": Row(
@@ -339,7 +340,7 @@ SIXTY_THREE: dict[str, Row] = {
     "BN after a pool": Row(around(LateBatchNorm), IMAGE, "float"),
     "sub div constant": Row(between(lambda x: (x - 0.5) / 3.0), IMAGE, "float"),
     "input x*2-1": Row(Scaled, IMAGE, "float"),
-    "avg_pool SAME": Row(between(lambda x: nnx.avg_pool(x, (3, 3), (2, 2), "SAME")), IMAGE, "float"),
+    "avg_pool SAME": Row(between(lambda x: avg_pool(x, (3, 3), (2, 2), "SAME")), IMAGE, "float"),
     "resize bilinear": Row(between(resize("bilinear")), IMAGE, "float"),
     "LayerNorm": Row(lambda rngs: Tokens(nnx.LayerNorm(SEQUENCE[-1], rngs=rngs), rngs), SEQUENCE, "float"),
     "GroupNorm": Row(around(lambda rngs: nnx.GroupNorm(CHANNELS, num_groups=2, rngs=rngs)), IMAGE, "float"),

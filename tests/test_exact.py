@@ -25,6 +25,7 @@ from jaxq.numerics.rounding import carrier_bounds
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
 from jaxq.quantize import bind
+from tests.promotion import promoting_updates
 from tests.zoo import ZOO, Case, examples, proof_of
 
 RECIPES: dict[str, str | Mapping[str, Any]] = {
@@ -207,7 +208,7 @@ def train(qmodel: Any, case: Case, steps: int = 4) -> None:
     rng = np.random.default_rng(0)
     like: Any = case.model(*args, **kwargs)  # pyright: ignore[reportCallIssue]
     target = jax.tree.map(lambda y: jnp.asarray(rng.normal(0.0, 1.0, y.shape), y.dtype), like)
-    optimizer = nnx.Optimizer(qmodel, jaxq.optim.partition(optax.adam(1e-3)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(qmodel, promoting_updates(jaxq.optim.partition(optax.adam(1e-3))), wrt=nnx.Param)
 
     @nnx.jit
     def step(model: Any, optimizer: nnx.Optimizer) -> None:

@@ -27,6 +27,7 @@ from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
 from jaxq.export.proof.certificate import Tally
 from jaxq.export.proof.families import compare_families, readers
 from jaxq.export.runtimes import litert
+from tests.promotion import avg_pool
 
 GOLDEN = Path(__file__).parent / "golden"
 INTEGERS = ("mobilenet_v2", "small_ai_edge", "small_float_ends", "odd_uint8_ends", "hey_jarvis")
@@ -149,7 +150,7 @@ class Net(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu6(self.conv(x))
         x = x + nnx.relu(self.depthwise(x))
-        return self.head(nnx.avg_pool(x, (2, 2), strides=(2, 2)).mean((1, 2)))
+        return self.head(avg_pool(x, (2, 2), strides=(2, 2)).mean((1, 2)))
 
 
 def test_the_gradient_is_the_training_forwards(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_gradients_are_finite(name: str) -> None:
     fn = loaded(name)
     x = 2 * images(fn, 2)
     gradient = jax.jit(
-        jax.grad(lambda x: sum((y * jnp.arange(1, y.size + 1).reshape(y.shape)).sum() for y in fn.real(x)))
+        jax.grad(lambda x: sum((y * jnp.arange(1.0, y.size + 1).reshape(y.shape)).sum() for y in fn.real(x)))
     )(x)
     assert bool(jnp.isfinite(gradient).all()) and bool((gradient != 0).any())
 

@@ -30,6 +30,7 @@ from jaxq.numerics.rounding import (
     true_divide,
 )
 from jaxq.ops import integer_ops
+from tests.promotion import promoting_updates
 from tests.zoo import ZOO, proof_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -417,7 +418,8 @@ def test_rounding_is_half_to_even_with_gradient_one() -> None:
 
 
 def optimizer_of(qmodel: Any) -> nnx.Optimizer:
-    return nnx.Optimizer(qmodel, jaxq.optim.partition(optax.adamw(1e-3), freeze=7), wrt=nnx.Param)
+    tx = promoting_updates(jaxq.optim.partition(optax.adamw(1e-3), freeze=7))
+    return nnx.Optimizer(qmodel, tx, wrt=nnx.Param)
 
 
 @nnx.jit

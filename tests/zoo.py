@@ -19,6 +19,7 @@ from flax import nnx
 import jaxq
 from jaxq.export.proof.forward import Proof
 from tests.effort import little_effort
+from tests.promotion import avg_pool
 
 EXAMPLES = 64
 IMAGE, SERIES, ROW = (16, 16, 3), (12, 6), (12,)
@@ -122,7 +123,7 @@ class Separable(nnx.Module):
         x = jax.nn.relu6(self.stem_norm(self.stem(x)))
         y = jax.nn.relu6(self.depthwise_norm(self.depthwise(x)))
         x = x + self.project_norm(self.project(y))
-        x = nnx.avg_pool(x, (4, 4), (4, 4))
+        x = avg_pool(x, (4, 4), (4, 4))
         return self.head(x.reshape(x.shape[0], -1))
 
 
@@ -244,9 +245,9 @@ class AveragePools(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.first(x)
-        counted = nnx.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=True)
-        inside = nnx.avg_pool(jax.nn.relu(x), (3, 3), (2, 2), "SAME", count_include_pad=False)
-        return nnx.avg_pool(self.second(counted) + inside, (2, 2), (2, 2), "VALID")
+        counted = avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=True)
+        inside = avg_pool(jax.nn.relu(x), (3, 3), (2, 2), "SAME", count_include_pad=False)
+        return avg_pool(self.second(counted) + inside, (2, 2), (2, 2), "VALID")
 
 
 class Means(nnx.Module):

@@ -151,7 +151,7 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
         seen: dict[str, jax.Array] = {}
 
         def record(value: int, carrier: Carrier) -> None:
-            seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point
+            seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point.astype(carrier.q.dtype)
 
         simulate(plan, params, ranges, inputs, record, given)
         return seen

@@ -96,7 +96,9 @@ def find(view: View, eq: Equation) -> Match | None:
 @functools.lru_cache(maxsize=4096)
 def _recorded(candidate: Candidate) -> View:
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in candidate.arguments]
-    return View(trace(lambda *a: [candidate.fn(*a)], arguments))
+    # A candidate need not apply to these dtypes at all, and strict promotion is a matter of the user's own code.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return View(trace(lambda *a: [candidate.fn(*a)], arguments))
 
 
 def _match(view: View, root: int, pattern: View) -> tuple[int, ...] | None:

@@ -186,5 +186,7 @@ def corrected(acc: jax.Array, estimate: jax.Array, thresholds: np.ndarray, low: 
     channel = jnp.arange(table.shape[0])
     guess = jnp.clip(estimate, low, high).astype(jnp.int32) - low
     above = table[channel, guess + 1]
-    guess = guess + ((acc >= above) & (above != INT32_MAX)) - (acc < table[channel, guess])  # INT32_MAX: out of reach
+    too_low = (acc >= above) & (above != INT32_MAX)  # INT32_MAX: out of reach
+    too_high = acc < table[channel, guess]
+    guess = guess + too_low.astype(jnp.int32) - too_high.astype(jnp.int32)
     return jnp.clip(guess, 0, high - low) + low

@@ -107,4 +107,4 @@ def _sum_in_order(exps: jax.Array) -> jax.Array:
 
 
 def _round_away(x: jax.Array) -> jax.Array:
-    return jnp.floor(x) + (x - jnp.floor(x) >= 0.5)  # x >= 0, and x - floor(x) is exact
+    return jnp.floor(x) + (x - jnp.floor(x) >= 0.5).astype(x.dtype)  # x >= 0, and x - floor(x) is exact

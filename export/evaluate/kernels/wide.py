@@ -64,7 +64,7 @@ def _unsigned(a: jax.Array, b: np.ndarray) -> tuple[jax.Array, jax.Array]:
 def _reaches(product: Limbs, odd: jax.Array, places: np.ndarray) -> jax.Array:
     """Whether the product, rounded to 53 bits, is at least `odd 2^places`."""
     length = 32 - jax.lax.clz(jnp.maximum(odd, 1)) + places
-    unit = length - 54 - (odd == 1)  # half a unit in the last place below the tie
+    unit = length - 54 - (odd == 1).astype(jnp.int32)  # half a unit in the last place below the tie
     sums, carry = [], jnp.zeros_like(product[0])
     for i, limb in enumerate(product):
         half = _shifted(jnp.ones_like(odd), unit - 32 * i)
