@@ -13,174 +13,28 @@ tflite/converter/tools/versioning/op_version.cc; `tests/golden/op_versions.json`
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
 
-from jaxq.export.program import Operator, Option, Program, Tensor
+from jaxq.export.operator_facts import (
+    Call,
+    Facts,
+    Layout,
+    Positions,
+    broadcast_above_four,
+    dynamic_range,
+    grouped,
+    not_four_axes,
+    option,
+    per_channel,
+    rank_above,
+    reads,
+    rescales_up,
+    with_bias,
+    without_bias,
+    writes,
+)
+from jaxq.export.program import Operator, Program
 from jaxq.ops import FIXED_INT16, OPS
-
-Types = tuple[str, ...]
-Positions = tuple[int, ...] | Literal["all"]
-
-
-class Layout(NamedTuple):
-    """Where a contraction has its operands among its inputs, and the weights' axis of output channels."""
-
-    x: int
-    weights: int
-    bias: int
-    axis: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One use of an operator, which decides its version. An absent optional input is None."""
-
-    kind: str
-    inputs: Sequence[Tensor | None]
-    outputs: Sequence[Tensor]
-    options: Mapping[str, Option]
-
-    def read(self, position: int) -> Tensor | None:
-        """The tensor at a position, None where it is absent."""
-        return self.inputs[position] if position < len(self.inputs) else None
-
-
-# The version that a use of an operator needs for one reason; 1 where the reason does not apply.
-Need = Callable[[Call], int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What is known of one kind of operator.
-
-    versions: by the type of the input that decides, the version that took it up; 1 for a type that is not listed.
-    needs: what else raises the version. decides: that input's position.
-    parameters: the positions of inputs that say how to compute and hold no data (axes, shapes, paddings).
-    copies: the inputs whose integers are copied or selected, so that they have the output's scale and zero point.
-    scaled: the inputs with whose scales an integer kernel computes.
-    scale: the scale and zero point that int8 kernels prescribe for the output. tolerance: of that scale, relative.
-    fuses: whether an activation can be fused into it.
-    reads: the part of an input that one element of the output is computed from, a key of
-    `jaxq.export.proof.receptive_field.READS`; "all" of it where that is not known.
-    layout: of an operator with weights. tflm: the types that TFLite Micro's kernel reads and writes beside parameters,
-    weights and biases; () where there is none, or where its types are a matter of positions.
-    """
-
-    versions: Mapping[str, int]
-    needs: tuple[Need, ...] = ()
-    decides: int = 0
-    parameters: tuple[int, ...] = ()
-    copies: Positions = ()
-    scaled: tuple[int, ...] = ()
-    scale: tuple[float, int] | None = None
-    tolerance: float = 0.0
-    fuses: bool = False
-    reads: str = "all"
-    layout: Layout | None = None
-    tflm: Types = ()
-
-
-# --- reasons for a higher version -----------------------------------------------------------------------------------
-
-
-def _rank_above(*steps: tuple[int, int]) -> Need:
-    """`(rank, version)`: more axes than that need that version."""
-
-    def need(call: Call) -> int:
-        x = call.read(OPERATORS[call.kind].decides)
-        return max([1, *(version for rank, version in steps if x is not None and len(x.shape) > rank)])
-
-    return need
-
-
-def _not_four_axes(version: int) -> Need:
-    def need(call: Call) -> int:
-        x = call.read(0)
-        return version if x is not None and len(x.shape) != 4 else 1
-
-    return need
-
-
-def _broadcast_above_four(version: int) -> Need:
-    """Operands of different shapes, one of more than four axes."""
-
-    def need(call: Call) -> int:
-        shapes = [t.shape for t in call.inputs[:2] if t is not None]
-        return version if len(set(shapes)) > 1 and max(map(len, shapes)) > 4 else 1
-
-    return need
-
-
-def _option(name: str, version: int, plain: tuple[Option, ...] = (None, False, 0, "NONE")) -> Need:
-    """An option that is set to anything but what version 1 does."""
-    return lambda call: 1 if call.options.get(name) in plain else version
-
-
-def _reads(position: int, **versions: int) -> Need:
-    """The type of another input than the one that decides."""
-
-    def need(call: Call) -> int:
-        tensor = call.read(position)
-        return 1 if tensor is None else versions.get(tensor.dtype, 1)
-
-    return need
-
-
-def _writes(**versions: int) -> Need:
-    """The type of the output."""
-    return lambda call: max([1, *(versions.get(t.dtype, 1) for t in call.outputs[:1])])
-
-
-def _per_channel(version: int, output: bool = False) -> Need:
-    """An integer input (or the output) with several scales."""
-
-    def need(call: Call) -> int:
-        tensor = (call.outputs[0] if call.outputs else None) if output else call.read(0)
-        many = tensor is not None and tensor.quantization is not None and tensor.quantization.per_channel
-        return version if many and tensor is not None and tensor.dtype != "int4" else 1
-
-    return need
-
-
-def _dynamic_range(one: int, several: int) -> Need:
-    """Float activations and int8 weights, of one scale or of several."""
-
-    def need(call: Call) -> int:
-        x, w = call.read(0), call.read(1)
-        if x is None or w is None or x.dtype != "float32" or w.dtype != "int8":
-            return 1
-        return several if w.quantization is not None and w.quantization.per_channel else one
-
-    return need
-
-
-def _grouped(call: Call) -> int:
-    x, w = call.read(0), call.read(1)
-    groups = x is not None and w is not None and len(x.shape) == len(w.shape) == 4 and x.shape[3] != w.shape[3]
-    return 6 if groups else 1
-
-
-def _without_bias(call: Call) -> int:
-    return 6 if len(call.inputs) == 2 else 1
-
-
-def _with_bias(call: Call) -> int:
-    return 3 if call.read(3) is not None else 1
-
-
-def _rescales_up(call: Call) -> int:
-    """MUL with `s_1 s_2 / s_y >= 1`."""
-    found = [_one_scale(t) for t in (*(call.read(k) for k in (0, 1)), *call.outputs[:1])]
-    a, b, y = (*found, 0.0, 0.0, 0.0)[:3]
-    return 3 if y and a * b / y >= 1 else 1
-
-
-def _one_scale(tensor: Tensor | None) -> float:
-    q = None if tensor is None else tensor.quantization
-    return float(q.scale[0]) if q is not None and q.scale.size == 1 else 0.0
-
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +66,7 @@ OPERATORS: dict[str, Facts] = {
     "ARG_MIN": Facts(_v(1, 2, bool=3), parameters=(1,)),
     "AVERAGE_POOL_2D": Facts(_v(1, 2, 3), copies=(0,), fuses=True, reads="window", tflm=F816),
     "BATCH_MATMUL": Facts(_v(1, 2, 3), scaled=(0, 1), tflm=F816),
-    "BATCH_TO_SPACE_ND": Facts(_v(1, 2, 4), (_not_four_axes(3),), parameters=(1, 2), copies=(0,), tflm=F8),
+    "BATCH_TO_SPACE_ND": Facts(_v(1, 2, 4), (not_four_axes(3),), parameters=(1, 2), copies=(0,), tflm=F8),
     "BROADCAST_TO": Facts(_v(2, 3, 3, bool=2, int32=2, int64=2), parameters=(1,), copies=(0,)),
     "CAST": Facts(_v(1, float16=5, float64=5, uint16=4, uint32=2, int4=6)),
     "CEIL": Facts(_v(1), tflm=F),
@@ -221,20 +75,20 @@ OPERATORS: dict[str, Facts] = {
     ),
     "CONV_2D": Facts(
         _v(1, 3, 3),
-        (_grouped, _reads(1, int4=7), _dynamic_range(2, 5), _option("quantized_bias_type", 8)),
+        (grouped, reads(1, int4=7), dynamic_range(2, 5), option("quantized_bias_type", 8)),
         scaled=(0, 1), fuses=True, reads="window", layout=_CONV, tflm=F816,
     ),
     "COS": Facts(_v(1), tflm=F),
     "CUMSUM": Facts(_v(1), parameters=(1,), tflm=F8),
     "DEPTHWISE_CONV_2D": Facts(
         _v(1, 3, 3),
-        (_reads(1, int4=7), _dynamic_range(4, 6), _option("dilation_h_factor", 2, (None, 0, 1)),
-         _option("dilation_w_factor", 2, (None, 0, 1))),
+        (reads(1, int4=7), dynamic_range(4, 6), option("dilation_h_factor", 2, (None, 0, 1)),
+         option("dilation_w_factor", 2, (None, 0, 1))),
         scaled=(0, 1), fuses=True, reads="window", layout=Layout(0, 1, 2, 3), tflm=F816,
     ),
     "DEPTH_TO_SPACE": Facts(_v(1, 2), copies=(0,), tflm=F8),
-    "DEQUANTIZE": Facts(_v(1, 2, 3, float16=3, int4=6), (_per_channel(5),), scaled=(0,), reads="same"),
-    "DIV": Facts(_v(1), (_broadcast_above_four(2),), scaled=(0, 1), fuses=True, tflm=("float32", "int8", "int32")),
+    "DEQUANTIZE": Facts(_v(1, 2, 3, float16=3, int4=6), (per_channel(5),), scaled=(0,), reads="same"),
+    "DIV": Facts(_v(1), (broadcast_above_four(2),), scaled=(0, 1), fuses=True, tflm=("float32", "int8", "int32")),
     "ELU": Facts(_v(1, 1), scaled=(0,), tflm=F8),
     "EQUAL": Facts(_v(1, 2, 5)),
     "EXP": Facts(_v(1, 2, 2), scaled=(0,), tflm=F),
@@ -244,11 +98,11 @@ OPERATORS: dict[str, Facts] = {
     "FLOOR_MOD": Facts(_v(1, 2, 2), tflm=F),
     "FULLY_CONNECTED": Facts(
         _v(1, 4, 4),
-        (_without_bias, _reads(1, int4=10), _dynamic_range(9, 12), _option("keep_num_dims", 5),
-         _option("quantized_bias_type", 11)),
+        (without_bias, reads(1, int4=10), dynamic_range(9, 12), option("keep_num_dims", 5),
+         option("quantized_bias_type", 11)),
         scaled=(0, 1), fuses=True, reads="dense", layout=_DENSE, tflm=F816,
     ),
-    "GATHER": Facts(_v(1, 2, 4, bool=3), (_reads(1, int16=6), _option("batch_dims", 5)), copies=(0,)),
+    "GATHER": Facts(_v(1, 2, 4, bool=3), (reads(1, int16=6), option("batch_dims", 5)), copies=(0,)),
     "GATHER_ND": Facts(_v(1, 1, 3, bool=5), copies=(0,)),
     "GELU": Facts(_v(1, 2), scaled=(0,), reads="same"),
     "GREATER": Facts(_v(1, 2)),
@@ -265,24 +119,24 @@ OPERATORS: dict[str, Facts] = {
     "LOGICAL_OR": Facts(_v(), tflm=BOOL),
     "LOGISTIC": Facts(_v(1, 2, 3), scaled=(0,), scale=_prescribed("LOGISTIC"), reads="same", tflm=F816),
     "LOG_SOFTMAX": Facts(_v(1, 2), scaled=(0,), scale=(16 / 256, 127), tolerance=1e-3, tflm=F8),
-    "MAXIMUM": Facts(_v(1, 2, 4), (_broadcast_above_four(3),), copies=(0, 1), reads="same", tflm=F81632),
+    "MAXIMUM": Facts(_v(1, 2, 4), (broadcast_above_four(3),), copies=(0, 1), reads="same", tflm=F81632),
     "MAX_POOL_2D": Facts(_v(1, 2, 3), copies=(0,), fuses=True, reads="window", tflm=F816),
     "MEAN": Facts(_v(1, 2, 3), parameters=(1,), scaled=(0,), reads="reduced", tflm=F816),
-    "MINIMUM": Facts(_v(1, 2, 4), (_broadcast_above_four(3),), copies=(0, 1), reads="same", tflm=F81632),
+    "MINIMUM": Facts(_v(1, 2, 4), (broadcast_above_four(3),), copies=(0, 1), reads="same", tflm=F81632),
     "MIRROR_PAD": Facts(_v(1, 2, 3), parameters=(1,), copies=(0,), tflm=F8),
-    "MUL": Facts(_v(1, 2, 4, int64=5, uint32=7), (_rescales_up,), scaled=(0, 1), fuses=True, reads="same", tflm=F81632),
+    "MUL": Facts(_v(1, 2, 4, int64=5, uint32=7), (rescales_up,), scaled=(0, 1), fuses=True, reads="same", tflm=F81632),
     "NEG": Facts(_v(1), tflm=F8),
     "NOT_EQUAL": Facts(_v(1, 2, 4)),
     "PACK": Facts(_v(1, 2, 3, uint32=4), copies="all", tflm=F81632),
     "PAD": Facts(
-        _v(1, 2, 3, bool=5), (_rank_above((4, 4)),), parameters=(1,), copies=(0,), reads="padded", tflm=F81632
+        _v(1, 2, 3, bool=5), (rank_above((4, 4)),), parameters=(1,), copies=(0,), reads="padded", tflm=F81632
     ),
     "PADV2": Facts(
-        _v(1, 2, 3, bool=5), (_rank_above((4, 4)),), parameters=(1,), copies=(0, 2), reads="padded", tflm=F81632
+        _v(1, 2, 3, bool=5), (rank_above((4, 4)),), parameters=(1,), copies=(0, 2), reads="padded", tflm=F81632
     ),
     "PRELU": Facts(_v(1, 1), scaled=(0, 1), reads="same", tflm=F816),
     "QUANTIZE": Facts(
-        _v(1, 1, 2), (_writes(int16=2, int4=4), _per_channel(3, output=True)), scaled=(0,), reads="same"
+        _v(1, 1, 2), (writes(int16=2, int4=4), per_channel(3, output=True)), scaled=(0,), reads="same"
     ),
     "REDUCE_ALL": Facts(_v(), parameters=(1,), tflm=BOOL),
     "REDUCE_ANY": Facts(_v(), parameters=(1,)),
@@ -294,25 +148,25 @@ OPERATORS: dict[str, Facts] = {
     "RELU_N1_TO_1": Facts(_v(1, 1), scaled=(0,), reads="same"),
     "RESHAPE": Facts(_v(1, 1, 1), parameters=(1,), copies=(0,), reads="flat"),
     "RESIZE_BILINEAR": Facts(
-        _v(1, 2, 4), (_option("half_pixel_centers", 3),), parameters=(1,), copies=(0,), tflm=F8
+        _v(1, 2, 4), (option("half_pixel_centers", 3),), parameters=(1,), copies=(0,), tflm=F8
     ),
     "RESIZE_NEAREST_NEIGHBOR": Facts(
-        _v(1, 2, 4), (_option("half_pixel_centers", 3), _option("align_corners", 3)), parameters=(1,), copies=(0,),
+        _v(1, 2, 4), (option("half_pixel_centers", 3), option("align_corners", 3)), parameters=(1,), copies=(0,),
         tflm=F81632,
     ),
     "REVERSE_V2": Facts(_v(1, 3, 1, bool=2), parameters=(1,), copies=(0,), tflm=ALL_TYPES),
     "ROUND": Facts(_v(1), tflm=F),
     "RSQRT": Facts(_v(1, 2, 3), scaled=(0,), tflm=F8),
-    "SELECT": Facts(_v(), (_rank_above((4, 3)),), copies=(1, 2)),
+    "SELECT": Facts(_v(), (rank_above((4, 3)),), copies=(1, 2)),
     "SELECT_V2": Facts(_v(), copies=(1, 2), reads="same"),
     "SIN": Facts(_v(1), tflm=F),
     "SLICE": Facts(
-        _v(1, 2, 4, uint32=6, int4=7), (_rank_above((4, 5)),), parameters=(1, 2), copies=(0,), reads="begun", tflm=FIVE
+        _v(1, 2, 4, uint32=6, int4=7), (rank_above((4, 5)),), parameters=(1, 2), copies=(0,), reads="begun", tflm=FIVE
     ),
     "SOFTMAX": Facts(
         _v(1, 2, 3), scaled=(0,), scale=_prescribed("SOFTMAX"), tolerance=1e-3, reads="row", tflm=F816
     ),
-    "SPACE_TO_BATCH_ND": Facts(_v(1, 2, 4), (_not_four_axes(3),), parameters=(1, 2), copies=(0,), tflm=F8),
+    "SPACE_TO_BATCH_ND": Facts(_v(1, 2, 4), (not_four_axes(3),), parameters=(1, 2), copies=(0,), tflm=F8),
     "SPACE_TO_DEPTH": Facts(_v(1, 2), copies=(0,), tflm=F8),
     "SPLIT": Facts(_v(1, 2, 4, int32=3), decides=1, parameters=(0,), copies=(1,), tflm=F81632),
     "SPLIT_V": Facts(_v(1, 2), parameters=(1, 2), copies=(0,), tflm=F81632),
@@ -322,22 +176,22 @@ OPERATORS: dict[str, Facts] = {
     "SQUEEZE": Facts(_v(1, 1, 1), copies=(0,)),
     "STRIDED_SLICE": Facts(
         _v(1, 2, 4, bool=3, uint32=7),
-        (_rank_above((4, 4)), _option("ellipsis_mask", 6), _option("new_axis_mask", 6), _option("offset", 8)),
+        (rank_above((4, 4)), option("ellipsis_mask", 6), option("new_axis_mask", 6), option("offset", 8)),
         parameters=(1, 2, 3), copies=(0,), tflm=FIVE,
     ),
     "SUB": Facts(
-        _v(1, 2, 5, int64=4), (_broadcast_above_four(3),), scaled=(0, 1), fuses=True, reads="same", tflm=F81632
+        _v(1, 2, 5, int64=4), (broadcast_above_four(3),), scaled=(0, 1), fuses=True, reads="same", tflm=F81632
     ),
     "SUM": Facts(_v(1, 2), parameters=(1,), scaled=(0,), reads="reduced", tflm=F816),
     "TANH": Facts(_v(1, 2, 3), scaled=(0,), scale=_prescribed("TANH"), reads="same", tflm=F816),
     "TILE": Facts(_v(1, 3), parameters=(1,), copies=(0,)),
     "TOPK_V2": Facts(_v(1, 2, 3)),
     "TRANSPOSE": Facts(
-        _v(1, 2, 5, bool=3, int4=7), (_rank_above((4, 4), (5, 6), (6, 8)),), parameters=(1,), copies=(0,),
+        _v(1, 2, 5, bool=3, int4=7), (rank_above((4, 4), (5, 6), (6, 8)),), parameters=(1,), copies=(0,),
         reads="permuted", tflm=F816,
     ),
     "TRANSPOSE_CONV": Facts(
-        _v(1, 2, 2), (_with_bias, _option("fused_activation_function", 4)), decides=2, parameters=(0,), scaled=(1, 2),
+        _v(1, 2, 2), (with_bias, option("fused_activation_function", 4)), decides=2, parameters=(0,), scaled=(1, 2),
         fuses=True, layout=Layout(2, 1, 3, 0), tflm=F816,
     ),
     "UNPACK": Facts(_v(1, 2, 4, uint8=2, bool=3), copies=(0,), tflm=F81632),

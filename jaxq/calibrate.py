@@ -17,7 +17,8 @@ from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.call import is_key
-from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured, check_range_names
+from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
+from jaxq.frontends.ranges import check_range_names
 from jaxq.frontends.recent import Recent
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import linen
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges, shapes_of, zeros_of
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target, shapes_of, zeros_of
+from jaxq.frontends.ranges import initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
@@ -43,7 +44,7 @@ class QuantizedLinen(linen.Module):
         if self.is_initializing():
             result = self.module(*args, **kwargs)
             keys = {"dropout": jax.random.key(0)}  # for the graph alone, which a key's numbers do not enter
-            for name, value in initial_ranges(self._captured(self._user(), keys, args, kwargs)).items():
+            for name, value in initial_ranges(self._captured(self._user(), keys, args, kwargs).plan).items():
                 self.variable(RANGES, name, lambda value=value: value)
             return result
         rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}

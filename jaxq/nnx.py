@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target
+from jaxq.frontends.ranges import initial_ranges
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
@@ -35,7 +36,7 @@ class QuantizedModel(nnx.Module):
     def __init__(self, model: nnx.Module, core: Core) -> None:
         self.model = model
         self.core = core
-        ranges = initial_ranges(self.captured())
+        ranges = initial_ranges(self.captured().plan)
         self.ranges = nnx.Dict({n: nnx.Dict({k: Range(v) for k, v in r.items()}) for n, r in ranges.items()})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxq.export.lowering.lower import RULES
-from jaxq.export.operators import OPERATORS, Call, lowest_version, prescribed_scale
+from jaxq.export.operator_facts import Call
+from jaxq.export.operators import OPERATORS, lowest_version, prescribed_scale
 from jaxq.export.program import Quantization, Tensor
 from jaxq.export.proof.receptive_field import READS
 from jaxq.graph.fuse import ACTIVATED

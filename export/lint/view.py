@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxq.export.operators import CONTRACTIONS, Layout
+from jaxq.export.operator_facts import Layout
+from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program, Tensor
 
 LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}

@@ -20,7 +20,7 @@ from jaxq.errors import ExportError, RangeError
 from jaxq.export.evaluate.kernels.wide import POWERS, powers_of_two
 from jaxq.export.lowering.constants import Operand, Scales, operands_of, table_of
 from jaxq.frontends.call import is_key
-from jaxq.frontends.core import check_ranges
+from jaxq.frontends.ranges import check_ranges
 from jaxq.graph import Equation, Graph, Op, with_ones
 from jaxq.numerics.rounding import SMALLEST_SCALE
 from jaxq.ops import OPS

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.lowering.freeze import Frozen
-from jaxq.export.operators import Call, lowest_version
+from jaxq.export.operator_facts import Call
+from jaxq.export.operators import lowest_version
 from jaxq.export.program import Operator, Quantization, Tensor
 from jaxq.graph import Op
 

@@ -16,7 +16,8 @@ from jaxq.analyze.parts import Parts, parts
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
-from jaxq.frontends.core import CACHED_SHAPES, Bound, check_ranges
+from jaxq.frontends.core import CACHED_SHAPES, Bound
+from jaxq.frontends.ranges import check_ranges
 from jaxq.frontends.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind, reference_leaves

@@ -54,12 +54,12 @@ def _kind(loaded: Loaded) -> str:
 
 def _with_ranges(q: Any, variables: Any) -> Any:
     """Linen variables with a range for every site, as `qmodule.init` would make them, parameters unchanged."""
-    from jaxq.frontends.core import initial_ranges
+    from jaxq.frontends.ranges import initial_ranges
     from jaxq.quantize import bind
 
     if "ranges" in variables:
         return variables
-    return {**variables, "ranges": initial_ranges(bind(q, variables).captured())}
+    return {**variables, "ranges": initial_ranges(bind(q, variables).captured().plan)}
 
 
 def with_ranges(q: Quantized, checkpoint: pathlib.Path | None, calibration: pathlib.Path | None) -> Quantized:

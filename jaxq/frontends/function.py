@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target, initial_ranges
+from jaxq.frontends.core import Bound, Called, Captured, Core, Target
+from jaxq.frontends.ranges import initial_ranges
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
@@ -54,7 +55,7 @@ def quantize_function(
         return core.capture(target(params), args, kwargs)
 
     def init(params: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, jax.Array]]:
-        return initial_ranges(captured(params, *args, **kwargs))
+        return initial_ranges(captured(params, *args, **kwargs).plan)
 
     def apply(params: Any, ranges: Ranges, *args: Any, **kwargs: Any) -> Any:
         core.check_names(args, kwargs)

@@ -12,7 +12,8 @@ import numpy as np
 from jaxq.assign import assigned, refusals
 from jaxq.errors import InputError
 from jaxq.frontends.batches import BATCH, chunks
-from jaxq.frontends.core import Bound, check_ranges
+from jaxq.frontends.core import Bound
+from jaxq.frontends.ranges import check_ranges
 from jaxq.graph import Op
 from jaxq.plan.plan import Plan
 from jaxq.ptq.report import Report
