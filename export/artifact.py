@@ -43,8 +43,13 @@ from jaxq.quantize import bind
 class Artifact:
     """A finished TFLite file.
 
-    data: its bytes. program: the same, read. manifest: what `model.json` holds. certificate: what was proven, if a
-    proof ran. proof: the training forward that `verify` compares the file with; None of a file without its model.
+    Attributes:
+      data: its bytes.
+      program: the same, read.
+      manifest: what `model.json` holds.
+      certificate: what was proven, None where no proof ran.
+      result_of: gives the model's result its structure back from the file's outputs.
+      proof: the training forward that `verify` compares the file with; None of a file without its model.
     """
 
     data: bytes

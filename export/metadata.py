@@ -41,8 +41,15 @@ class TensorMetadata:
 class Metadata:
     """What a file says of itself; every field may be left out.
 
-    inputs, outputs: one for each of the file's, in their order, or none. vocabulary: the tokens of a BERT tokenizer
-    (WordPiece) whose ids the inputs take; a token's id is its place.
+    Attributes:
+      name: of the model.
+      description: a sentence or more.
+      version: as the author counts.
+      author: who made it.
+      license: under which it may be used.
+      inputs: one for each of the file's inputs, in their order, or none.
+      outputs: the same of the outputs.
+      vocabulary: the tokens of a BERT tokenizer (WordPiece) whose ids the inputs take; a token's id is its place.
     """
 
     name: str = ""

@@ -85,9 +85,18 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One TFLite subgraph with the names of its signature. `inputs` and `outputs` are tensor indices.
+    """One TFLite subgraph with the names of its signature; prints as a list of operators.
 
-    `subgraphs`: the file's others, from number 1 on, which operators such as CALL_ONCE run.
+    Attributes:
+      tensors: with their quantization parameters and constants.
+      operators: in the order of execution.
+      inputs: indices of tensors.
+      outputs: indices of tensors.
+      input_names: the signature's, in the order of `inputs`.
+      output_names: the signature's, in the order of `outputs`.
+      description: the file's.
+      metadata: named buffers of the file.
+      subgraphs: the file's others, from number 1 on, which operators such as CALL_ONCE run.
     """
 
     tensors: tuple[Tensor, ...]

@@ -32,6 +32,19 @@ class QuantizedLinen(linen.Module):
     running statistics and leaves them as they are (`mutable=["batch_stats"]` gives them back), for they are folded into
     the weights that ship; `train=True` and a key for "dropout" turn dropout on. A float phase that trains the
     statistics runs the module itself.
+
+    Attributes:
+      module: the user's, unchanged.
+      core: the target, its recipe and its plans.
+
+    Example:
+      >>> import jax, flax.linen as linen
+      >>> q = jaxq.quantize(linen.Dense(3), "int8", images[:1])
+      >>> variables = jaxq.calibrate(q, [images], q.init(jax.random.key(0), images), progress=False)
+      >>> q.apply(variables, images).shape
+      (8, 3)
+      >>> sorted(variables)
+      ['params', 'ranges']
     """
 
     module: linen.Module

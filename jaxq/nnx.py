@@ -27,10 +27,23 @@ class Range(nnx.Param):
 
 
 class QuantizedModel(nnx.Module):
-    """A model that computes in integers. Holds the user's model unchanged (`model`) and the ranges (`ranges`).
+    """A model that computes in integers; called as the model is called.
 
-    Called as the model is called. `plan` says what is quantized and how. Its Params are the model's and the ranges:
-    `nnx.Optimizer(qmodel, jaxq.optim.partition(...), wrt=nnx.Param)` trains both.
+    Its Params are the model's and the ranges: `nnx.Optimizer(qmodel, jaxq.optim.partition(...), wrt=nnx.Param)` trains
+    both. `plan` says what is quantized and how.
+
+    Attributes:
+      model: the user's, unchanged.
+      core: the target, its recipe and its plans.
+      ranges: a `Range` for each number of each site's state.
+
+    Example:
+      >>> qmodel = jaxq.quantize(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "int8", images[:1])
+      >>> jaxq.calibrate(qmodel, [images], progress=False)
+      >>> qmodel(images).shape
+      (8, 3)
+      >>> sorted(qmodel.pure_ranges())
+      ['input', 'kernel:out']
     """
 
     def __init__(self, model: nnx.Module, core: Core) -> None:

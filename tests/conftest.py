@@ -61,10 +61,6 @@ SAME_RANKS = (
     "test_int8_qat",
     "test_losses",
     "test_observers",
-    "test_ptq_equalize",
-    "test_ptq_gptq",
-    "test_ptq_norm",
-    "test_ptq_rounding",
     "test_shapes",
     "test_squares",
 )

@@ -7,6 +7,7 @@ import inspect
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,6 +16,8 @@ from flax import nnx
 
 import jaxq
 import jaxq.export
+from jaxq.linen import QuantizedLinen
+from jaxq.nnx import QuantizedModel
 from tests.test_api import SIGNATURES, resolved
 
 CALLED = sorted({*SIGNATURES, "export.Artifact.save_proof", "export.Artifact.python"} - {"FakeQuant.__init__"})
@@ -22,6 +25,14 @@ CALLED.append("export.Metadata.image_classifier")
 VALUES = {"Recipe": jaxq.Recipe, "Rule": jaxq.Rule, "Scheme": jaxq.Scheme, "FakeQuant": jaxq.FakeQuant}
 VALUES |= {type(jaxq.Recipe().weights).__name__: type(jaxq.Recipe().weights)}
 VALUES |= {type(jaxq.Recipe().activations).__name__: type(jaxq.Recipe().activations)}
+RETURNED = [
+    *("analyze.Difference", "analyze.Differences", "analyze.Error", "analyze.Health", "analyze.Score"),
+    *("analyze.Sensitivity", "analyze.SiteHealth", "export.Artifact", "export.Certificate", "export.Comparison"),
+    *("export.Metadata", "export.Program", "export.TensorMetadata", "ptq.Change", "ptq.Report", "search.Found"),
+    *("QuantizedFunction", "int8.Int8Function"),
+]
+VALUES |= {path: resolved(path) for path in RETURNED}
+MODELS = {"linen.QuantizedLinen": QuantizedLinen, "nnx.QuantizedModel": QuantizedModel}
 DOCUMENTED = {path: resolved(path) for path in (*CALLED, "losses.distilled", "losses.matched")} | VALUES
 
 
@@ -32,8 +43,8 @@ def section(doc: str, title: str) -> str:
 
 
 def described(doc: str) -> set[str]:
-    """The arguments that have an entry under `Args:`; one entry may name several."""
-    entries = re.findall(r"^  (\w+(?:, \w+)*): \S", section(doc, "Args"), re.MULTILINE)
+    """The arguments (a value's fields) that have an entry under `Args:` (`Attributes:`); one entry may name several."""
+    entries = re.findall(r"^  (\w+(?:, \w+)*): \S", section(doc, "Args") or section(doc, "Attributes"), re.MULTILINE)
     return {name for entry in entries for name in entry.split(", ")}
 
 
@@ -71,19 +82,21 @@ def names() -> dict[str, Any]:
     qmodel = jaxq.quantize(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), "int8", images[:1])
     jaxq.calibrate(qmodel, [images], progress=False)
     artifact = jaxq.export.to_tflite(qmodel)
-    common = {"jaxq": jaxq, "jnp": jnp, "np": np, "nnx": nnx, "optax": optax}
+    common = {"jax": jax, "jaxq": jaxq, "jnp": jnp, "np": np, "nnx": nnx, "optax": optax}
     return common | {"images": images, "qmodel": qmodel, "artifact": artifact}
 
 
 def examples() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(recurse=False)
-    return [test for path, value in DOCUMENTED.items() for test in finder.find(value, path, globs={}) if test.examples]
+    named = (DOCUMENTED | MODELS).items()
+    return [test for path, value in named for test in finder.find(value, path, globs={}) if test.examples]
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
 def test_the_example_runs(example: doctest.DocTest, names: dict[str, Any]) -> None:
-    value = DOCUMENTED[example.name]
-    example.globs = {**getattr(inspect.unwrap(value), "__globals__", vars(inspect.getmodule(value))), **names}
+    value = (DOCUMENTED | MODELS)[example.name]
+    own = getattr(inspect.unwrap(value), "__globals__", vars(inspect.getmodule(value)))
+    example.globs = {**own, **names, "qmodel": nnx.clone(names["qmodel"])}  # passes change a model's parameters
     report: list[str] = []
     result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
     assert result.failed == 0, "".join(report)

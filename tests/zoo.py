@@ -19,7 +19,7 @@ from flax import nnx
 import jaxq
 from jaxq.export.proof.forward import Proof
 from tests.effort import little_effort
-from tests.promotion import avg_pool
+from tests.promotion import avg_pool, promoting
 
 EXAMPLES = 64
 IMAGE, SERIES, ROW = (16, 16, 3), (12, 6), (12,)
@@ -378,6 +378,7 @@ class HalfPrecision(nnx.Module):
         self.first, self.norm = conv(rngs, 3, 8, dtype=jnp.bfloat16, use_bias=False), norm(rngs, 8)
         self.head = nnx.Linear(8, 4, dtype=jnp.bfloat16, rngs=rngs)
 
+    @promoting
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.norm(self.first(x)))
         return self.head(jnp.mean(x, axis=(1, 2)))
@@ -459,7 +460,7 @@ class Chance(nnx.Module):
             layers.append(Layer(rng, channels, size, rngs))
             channels = layers[-1].outer
         self.layers = nnx.List(layers)
-        self.pooled, self.pool = int(rng.integers(0, 2)), (nnx.max_pool, nnx.avg_pool)[rng.integers(2)]
+        self.pooled, self.pool = int(rng.integers(0, 2)), (nnx.max_pool, avg_pool)[rng.integers(2)]
         self.join = bool(rng.random() < 0.5)
         self.head = nnx.Linear(channels * (2 if self.join else 1), 6, rngs=rngs)
 

@@ -73,8 +73,15 @@ class Tally:
 class Certificate:
     """What was compared and what differed.
 
-    exact_sites: activations upon which no table op acts. table_sites: results of table ops of exact inputs.
-    machine: whose kernels the training forward was compared with. machines: what is known of each machine.
+    Attributes:
+      examples: how many examples were compared.
+      runtime: the name and version of the runtime that ran the file.
+      families: for each kernel family, what was compared with the runtime and what differed.
+      simulation: what of the training forward was compared with the file and what differed.
+      exact_sites: activations upon which no table op acts.
+      table_sites: results of table ops of exact inputs.
+      machine: whose kernels the training forward was compared with.
+      machines: what is known of each machine.
     """
 
     examples: int

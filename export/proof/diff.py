@@ -39,7 +39,14 @@ TRAINING, MODEL = "training forward", "model as read"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was compared and what differs. links: neighbouring readings, in order. changes: a file against the model."""
+    """What was compared and what differs; prints as a table.
+
+    Attributes:
+      examples: how many examples were compared.
+      runtime: the name and version of the runtime that ran the file.
+      links: neighbouring readings, in order.
+      changes: a file against the model.
+    """
 
     examples: int
     runtime: str

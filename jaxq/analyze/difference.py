@@ -16,8 +16,11 @@ from jaxq.errors import InputError
 class Error:
     """One kind of error over all elements of a tensor.
 
-    mean, mean_abs, max_abs: in steps of the tensor's scale; `mean` keeps the sign, so that means of parts add up.
-    sqnr: `10 log10(sum r^2 / sum e^2)` in dB, r the float reading; infinite where there is no error.
+    Attributes:
+      mean: in steps of the tensor's scale; it keeps the sign, so that means of parts add up.
+      mean_abs: in steps.
+      max_abs: in steps.
+      sqnr: `10 log10(sum r^2 / sum e^2)` in dB, r the float reading; infinite where there is no error.
     """
 
     mean: float
@@ -34,9 +37,20 @@ class Error:
 class Difference:
     """One integer tensor of the training forward against the float reading.
 
-    site: its name. kind: the op that makes it, INPUT for an input. step: its scale, in real units. elements: how many
-    numbers were compared. clipped: the share of the float reading that lies more than half a step outside the range.
-    total = own + inherited, own = rounding + clipping + weights, element by element (`jaxq.analyze.parts`).
+    Element by element total = own + inherited and own = rounding + clipping + weights (`jaxq.analyze.parts`).
+
+    Attributes:
+      site: its name.
+      kind: the op that makes it, INPUT for an input.
+      step: its scale, in real units.
+      elements: how many numbers were compared.
+      clipped: the share of the float reading that lies more than half a step outside the range.
+      total: the error against the float reading.
+      own: what the op itself adds, given exact inputs.
+      rounding: the part of `own` that rounding to the grid adds.
+      clipping: the part of `own` that the range's ends add.
+      weights: the part of `own` that quantized weights add.
+      inherited: what the op's inputs bring.
     """
 
     site: str
@@ -75,7 +89,12 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-    """Every integer tensor of a model, in the order of computation unless `sorted_by`."""
+    """Every integer tensor of a model; prints as a table.
+
+    Attributes:
+      examples: how many examples were compared.
+      tensors: a `Difference` each, in the order of computation unless `sorted_by`.
+    """
 
     examples: int
     tensors: tuple[Difference, ...]

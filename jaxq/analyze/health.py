@@ -29,9 +29,12 @@ from jaxq.simulate.qparams import Ranges
 class SiteHealth:
     """One integer tensor.
 
-    clipped: the share of its `elements` numbers that lie more than half a step outside its range, in the float reading.
-    dead: how many of its channels (the last axis) are zero for every example in the training forward. channels: how
-    many there are in the output of an op with weights; 0 elsewhere, where nothing is counted.
+    Attributes:
+      site: its name.
+      elements: how many numbers were seen.
+      clipped: the share of them that lies more than half a step outside the range, in the float reading.
+      dead: how many of its channels (the last axis) are zero for every example in the training forward.
+      channels: how many there are in the output of an op with weights; 0 elsewhere, where nothing is counted.
     """
 
     site: str
@@ -43,7 +46,13 @@ class SiteHealth:
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """Every integer tensor, in the order of computation, and the findings of the last calibration."""
+    """What ranges clip and which channels are dead; prints as a table.
+
+    Attributes:
+      examples: how many examples were seen.
+      sites: a `SiteHealth` of every integer tensor, in the order of computation.
+      findings: what the ranges of the last calibration cannot hold.
+    """
 
     examples: int
     sites: tuple[SiteHealth, ...]

@@ -21,8 +21,12 @@ WIDTH = 20  # characters of the longest bar
 class Score:
     """One op, or one range, alone under another choice.
 
-    site: its name. kind: of its op. choice: "w4", "w8", "a16" or "float". loss: of the whole model. change: `loss`
-    minus the model's own; above zero the choice hurts.
+    Attributes:
+      site: its name.
+      kind: of its op.
+      choice: "w4", "w8", "a16" or "float".
+      loss: of the whole model.
+      change: `loss` minus the model's own; above zero the choice hurts.
     """
 
     site: str
@@ -36,7 +40,12 @@ class Score:
 class Sensitivity:
     """The scores of a model, worst first within each choice; prints as a table.
 
-    loss: of the model as it is. measure: what the loss is. skipped: sites and choices that the plan refuses, and why.
+    Attributes:
+      examples: how many examples were seen.
+      measure: what the loss is.
+      loss: of the model as it is.
+      scores: a `Score` of each site and choice.
+      skipped: sites and choices that the plan refuses, and why.
     """
 
     examples: int

@@ -172,7 +172,7 @@ def accuracy(result: Any, wanted: Any) -> jax.Array:
     """In per cent: whether the largest logit is the label's, or the float model's own largest; [examples]."""
     logits, classes = _logits(result), jax.tree.leaves(wanted)[0]
     classes = classes if jnp.issubdtype(classes.dtype, jnp.integer) else jnp.argmax(classes, -1)
-    return 100.0 * (jnp.argmax(logits, -1) == classes)
+    return jnp.where(jnp.argmax(logits, -1) == classes, 100.0, 0.0)
 
 
 def _logits(result: Any) -> jax.Array:

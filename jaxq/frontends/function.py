@@ -20,8 +20,17 @@ from jaxq.simulate.qparams import Ranges
 class QuantizedFunction(NamedTuple):
     """A quantized function, in optax's shape. Both members are pure.
 
-    init(params, *example) -> ranges, not yet calibrated. apply(params, ranges, *args, **kwargs) -> the function's
-    result.
+    Attributes:
+      init: `init(params, *example)` gives ranges, not yet calibrated.
+      apply: `apply(params, ranges, *args, **kwargs)` gives the function's result, computed on the device's integers.
+      core: the target, its recipe and its plans.
+      captured: `captured(params, *args)` gives the plan for a call of these shapes.
+
+    Example:
+      >>> q = jaxq.quantize(lambda w, x: jax.nn.relu(x @ w), "int8", np.eye(4, 3, dtype="float32"), images[:1])
+      >>> ranges = q.init(np.eye(4, 3, dtype="float32"), images)
+      >>> sorted(ranges)
+      ['fully_connected', 'input']
     """
 
     init: Callable[..., Any]

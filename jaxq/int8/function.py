@@ -14,8 +14,10 @@ from jaxq.int8.sites import Site
 class Int8Function(NamedTuple):
     """A function whose contractions compute in int8. Both members are pure.
 
-    init(params, *inputs) -> the schemes' states, by contraction: {} for schemes without.
-    apply(params, states, *inputs, **kwargs) -> the function's result.
+    Attributes:
+      init: `init(params, *inputs)` gives the schemes' states, by contraction: {} for schemes without.
+      apply: `apply(params, states, *inputs, **kwargs)` gives the function's result.
+      sites: the names of the contractions.
     """
 
     init: Callable[..., Any]

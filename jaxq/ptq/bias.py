@@ -45,7 +45,8 @@ def correct_biases(target: Any, batches: Any, *state: Any, reference: Any = None
       RangeError: the model is not calibrated.
 
     Example:
-      report = jaxq.ptq.correct_biases(qmodel, images[:512])
+      >>> jaxq.ptq.correct_biases(qmodel, images).name
+      'bias'
     """
     return run(corrected, target, batches, state, reference, examples)
 

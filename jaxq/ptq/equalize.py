@@ -78,7 +78,8 @@ def equalize(target: Any, batches: Any, *state: Any, reference: Any = None, exam
       RangeError: the model is not calibrated.
 
     Example:
-      report = jaxq.ptq.equalize(qmodel, images[:512])
+      >>> jaxq.ptq.equalize(qmodel, images).name
+      'equalize'
     """
     return run(equalized, target, batches, state, reference, examples)
 
@@ -104,10 +105,15 @@ def smooth(
       reference: the float parameters that the outputs are compared with, by default those at hand.
       examples: at most how many examples are held in memory.
 
-    Returns, Raises: as `equalize`.
+    Returns:
+      As `equalize`.
+
+    Raises:
+      As `equalize`.
 
     Example:
-      report = jaxq.ptq.smooth(qmodel, sentences[:256], alpha=0.5)
+      >>> jaxq.ptq.smooth(qmodel, images, alpha=0.5).name
+      'smooth'
     """
     return run(functools.partial(smoothed, alpha=alpha), target, batches, state, reference, examples)
 

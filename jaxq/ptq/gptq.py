@@ -51,7 +51,9 @@ def gptq(target: Any, batches: Any, *state: Any, reference: Any = None, examples
       RangeError: the model is not calibrated.
 
     Example:
-      report = jaxq.ptq.gptq(qmodel, images[:512])
+      >>> report = jaxq.ptq.gptq(qmodel, images)
+      >>> [change.op for change in report.changes]
+      ['kernel']
     """
     return run(rounded_by_gptq, target, batches, state, reference, examples)
 

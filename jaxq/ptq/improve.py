@@ -63,7 +63,9 @@ def improve(
       RangeError: the model is not calibrated.
 
     Example:
-      report = jaxq.ptq.improve(qmodel, images[:512], passes=["round", "bias"])
+      >>> report = jaxq.ptq.improve(qmodel, images, passes=["gptq", "bias"])
+      >>> [part.name for part in report.parts]
+      ['gptq', 'bias']
     """
     step = functools.partial(_improved, passes=passes, steps=steps)
     return run(step, target, batches, state, reference, examples)

@@ -48,7 +48,8 @@ def reestimate(target: Any, batches: Any, *state: Any, reference: Any = None, ex
       RangeError: the model is not calibrated.
 
     Example:
-      report = jaxq.ptq.reestimate(qmodel, images[:512], reference=float_model)
+      >>> jaxq.ptq.reestimate(qmodel, images).name
+      'norm'
     """
     return run(reestimated, target, batches, state, reference, examples)
 

@@ -11,7 +11,14 @@ from jaxq.display.text import aligned
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One op. before, after: the pass's own objective on the examples. note: what the pass did, or why nothing."""
+    """What a pass did to one op.
+
+    Attributes:
+      op: its name.
+      before: the pass's own objective on the examples; less is better.
+      after: the same, afterwards.
+      note: what the pass did, or why nothing.
+    """
 
     op: str
     before: float

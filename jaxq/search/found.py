@@ -16,9 +16,13 @@ from jaxq.plan.recipe import Recipe
 class Found:
     """The result of a search.
 
-    recipe: for `jaxq.quantize`, with one rule for each choice made. title, columns, table: what was measured, as text;
-    columns whose name begins with ">" are numbers. facts: the same numbers. complete: False where the search was
-    interrupted, and this is the best that it had found.
+    Attributes:
+      recipe: for `jaxq.quantize`, with one rule for each choice made.
+      title: of the table.
+      columns: their names; those that begin with ">" hold numbers.
+      table: what was measured, a row of texts for each step or choice.
+      facts: the same as numbers, by name.
+      complete: False where the search was interrupted, and this is the best that it had found.
     """
 
     recipe: Recipe

@@ -43,9 +43,16 @@ def tune(
       choices: as of `jaxq.search.rollback`; none leaves out step 2.
       progress: show a progress bar.
 
-    Returns: Found, whose table has a row for each step. `found.facts["reached"]` says whether the drop is kept.
+    Returns:
+      `Found`, whose table has a row for each step. `found.facts["reached"]` says whether the drop is kept.
 
-    Raises: as `jaxq.search.rollback`.
+    Raises:
+      As `jaxq.search.rollback`.
+
+    Example:
+      >>> found = jaxq.search.tune(qmodel, images, max_drop=0.5, methods=("minmax", "mse"), progress=False)
+      >>> found.facts["reached"]
+      True
 
     References: Wu et al. 2020, "Integer quantization for deep learning inference", section 6 and figure 3.
     """
