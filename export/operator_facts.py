@@ -127,11 +127,11 @@ def writes(**versions: int) -> Need:
     return lambda call: max([1, *(versions.get(t.dtype, 1) for t in call.outputs[:1])])
 
 
-def per_channel(version: int, output: bool = False) -> Need:
-    """An integer input (or the output) with several scales."""
+def per_channel(version: int, output: bool = False, of: int = 0) -> Need:
+    """An integer input, the one at position `of`, (or the output) with several scales."""
 
     def need(call: Call) -> int:
-        tensor = (call.outputs[0] if call.outputs else None) if output else call.read(0)
+        tensor = (call.outputs[0] if call.outputs else None) if output else call.read(of)
         many = tensor is not None and tensor.quantization is not None and tensor.quantization.per_channel
         return version if many and tensor is not None and tensor.dtype != "int4" else 1
 

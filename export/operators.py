@@ -90,6 +90,7 @@ OPERATORS: dict[str, Facts] = {
     "DEQUANTIZE": Facts(_v(1, 2, 3, float16=3, int4=6), (per_channel(5),), scaled=(0,), reads="same"),
     "DIV": Facts(_v(1), (broadcast_above_four(2),), scaled=(0, 1), fuses=True, tflm=("float32", "int8", "int32")),
     "ELU": Facts(_v(1, 1), scaled=(0,), tflm=F8),
+    "EMBEDDING_LOOKUP": Facts(_v(1, 1, int4=4), (per_channel(4, of=1),), decides=1, copies=(1,)),
     "EQUAL": Facts(_v(1, 2, 5)),
     "EXP": Facts(_v(1, 2, 2), scaled=(0,), tflm=F),
     "EXPAND_DIMS": Facts(_v(1, 1, 1), parameters=(1,), copies=(0,), tflm=F81632),

@@ -106,7 +106,7 @@ def _floating(plan: Plan, env: Mapping[int, Any], ranges: Any, ops: Sequence[Op]
     """Ops whose activations are floats: weights as they are stored, constants in float32."""
     weighted = [op for op in ops if op.kind in OPS and OPS[op.kind].weights]
     operands = {
-        (op.name, i): Operand(_float32(np.asarray(env[v])))
+        (op.name, i): _float_operand(plan, op, i, np.asarray(env[v]))
         for op in ops
         for i, v in enumerate(op.inputs)
         if v not in plan.graph.activations and op not in weighted
@@ -123,12 +123,28 @@ def _float_kernel(plan: Plan, op: Op, env: Mapping[int, Any], ranges: Any) -> Ke
         trained = None if site is None else ranges[site]
         kernel = float_kernel(w, plan.weights[op.name], trained)
         return Kernel(np.asarray(kernel.q, np.int8), np.asarray(kernel.scale, np.float32), bias)
-    stored = w.astype(np.float16) if plan.storage.get(op.name) == "float16" else w
-    if not np.all(np.isfinite(stored)):
+    return Kernel(_half(op, w) if plan.storage.get(op.name) == "float16" else w, np.zeros(0, np.float32), bias)
+
+
+def _half(op: Op, w: np.ndarray) -> np.ndarray:
+    """Weights in float16. Raises ExportError for one that is too large."""
+    if np.any(np.abs(w) > np.finfo(np.float16).max):
         raise ExportError(
             f"The weights of {op.name} reach {np.max(np.abs(w)):.4g}; float16 holds 65,504. Store them in float32."
         )
-    return Kernel(stored, np.zeros(0, np.float32), bias)
+    return w.astype(np.float16)
+
+
+def _float_operand(plan: Plan, op: Op, index: int, array: np.ndarray) -> Operand:
+    """A constant of an op on floats: the table of an EMBEDDING as the plan stores it."""
+    if index != 1 or op.name not in plan.storage:
+        return Operand(_float32(array))
+    if not np.all(np.isfinite(array)):
+        raise ExportError(f"The table of {op.name} is not finite. Did training diverge? Restore a checkpoint.")
+    if plan.storage[op.name] == "float16":
+        return Operand(_half(op, array))
+    table = float_kernel(array.astype(np.float32), plan.embeddings[op.name], None)
+    return Operand(np.asarray(table.q, np.int8), np.float32(table.scale[0]))
 
 
 def _float32(array: np.ndarray) -> np.ndarray:

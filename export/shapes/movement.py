@@ -203,6 +203,15 @@ def gather(view: View) -> list[Shape]:
     return [(*x[:axis], *indices[batch:], *x[axis + 1 :])]
 
 
+def embedding_lookup(view: View) -> list[Shape]:
+    """EMBEDDING_LOOKUP: the rows of input 1 at the indices of input 0, a vector of int32."""
+    (count,), table = view.shape(0, 1), view.shape(1)
+    ensure(len(table) >= 2, f"looks up rows of shape {table}")
+    ensure(table[0] > 0, f"looks up rows of shape {table}")
+    ensure(view.input().dtype == "int32", f"has indices of {view.input().dtype}")
+    return [(count, *table[1:])]
+
+
 def broadcast_to(view: View) -> list[Shape] | None:
     """BROADCAST_TO the shape of input 1."""
     x, wanted = view.shape(), view.constant(1)

@@ -64,6 +64,7 @@ SHAPES: Mapping[str, Row] = {
     "DEQUANTIZE": ANY_UNARY,
     "DIV": BINARY,
     "ELU": UNARY,
+    "EMBEDDING_LOOKUP": Row(movement.embedding_lookup, 2, 2),
     "EQUAL": RELATION,
     "EXP": UNARY,
     "EXPAND_DIMS": Row(movement.expand_dims, 2, 2, (0,)),

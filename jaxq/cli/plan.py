@@ -26,7 +26,7 @@ def _as_data(plan: Plan) -> dict[str, Any]:
         "target": plan.recipe.target,
         "input": plan.recipe.input,
         "output": plan.recipe.output,
-        "weights": {name: str(scheme) for name, scheme in plan.weights.items()},
+        "weights": {name: str(scheme) for name, scheme in {**plan.weights, **plan.embeddings}.items()},
         "activations": [_group(group) for group in plan.groups.values()],
         "float_islands": dict(plan.islands),
         "requantized": [{"op": op, "operand": operand} for op, operand in sorted(plan.requantized)],

@@ -58,8 +58,8 @@ class Plan:
 
     groups: activations with one range, by name. group_of: the group of a site, by the site's name. weights: by an op's
     name, how its kernel is quantized. islands: by an op's name, why it runs in floating point. requantized: the (op,
-    operand) pairs that need a QUANTIZE before. storage: by an op's name, the type of its kernel in the file, where it
-    is not float32.
+    operand) pairs that need a QUANTIZE before. embeddings: by an op's name, how the table of an EMBEDDING on floats is
+    quantized. storage: by an op's name, the type of its kernel or table in the file, where it is not float32.
     arithmetic: by an op's name, how the device computes it. findings: what calibrated ranges cannot hold; none before
     calibration.
     """
@@ -71,6 +71,7 @@ class Plan:
     weights: Mapping[str, Scheme] = dataclasses.field(default_factory=dict)
     islands: Mapping[str, str] = dataclasses.field(default_factory=dict)
     requantized: frozenset[tuple[str, int]] = frozenset()
+    embeddings: Mapping[str, Scheme] = dataclasses.field(default_factory=dict)
     storage: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -185,6 +186,12 @@ def _weight_schemes(plan: Plan) -> Plan:
     return dataclasses.replace(plan, weights=weights)
 
 
+def _embeddings(plan: Plan) -> Plan:
+    """How the tables of EMBEDDINGs on floats are quantized: as TFLiteConverter does, by one scale each."""
+    schemes = {op.name: _table_scheme(op, plan.recipe) for op in _tables(plan)}
+    return dataclasses.replace(plan, embeddings=schemes)
+
+
 def _calibrations(plan: Plan) -> Plan:
     """No change: refuses a rule whose calibration suits nothing that it matches."""
     for rule in plan.recipe.rules:
@@ -210,8 +217,9 @@ def _storage(plan: Plan) -> Plan:
     """The type of each kernel in the file."""
     target = target_named(plan.recipe.target)
     stored = {op.name: storage(op, plan.weights[op.name], target) for op in _weighted(plan)}
+    stored |= dict.fromkeys(plan.embeddings, "int8")
     if plan.recipe.weights.bits == 16:
-        stored |= {op.name: "float16" for op in plan.graph.ops if has_weights(op)}
+        stored |= {op.name: "float16" for op in plan.graph.ops if has_weights(op) or _has_table(plan, op)}
     return dataclasses.replace(plan, storage=stored)
 
 
@@ -232,6 +240,7 @@ DECISIONS: Mapping[str, Pass] = {
     "shared scales": _shared_scales,
     "requantizations": _requantizations,
     "weight schemes": _weight_schemes,
+    "embeddings": _embeddings,
     "calibrations": _calibrations,
     "storage": _storage,
     "arithmetic": _arithmetic,
@@ -253,13 +262,27 @@ FEWEST_ELEMENTS = 1024
 
 def _weighted(plan: Plan) -> list[Op]:
     """The ops whose kernels are integers in the file. Of ops on floats not an AFFINE's, a vector: not worth it."""
-    few = plan.recipe.floats and plan.recipe.weights.bits <= 8
     ops = [op for op in plan.graph.ops if has_weights(op)]
-    return [op for op in ops if op.name not in plan.islands or (few and op.kind != "AFFINE" and _stored(plan, op))]
+    return [op for op in ops if op.name not in plan.islands or (op.kind != "AFFINE" and _stored(plan, op))]
+
+
+def _tables(plan: Plan) -> list[Op]:
+    """The EMBEDDINGs on floats whose tables are integers in the file."""
+    return [op for op in plan.graph.ops if op.name in plan.islands and _has_table(plan, op) and _stored(plan, op)]
+
+
+def _has_table(plan: Plan, op: Op) -> bool:
+    """Whether the op looks up rows of weights."""
+    return op.kind == "EMBEDDING" and op.inputs[1] not in plan.graph.activations
 
 
 def _stored(plan: Plan, op: Op) -> bool:
-    """Whether an op on floats stores its kernel as integers: by its rule, else in dynamic range by its size."""
+    """Whether an op on floats stores its kernel or table as integers: by its rule, else of dynamic range by its size.
+
+    Recipes whose activations are integers keep the weights of an island in float32.
+    """
+    if not plan.recipe.floats or plan.recipe.weights.bits > 8:
+        return False
     asked = rule_for(plan.recipe, [op.name]).weight_bits
     if asked is not None:
         return asked <= 8
@@ -315,3 +338,8 @@ def _weight_scheme(op: Op, graph: Graph, recipe: Recipe) -> Scheme:
     ranges: str = rule.ranges if rule.ranges in ("frozen", "learned") else recipe.weights.ranges
     calibration = calibration_for(recipe, [op.name], WeightCalibration, recipe.weights.calibration)
     return Scheme(bits, True, axis, True, ranges, "max" if ranges == "follow" else calibration)
+
+
+def _table_scheme(op: Op, recipe: Recipe) -> Scheme:
+    bits = rule_for(recipe, [op.name]).weight_bits or 8  # GATHER reads no narrower type: fewer bits save nothing
+    return Scheme(bits, symmetric=True, narrow=True, ranges="follow", calibration="max")

@@ -93,8 +93,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       float: run the op in floating point; of dynamic range, without quantizing its input.
       ranges: as of activations; weights take "learned" and "frozen" of it.
       symmetric: zero point 0.
-      weight_bits: 4 or 8; with float activations 32 leaves a kernel in float32, and 8 stores in dynamic range also one
-        of fewer than 1,024 elements, which otherwise stays in float32.
+      weight_bits: 4 or 8; with float activations 32 leaves a kernel or an embedding table in float32, and 8 stores in
+        dynamic range also one of fewer than 1,024 elements, which otherwise stays in float32.
       activation_bits: 8 or 16.
       per_channel: a scale for each output channel of the weights, or one.
       calibration: how the range of the activations or of the weights is found, as far as the method is for them ("mse"

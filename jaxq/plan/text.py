@@ -21,8 +21,9 @@ def plan_text(plan: Plan) -> str:
     lines = [
         f"plan: recipe {plan.recipe.name}, target {target.title}, input {plan.recipe.input}, output "
         f"{plan.recipe.output}",
-        f"weights ({len(plan.weights)})",
+        f"weights ({len(plan.weights) + len(plan.embeddings)})",
         *(f"  {name}: {scheme}{_weight_note(plan, name)}" for name, scheme in plan.weights.items()),
+        *(f"  {name}: {scheme}; the rows read are dequantized" for name, scheme in plan.embeddings.items()),
         f"activations ({sum(len(g.members) for g in plan.groups.values())} tensors, {len(plan.groups)} ranges)",
         *(f"  {_group_text(g)}" for g in plan.groups.values()),
         f"float islands ({len(plan.islands)})",

@@ -133,9 +133,11 @@ class Run:
         return Products(arithmetic, self.plan.recipe.carrier, gradient)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
-        """The weights of an op on floats as the file holds them."""
+        """The weights or the table of an op on floats as the file holds them."""
         if self.plan.storage[op.name] == "float16":
             return half_precision(w)
+        if op.name in self.plan.embeddings:
+            return dequantized_weight(w, self.plan.embeddings[op.name], None)
         site = self.plan.weight_site(op)
         return dequantized_weight(w, self.plan.weights[op.name], None if site is None else self.ranges[site])
 

@@ -95,7 +95,8 @@ def step_key(plan: Plan, op: Op) -> Hashable:
     read = tuple((plan.graph.avals[v], v in plan.graph.activations, _width(plan.group(v))) for v in op.inputs)
     same = tuple((op.name, i) in plan.requantized for i in range(len(op.inputs)))
     positions = tuple(op.inputs.index(v) for v in op.inputs)
-    how = (plan.arithmetic[op.name], plan.weights.get(op.name), plan.storage.get(op.name), op.name in plan.islands)
+    scheme = plan.weights.get(op.name) or plan.embeddings.get(op.name)
+    how = (plan.arithmetic[op.name], scheme, plan.storage.get(op.name), op.name in plan.islands)
     facts = (op.kind, tuple(sorted(op.attrs.items(), key=lambda pair: pair[0])), op.call, site is None)
     return (*facts, around, read, same, positions, how, recipe.floats, recipe.carrier)
 

@@ -88,6 +88,15 @@ def odd():
     return alive(tf.keras.Model(inputs, [K.sum(x, (1, 2)), K.max(x, -1), L.Dense(5)(L.Flatten()(x))]))
 
 
+def words():
+    """A bag of words at two positions: tables of 70 and of 20 rows of 16 numbers, and logits of 70 words."""
+    ids, places = (tf.keras.Input((7,), 1, "int32", name=name) for name in ("ids", "places"))
+    rng = np.random.default_rng(3)
+    tables = [L.Embedding(n, 16, weights=[rng.normal(size=(n, 16)).astype(np.float32)]) for n in (70, 20)]
+    x = K.mean(L.Add()([tables[0](ids), tables[1](places)]), 1)
+    return tf.keras.Model([ids, places], L.Dense(70)(x))
+
+
 def full_integer(model, io=tf.int8, per_channel=True):
     """Post-training quantization to int8, no float operator inside; `io` is the type of both ends."""
     made = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -135,6 +144,7 @@ def files():
         "small_ai_edge.tflite": by_ai_edge(plain),
         "small_dynamic.tflite": dynamic_range(plain),
         "small_ai_edge_dynamic.tflite": dynamic_by_ai_edge(plain),
+        "words_dynamic.tflite": dynamic_range(words()),
         "odd_uint8_ends.tflite": full_integer(rest, tf.uint8),
         "odd_float.tflite": tf.lite.TFLiteConverter.from_keras_model(rest).convert(),
         "hey_jarvis.tflite": wake_word.read_bytes(),

@@ -39,7 +39,7 @@ from jaxq.numerics.dynamic_range import (
     Dynamic,
     Way,
 )
-from jaxq.numerics.rounding import straight_through
+from jaxq.numerics.rounding import straight_through, unfused
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]
@@ -102,6 +102,14 @@ def fully_connected(choose: Choice) -> Kernel:
         return [y[0].reshape(target(op, tensors).shape)]
 
     return kernel
+
+
+def embedding_lookup(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """EMBEDDING_LOOKUP of an integer table: `q s`, with one scale or one a row (tflite/kernels/embedding_lookup.cc)."""
+    table, indices = source(op, tensors, 1), present(op, values)
+    s = np.resize(scales(table), table.shape[:1]).reshape(-1, *[1] * (len(table.shape) - 1))
+    q, s = (jnp.take(jnp.asarray(a), indices, axis=0, mode="clip") for a in (_weights(op, tensors), s))
+    return [unfused(q.astype(jnp.float32) * s)]
 
 
 def _product(a: jax.Array, w: jax.Array) -> jax.Array:
@@ -168,6 +176,16 @@ def _asymmetric(op: Operator, tensors: Tensors) -> Way:
     return ASYMMETRIC
 
 
+def _tflm_embedding_lookup(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    table = source(op, tensors, 1)
+    if table.dtype != "int8" or scales(table).size > 1:
+        raise ExportError(
+            f"TFLite Micro looks up rows of float32 and of int8 with one scale; {table.name!r} is {table.dtype} with "
+            f"{scales(table).size}. Give it one scale."
+        )
+    return embedding_lookup(op, tensors, values)
+
+
 def _vector(op: Operator, tensors: Tensors) -> Way:
     return ASYMMETRIC_IN_VECTORS
 
@@ -176,11 +194,14 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "xnnpack": {
         "CONV_2D": conv(_xnnpack_conv, _xnnpack_pixels),
         "DEPTHWISE_CONV_2D": depthwise_conv(_vector),
+        "EMBEDDING_LOOKUP": embedding_lookup,
         "FULLY_CONNECTED": fully_connected(_xnnpack_dense),
     },
     "reference": {
         "CONV_2D": conv(_by_scales, _never),
         "DEPTHWISE_CONV_2D": depthwise_conv(_asymmetric),
+        "EMBEDDING_LOOKUP": embedding_lookup,
         "FULLY_CONNECTED": fully_connected(_by_option),
     },
+    "tflm": {"EMBEDDING_LOOKUP": _tflm_embedding_lookup},
 }

@@ -109,6 +109,11 @@ def gather(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [take(x, indices)]
 
 
+def embedding_lookup(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """EMBEDDING_LOOKUP: rows of the table as they are. Indices must be in range."""
+    return [jnp.take(present(op, values, 1), present(op, values), axis=0, mode="clip")]
+
+
 def broadcast_to(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """BROADCAST_TO the shape of the output."""
     return [jnp.broadcast_to(present(op, values), tensors[op.outputs[0]].shape)]
@@ -252,6 +257,7 @@ KERNELS: dict[str, Kernel] = {
     "LESS": comparison(jnp.less),
     "LESS_EQUAL": comparison(jnp.less_equal),
     "CAST": cast,
+    "EMBEDDING_LOOKUP": embedding_lookup,
     "GATHER": gather,
     "PACK": pack,
     "UNPACK": unpack,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxq.export.lowering.writer import Writer
+from jaxq.export.program import Tensor
 from jaxq.graph import Op
 
 
@@ -69,9 +70,18 @@ def gather(w: Writer, op: Op) -> None:
 
 
 def embedding(w: Writer, op: Op) -> None:
-    """GATHER of rows."""
-    inputs = [w.read(op, 1), w.read(op, 0)]
-    w.emit("GATHER", inputs, [w.activation(op.outputs[0])], axis=0, batch_dims=0)
+    """GATHER of rows. Rows of int8 that floats are made of are dequantized behind it, a table of float16 before."""
+    table, indices, out = w.read(op, 1), w.read(op, 0), w.activation(op.outputs[0])
+    stored, made = w.tensors[table], w.tensors[out]
+    rows = out
+    if stored.dtype == "float16":
+        half, table = table, w.tensor(Tensor(f"{stored.name}:float32", stored.shape, "float32"))
+        w.emit("DEQUANTIZE", [half], [table])
+    elif stored.dtype != made.dtype:
+        rows = w.tensor(Tensor(f"{made.name}:rows", made.shape, stored.dtype, stored.quantization))
+    w.emit("GATHER", [table, indices], [rows], axis=0, batch_dims=0)
+    if rows != out:
+        w.emit("DEQUANTIZE", [rows], [out])
 
 
 def broadcast_to(w: Writer, op: Op) -> None:
