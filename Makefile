@@ -11,7 +11,7 @@ SOURCES := jaxq export recipes tests benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest test-all lint docs arm64 arm64-short browser bench clean
+.PHONY: help demo newest test test-newest test-all lint docs arm64 arm64-short browser bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile | expand -t 20
@@ -83,15 +83,22 @@ for version in $(NEWEST); do \
 done
 endef
 
+# $(call with_newest,COMMANDS): COMMANDS after .venv-newest is made; one sentence where no second interpreter is found.
+define with_newest
+@python="$(if $(filter command,$(origin PYTHON)),$(PYTHON),$$($(find_newest)))"; \
+if [ -z "$$python" ]; then \
+	echo "newest: looked for $(NEWEST:%=python%), on PATH and among pyenv's versions"; \
+	echo "newest: no second interpreter found; ran none"; \
+	exit 0; \
+fi; \
+if [ -d .venv-newest ] && [ "$$(.venv-newest/bin/python --version 2>&1)" != "$$("$$python" --version 2>&1)" ]; then \
+	rm -rf .venv-newest; \
+fi; \
+$(MAKE) --no-print-directory .venv-newest/stamp BASE="$$python" GOAL=test-newest && $(1)
+endef
+
+newest: ## the environment of test-newest alone
+	$(call with_newest,true)
+
 test-newest: ## the exactness tests on the newest Python (and so the newest JAX) that is installed
-	@python="$(if $(filter command,$(origin PYTHON)),$(PYTHON),$$($(find_newest)))"; \
-	if [ -z "$$python" ]; then \
-		echo "newest: looked for $(NEWEST:%=python%), on PATH and among pyenv's versions"; \
-		echo "newest: no second interpreter found; ran none"; \
-		exit 0; \
-	fi; \
-	if [ -d .venv-newest ] && [ "$$(.venv-newest/bin/python --version 2>&1)" != "$$("$$python" --version 2>&1)" ]; then \
-		rm -rf .venv-newest; \
-	fi; \
-	$(MAKE) --no-print-directory .venv-newest/stamp BASE="$$python" GOAL=test-newest && \
-	.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NEWEST_TESTS)
+	$(call with_newest,.venv-newest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NEWEST_TESTS))
