@@ -28,6 +28,7 @@ from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind, given_back
 from jaxq.range_methods import METHODS as RANGE_METHODS
 from jaxq.simulate.forward import reals
+from jaxq.simulate.norm_statistics import states_of
 from jaxq.simulate.weights import bound_scale, floored, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]
@@ -243,7 +244,8 @@ def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, f
     for name, group in captured.plan.groups.items():
         if name in bound.ranges:
             ranges[name] = range_of(group, *found[name])
-    return {**ranges, **_weight_ranges(bound, captured, ranges)}
+    norms = states_of(captured.plan.norms, jax.tree.leaves(bound.params))
+    return {**ranges, **norms, **_weight_ranges(bound, captured, ranges)}
 
 
 # The least share of a sum's scale that an operand's has: below a 2^10th TFLite's kernels abort.

@@ -19,6 +19,7 @@ import optax
 from jaxq.gradients.optim import accumulate as accumulate
 from jaxq.gradients.optim import scale_by_deviation as scale_by_deviation
 from jaxq.gradients.statistics import is_gradient_state
+from jaxq.plan.norms import is_norm_state
 from jaxq.range_methods import RangeMethod, State, is_range, method_of
 from jaxq.simulate.oscillations import freeze_oscillations as freeze_oscillations
 
@@ -38,6 +39,8 @@ def partition(
     observe: int = 0,
     freeze: int | None = None,
     decay: float = 0.99,
+    norm_decay: float = 0.99,
+    norm_freeze: int | None = None,
 ) -> optax.GradientTransformation:
     """`weights` for the model's parameters and `ranges` for the learned ranges, whatever pytree they come in.
 
@@ -55,6 +58,8 @@ def partition(
       decay: of the moving min and max, `m <- decay m + (1 - decay) batch`. The first steps weigh calibration and each
         batch equally, `1 / (t + 2)`, so that the average has no bias from its start (TFMOT's starts at +-6 and never
         forgets).
+      norm_decay: of the statistics of BatchNorms that follow (a recipe with `norm = "follow"`), as `momentum` of Flax.
+      norm_freeze: from this step on these statistics stand still.
 
     Returns:
       A transformation whose update needs params: `tx.update(grads, state, params)`. Its state is a PartitionState.
@@ -84,7 +89,9 @@ def partition(
         rate = jnp.maximum(1.0 - decay, 1.0 / (state.step.astype(jnp.float32) + 2.0))
         phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
         new = [_range_update(r, g, m, phase) for r, g, m in zip(found, range_grads, moves, strict=True)]
-        new_states = (jax.tree.map(jnp.negative, leaf) for leaf in _nodes(updates) if is_gradient_state(leaf))
+        still = state.step >= norm_freeze if norm_freeze is not None else jnp.bool_(False)
+        follow = jnp.where(still, 0.0, 1.0 - norm_decay)
+        new_states = [_state_update(node, follow) for node in _nodes(updates) if _is_statistic(node)]
         joined = _join(updates, weight_updates, new, new_states)
         return joined, PartitionState(state.step + 1, weight_state, range_state)
 
@@ -111,6 +118,17 @@ def _range_update(state: State, gradient: State, moves: State, phase: _Phase) ->
     return {key: jnp.where(phase.frozen, jnp.zeros_like(change), change) for key, change in changes.items()}
 
 
+def _is_statistic(node: Any) -> bool:
+    """Whether a node holds what a forward or backward pass found, and not what a gradient trains."""
+    return is_gradient_state(node) or is_norm_state(node)
+
+
+def _state_update(gradient: Any, follow: jax.Array) -> Any:
+    """The change of such a state from its gradient, `state - found`: to what was found, or a part of the way."""
+    rate = follow if is_norm_state(gradient) else 1.0
+    return jax.tree.map(lambda g: -rate * g, gradient)
+
+
 def _method(state: State) -> RangeMethod:
     method = method_of(state)
     assert method is not None
@@ -126,8 +144,8 @@ def _gradients(gradients: list[State], ranges: list[State]) -> list[dict[str, ja
 
 
 def _apart(node: Any) -> bool:
-    """Whether a node is no parameter of the model: a range, or the state of a gradient's scheme."""
-    return is_range(node) or is_gradient_state(node)
+    """Whether a node is no parameter of the model: a range, or the state of a gradient's scheme or of a BatchNorm."""
+    return is_range(node) or _is_statistic(node)
 
 
 def _nodes(tree: Any) -> list[Any]:
@@ -156,9 +174,7 @@ def _boxed(like: Any, state: State) -> Any:
 def _join(like: Any, plain: Any, ranges: Iterable[Any], states: Iterable[Any]) -> Any:
     leaves, structure = jax.tree.flatten(like, is_leaf=_apart)
     others, values, found = iter(jax.tree.leaves(plain)), iter(ranges), iter(states)
-    joined = [
-        _boxed(n, next(values)) if is_range(n) else next(found if is_gradient_state(n) else others) for n in leaves
-    ]
+    joined = [_boxed(n, next(values)) if is_range(n) else next(found if _is_statistic(n) else others) for n in leaves]
     return jax.tree.unflatten(structure, joined)
 
 

@@ -13,6 +13,7 @@ from jaxq.errors import InputError
 from jaxq.frontends.core import Bound
 from jaxq.frontends.function import QuantizedFunction, bind_function, quantize_function
 from jaxq.plan.recipe import Recipe, read_recipe
+from jaxq.simulate.norm_statistics import states_of, with_statistics
 
 
 def quantize(
@@ -69,7 +70,10 @@ BINDERS: tuple[tuple[type, Callable[..., Bound], str], ...] = (
 
 
 def bind(target: Any, *state: Any) -> Bound:
-    """A quantized target with its state: none for NNX, `variables` for Linen, `params, ranges` for a function."""
+    """A quantized target with its state: none for NNX, `variables` for Linen, `params, ranges` for a function.
+
+    The statistics of BatchNorms that follow are among the parameters, as training has them.
+    """
     found = next(((binder, wanted) for kind, binder, wanted in BINDERS if isinstance(target, kind)), None)
     if found is None:
         raise InputError(f"{type(target).__name__} is not quantized; take the result of jaxq.quantize(model, ...).")
@@ -79,7 +83,11 @@ def bind(target: Any, *state: Any) -> Bound:
             f"{type(target).__name__} takes {len(wanted.split())} arguments of state ({wanted or 'none'}), not "
             f"{len(state)}."
         )
-    return binder(target, *state)
+    bound = binder(target, *state)
+    if not (norms := bound.core.plan.norms):
+        return bound
+    leaves, structure = jax.tree.flatten(bound.params)
+    return bound._replace(params=jax.tree.unflatten(structure, with_statistics(norms, leaves, bound.ranges)))
 
 
 def reference_leaves(target: Any, bound: Bound, reference: Any) -> list[Any]:
@@ -117,6 +125,8 @@ def given_back(
     """The state of a target with new parameters and ranges: in place for NNX (an empty tuple), `(variables,)` for
     Linen, `(params, ranges)` for a function.
     """
+    norms = target.plan.norms
+    ranges = {**ranges, **states_of(norms, jax.tree.leaves(params))} if norms else ranges
     if isinstance(target, nnx.QuantizedModel):
         target.set_parameters(params)
         target.set_ranges(ranges)

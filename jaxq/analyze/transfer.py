@@ -17,6 +17,7 @@ from jaxq.errors import RangeError
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.precision import is_copy
 from jaxq.range_methods import METHODS
+from jaxq.simulate.norm_statistics import states_of
 from jaxq.simulate.qparams import Ranges
 from jaxq.simulate.weights import weight_values
 
@@ -33,7 +34,8 @@ def transferred(old: Plan, ranges: Ranges, new: Plan, params: Sequence[Any]) -> 
     """
     copies = {op.name: new.graph.site_names[op.inputs[0]] for op in new.graph.ops if is_copy(op)}
     found = {g.name: _of_group(old, ranges, g, copies) for g in new.groups.values() if g.has_range}
-    return {**found, **_of_weights(old, ranges, new, params)}
+    norms = {**states_of(new.norms, params), **{site: dict(ranges[site]) for site in new.norms if site in ranges}}
+    return {**found, **norms, **_of_weights(old, ranges, new, params)}
 
 
 def _of_group(old: Plan, ranges: Ranges, group: Group, copies: Mapping[str, str]) -> dict[str, jax.Array]:

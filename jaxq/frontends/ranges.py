@@ -23,7 +23,7 @@ def initial_ranges(plan: Plan) -> dict[str, dict[str, jax.Array]]:
         if (site := plan.weight_site(op)) is not None:
             scheme, channels = plan.weights[op.name], plan.graph.avals[op.inputs[1]].shape[-1]
             ranges[site] = new_state(METHODS[scheme.ranges], scheme.grid, (channels,))
-    return ranges
+    return ranges | {site: norm.new_state() for site, norm in plan.norms.items()}
 
 
 def check_ranges(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None:
@@ -35,6 +35,9 @@ def check_ranges(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None
     for name, group in plan.groups.items():
         if group.has_range:
             _check_finite(name, ranges[name], METHODS[group.scheme.ranges].needs)
+    for site in plan.norms:
+        for key in ranges[site]:
+            _check_finite(site, ranges[site], key)
 
 
 def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None:
@@ -43,11 +46,13 @@ def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) ->
     plans: those of the same quantized model, called with other flags; ranges of their sites are not of another model.
     """
     wanted = range_states(plan)
-    missing, extra = ([n for n in a if n not in b] for a, b in ((wanted, ranges), (ranges, wanted)))
+    names = (*wanted, *plan.norms)
+    missing, extra = ([n for n in a if n not in b] for a, b in ((names, ranges), (ranges, names)))
     if extra:
-        own = {name for other in plans for name in range_states(other)}
+        own = {name for other in plans for name in (*range_states(other), *other.norms)}
         extra = [name for name in extra if name not in own]
     other = [n for n, (method, shape) in wanted.items() if n in ranges and not _is_state(ranges[n], method, shape)]
+    other += [n for n, norm in plan.norms.items() if n in ranges and not norm.holds(ranges[n])]
     if missing or extra or other:
         raise RangeError(
             "The ranges are of another plan (another model or recipe, or a model whose graph depends on the batch "
@@ -85,7 +90,7 @@ def _listed(names: Sequence[str], shown: int = 4) -> str:
 def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in held.values()) or np.all(np.isfinite(np.asarray(held[key]))):
         return
-    if not np.all(np.isfinite(np.asarray(held["observed"]))):
+    if not np.all(np.isfinite(np.asarray(held.get("observed", held[key])))):
         raise RangeError(f"{name} has no range yet ({key} {np.asarray(held[key])}). Call jaxq.calibrate first.")
     raise RangeError(
         f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good "

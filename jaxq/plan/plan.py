@@ -25,6 +25,7 @@ from jaxq.plan.groups import Group as Group
 from jaxq.plan.groups import solve_groups
 from jaxq.plan.islands import is_real, islands_of, names_of
 from jaxq.plan.mean_of_squares import as_products
+from jaxq.plan.norms import Norm, norms_of
 from jaxq.plan.precision import (
     arithmetic,
     dynamic_arithmetic,
@@ -60,8 +61,8 @@ class Plan:
     name, how its kernel is quantized. islands: by an op's name, why it runs in floating point. requantized: the (op,
     operand) pairs that need a QUANTIZE before. embeddings: by an op's name, how the table of an EMBEDDING on floats is
     quantized. storage: by an op's name, the type of its kernel or table in the file, where it is not float32.
-    arithmetic: by an op's name, how the device computes it. findings: what calibrated ranges cannot hold; none before
-    calibration.
+    arithmetic: by an op's name, how the device computes it. norms: by site, the BatchNorms that follow. findings: what
+    calibrated ranges cannot hold; none before calibration.
     """
 
     recipe: Recipe
@@ -74,6 +75,7 @@ class Plan:
     embeddings: Mapping[str, Scheme] = dataclasses.field(default_factory=dict)
     storage: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
+    norms: Mapping[str, Norm] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
     def group(self, value: int) -> Group | None:
@@ -229,6 +231,11 @@ def _arithmetic(plan: Plan) -> Plan:
     return dataclasses.replace(plan, arithmetic=how)
 
 
+def _norms(plan: Plan) -> Plan:
+    """The BatchNorms whose statistics follow, where the recipe says so."""
+    return dataclasses.replace(plan, norms=norms_of(plan.graph)) if plan.recipe.norm == "follow" else plan
+
+
 # In order. After each pass the graph is verified (`jaxq.graph.verify`). Rules may name what REWRITES make.
 REWRITES: Mapping[str, Pass] = {
     "decompositions": _decompositions,
@@ -244,6 +251,7 @@ DECISIONS: Mapping[str, Pass] = {
     "calibrations": _calibrations,
     "storage": _storage,
     "arithmetic": _arithmetic,
+    "norms": _norms,
 }
 
 

@@ -134,6 +134,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
       backward: how gradients of contractions are quantized in training, None for float gradients; the forward pass and
         the file do not depend on it.
       passes: what `jaxq.ptq.improve` runs after calibration.
+      norm: what the running statistics of a folded BatchNorm do in training: "frozen", or "follow" the batches by a
+        moving average (`jaxq.optim.partition(norm_decay=, norm_freeze=)`), held among the ranges. The forward pass
+        computes with running statistics either way.
 
     Example:
       >>> Recipe(name="uint8 in", input="uint8").output
@@ -151,6 +154,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     carrier: Literal["float32", "bfloat16"] = "float32"
     backward: Backward | None = None
     passes: tuple[Pass, ...] = ()
+    norm: Literal["frozen", "follow"] = "frozen"
 
     @property
     def floats(self) -> bool:

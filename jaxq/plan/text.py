@@ -31,6 +31,8 @@ def plan_text(plan: Plan) -> str:
     ]
     lines += [f"  {op.name}: {_form_text(op.attrs['form'])}" for op in plan.graph.ops if "form" in op.attrs]
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
+    if plan.recipe.norm == "follow":
+        lines += [f"BatchNorms that follow ({len(plan.norms)})", *(f"  {site}" for site in plan.norms)]
     if plan.findings:
         lines += [f"precision ({len(plan.findings)})", *(f"  {f}. {f.remedy}" for f in plan.findings)]
     return "\n".join([*lines, *_machine_note(plan), _verdict(plan)])

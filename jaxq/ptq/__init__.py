@@ -15,6 +15,7 @@ from jaxq.ptq.norm import reestimate as reestimate
 from jaxq.ptq.report import Change as Change
 from jaxq.ptq.report import Report as Report
 from jaxq.ptq.rounding import round_weights as round_weights
+from jaxq.ptq.settle import settle as settle
 
 __all__ = [
     "Change",
@@ -25,5 +26,6 @@ __all__ = [
     "improve",
     "reestimate",
     "round_weights",
+    "settle",
     "smooth",
 ]

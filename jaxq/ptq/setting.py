@@ -18,6 +18,7 @@ from jaxq.graph import Op
 from jaxq.plan.plan import Plan
 from jaxq.ptq.report import Report
 from jaxq.quantize import as_reference, bind, given_back, reference_leaves
+from jaxq.simulate.norm_statistics import states_of
 from jaxq.simulate.qparams import Ranges
 
 EXAMPLES = 512
@@ -58,7 +59,8 @@ class Setting:
         if not wanted:
             return self
         found = assigned(self.plan.graph, self.leaves, wanted, statistics=self.bound.statistics)
-        return dataclasses.replace(self, leaves=found.params)
+        ranges = {**self.ranges, **states_of(self.plan.norms, found.params)}
+        return dataclasses.replace(self, leaves=found.params, ranges=ranges)
 
 
 class Done(NamedTuple):

@@ -132,7 +132,7 @@ def _standing(setting: Setting) -> tuple[Plan, Ranges]:
     found = {name: standing(qparams(g, setting.ranges, env, plan)) for name, g in plan.groups.items()}
     trained = {site: dict(setting.ranges[site]) for op in plan.graph.ops if (site := plan.weight_site(op)) is not None}
     groups = {name: _standing_group(g) for name, g in plan.groups.items()}
-    return dataclasses.replace(plan, groups=groups), {**found, **trained}
+    return dataclasses.replace(plan, groups=groups, norms={}), {**found, **trained}
 
 
 def _standing_group(group: Group) -> Group:

@@ -28,6 +28,7 @@ from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
 from jaxq.range_methods import METHODS
+from jaxq.simulate.norm_statistics import Statistics, statistics, with_statistics
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.range_statistics import observe
 from jaxq.simulate.weights import (
@@ -56,10 +57,11 @@ def simulate(
     `given` holds results that take the place of those computed, once these are recorded: each op on another's numbers.
     Differentiable in params, ranges and inputs.
     """
+    params = with_statistics(plan.norms, params, ranges)
     env = weight_values(plan.graph, params)
     parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
     observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
-    run = Run(plan, env, parameters, ranges, record, given or {}, observing)
+    run = Run(plan, env, parameters, ranges, record, given or {}, observing, statistics(plan, params))
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
         run.enter(value, array)
     for op in plan.graph.ops:
@@ -72,7 +74,7 @@ class Run:
     """One pass over the graph: values by number, carriers for integers, plain arrays for floats and weights.
 
     parameters: scale and zero point of each group, by name. observing: whether statistics are kept for
-    `with_observations`.
+    `with_observations`. norms: by an op's name, the site of its BatchNorm and how a batch's statistics are found.
     """
 
     def __init__(
@@ -84,11 +86,14 @@ class Run:
         record: Record | None = None,
         given: Mapping[int, Any] | None = None,
         observing: bool = False,
+        norms: Mapping[str, tuple[str, Statistics]] | None = None,
     ) -> None:
         self.plan, self.env, self.parameters, self.ranges = plan, env, parameters, ranges
         self.record, self.given, self.observing = record, given or {}, observing
         self.activations = plan.graph.activations
+        self.norms = norms or {}
         self.seen: dict[str, list[jax.Array]] = {}
+        self.followed: dict[str, dict[str, jax.Array]] = {}
 
     def enter(self, value: int, array: jax.Array) -> None:
         """Take an input: as integers, or as floats where nothing reads it as integers."""
@@ -101,7 +106,7 @@ class Run:
         """An op that computes in floating point."""
         arguments = [self._real(v) for v in op.inputs]
         if self.plan.arithmetic[op.name].dynamic:
-            outputs = (activated(op, self._hybrid(op, *arguments)),)
+            outputs = (activated(op, self._followed(op, self._hybrid(op, *arguments))),)
         elif op.call is not None:
             outputs = op.call(
                 *(a.astype(self.plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True))
@@ -109,7 +114,7 @@ class Run:
         else:
             if op.name in self.plan.storage:
                 arguments[1] = self._stored(op, arguments[1])
-            outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *arguments)))
+            outputs = as_tuple(activated(op, self._followed(op, OPS[op.kind].compute(op, *arguments))))
         for value, out in zip(op.outputs, outputs, strict=True):
             if self.plan.group(value) is None:
                 self.env[value] = self.given.get(value, out)
@@ -158,6 +163,7 @@ class Run:
             outputs = as_tuple(spec.compute(op, *(self._operand(op, i, scale) for i in range(len(op.inputs)))))
         else:
             steps = self._steps(op, scale, zero_point)
+            self._followed(op, steps * scale)
             self._observe(op.outputs[0], steps * scale, op.attrs.get("activation"))
             outputs = (self._rounded(op, steps, scale, zero_point, group),)
         for value, q in zip(op.outputs, outputs, strict=True):
@@ -248,7 +254,14 @@ class Run:
             return self.env[value]  # state that passes through
         return self._real(value).astype(self.plan.graph.avals[value].dtype)
 
-    # --- observing: statistics travel as the gradient of `observed` ---
+    # --- observing: statistics travel as the gradient of `observed`, and of a BatchNorm's own ---
+
+    def _followed(self, op: Op, real: Any) -> Any:
+        """What an op gives before its activation, as it is; its BatchNorm's statistics are noted."""
+        if op.name in self.norms:
+            site, found = self.norms[op.name]
+            self.followed[site] = found(real)
+        return real
 
     def _observe(self, value: int, real: jax.Array, bounds: tuple[float, float] | None) -> None:
         group = self._group(value)
@@ -268,6 +281,9 @@ class Run:
             both = jnp.stack(pairs)
             found = jnp.stack([jnp.min(both[:, 0]), jnp.max(both[:, 1])])
             results = observe(results, self.ranges[name]["observed"], found)
+        for site, found in self.followed.items():
+            for key, statistic in found.items():
+                results = observe(results, self.ranges[site][key], statistic)
         for i, result in zip(indices, results, strict=True):
             outputs[i] = result
         return outputs
