@@ -43,7 +43,8 @@ ANALYZE_NAMES = [
     *("diff", "health", "sensitivity"),
 ]
 PTQ_NAMES = [
-    *("Change", "Report", "correct_biases", "equalize", "gptq", "improve", "reestimate", "round_weights", "settle", "smooth"),
+    *("Change", "Report", "correct_biases", "equalize", "gptq", "improve", "reestimate", "round_weights", "settle"),
+    "smooth",
 ]
 
 # What a call of each looks like: a change here is a change for every user.
