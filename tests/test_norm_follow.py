@@ -18,6 +18,7 @@ from jaxq.plan.norms import MEAN, VAR
 
 STEPS, DECAY = 3, 0.9
 X = np.random.default_rng(0).normal(0.3, 1.0, (STEPS, 8, 6, 6, 2)).astype(np.float32)
+MOMENTUM = optax.sgd(1e-2, momentum=0.9)
 SITE = "conv/kernel:norm"
 
 
@@ -56,7 +57,7 @@ class LinenNet(linen.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = linen.Conv(4, (3, 3), name="conv")(x)
         x = linen.BatchNorm(use_running_average=not train, momentum=DECAY, name="bn")(x)
-        return linen.Dense(3, name="head")(jnp.mean(jnp.clip(x, 0, 6), (1, 2)))
+        return linen.Dense(3, name="head")(jnp.mean(jnp.clip(x, 0.0, 6.0), (1, 2)))
 
 
 def net(params: Any, x: jax.Array) -> jax.Array:
@@ -64,7 +65,7 @@ def net(params: Any, x: jax.Array) -> jax.Array:
     y = jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     gain = params["gamma"] / jnp.sqrt(params["var"] + 1e-5)
     y = (y + params["c"]) * gain + (params["beta"] - params["mean"] * gain)
-    return jnp.mean(jnp.clip(y, 0, 6), (1, 2)) @ params["w"]
+    return jnp.mean(jnp.clip(y, 0.0, 6.0), (1, 2)) @ params["w"]
 
 
 def trained(recipe: dict[str, Any], **options: Any) -> Any:
@@ -189,7 +190,7 @@ def followed_linen() -> dict[str, jax.Array]:
     q = jaxq.quantize(LinenNet(), {**FLOATS, "norm": "follow"}, X[0, :1])
     ranges = q.init(jax.random.key(0), X[0, :1])["ranges"]
     variables = jaxq.calibrate(q, list(X), {**variables, "ranges": ranges}, progress=False)
-    tx: Any = jaxq.optim.partition(optax.sgd(0.0), norm_decay=DECAY)
+    tx: Any = jaxq.optim.partition(optax.sgd(0.0), optax.sgd(0.0), norm_decay=DECAY)
     learned: Any = {name: variables[name] for name in ("params", "ranges")}
     gradients = jax.grad(lambda v: jnp.sum(q.apply({**variables, **v}, X[0]) ** 2))(learned)
     updates, _ = tx.update(gradients, tx.init(learned), learned)
@@ -201,7 +202,7 @@ def followed_function() -> dict[str, jax.Array]:
     params = function_of(made())
     q = jaxq.quantize(net, {**FLOATS, "norm": "follow"}, params, X[0, :1])
     ranges = jaxq.calibrate(q, list(X), params, q.init(params, X[0, :1]), progress=False)
-    tx: Any = jaxq.optim.partition(optax.sgd(0.0), norm_decay=DECAY)
+    tx: Any = jaxq.optim.partition(optax.sgd(0.0), optax.sgd(0.0), norm_decay=DECAY)
     gradients = jax.grad(lambda t: jnp.sum(q.apply(*t, X[0]) ** 2))((params, ranges))
     updates, _ = tx.update(gradients, tx.init((params, ranges)), (params, ranges))
     moved: Any = optax.apply_updates((params, ranges), updates)
@@ -225,7 +226,9 @@ def test_cut_off_and_resumed_it_is_the_same_bit_for_bit() -> None:
     """Optimizer, ranges and parameters go through numpy between the steps."""
     q = jaxq.quantize(made(), {"norm": "follow"}, X[0, :1])
     jaxq.calibrate(q, list(X), progress=False)
-    optimizer = nnx.Optimizer(q, jaxq.optim.partition(optax.adam(1e-2), norm_decay=DECAY, norm_freeze=2), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(
+        q, jaxq.optim.partition(MOMENTUM, MOMENTUM, norm_decay=DECAY, norm_freeze=2), wrt=nnx.Param
+    )
     graph, start = nnx.split((q, optimizer))
 
     @jax.jit
