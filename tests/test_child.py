@@ -1,4 +1,4 @@
-"""LiteRT runs in a process of its own: what ends it is an error with the operator's name, and Ctrl-C is Ctrl-C."""
+"""Runtimes run in a process of their own: what ends it is an error with the operator's name, and Ctrl-C is Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pytest
 
 import jaxq
 from jaxq.errors import ExportError
+from jaxq.export.flatbuffer.write import write
+from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.export.runtimes import child, litert
 
 CLASSES = 600
@@ -70,6 +72,35 @@ def test_runs_of_several_threads_do_not_mix(aborting: jaxq.export.Artifact) -> N
     for thread in threads:
         thread.join()
     assert [int(np.argmax(found[i])) for i in range(8)] == [10 * i for i in range(8)]
+
+
+def added(scale: float) -> Program:
+    """ADD of two inputs of scale 1, whose output has this scale."""
+    grids = (Quantization.of(1.0), Quantization.of(1.0), Quantization.of(scale))
+    tensors = tuple(Tensor(n, (1, 4), "int8", grid) for n, grid in zip("aby", grids, strict=True))
+    return Program(tensors, (Operator("ADD", (0, 1), (2,), {}),), (0, 1), (2,))
+
+
+def test_a_file_that_aborts_is_not_timed_but_refused() -> None:
+    """ADD's multiplier is a number below 1, or TFLite ends the process."""
+    x = [np.ones((1, 4), np.int8)] * 2
+    timed = [litert.Timed(write(added(scale)), x, 1) for scale in (1.0, 1e-9)]
+    with pytest.raises(ExportError, match=r"LiteRT \(xnnpack\) ended its process \(SIGABRT\) in ADD, which makes y"):
+        litert.timed(timed, 1)
+    (seconds,) = litert.timed(timed[:1], 2)
+    assert seconds.shape[0] == 2 and (seconds > 0).all()
+
+
+def test_a_process_that_ends_while_it_is_timed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(process: Any, *_: Any) -> None:
+        process.kill()
+        raise EOFError
+
+    good = litert.Timed(write(added(1.0)), [np.ones((1, 4), np.int8)] * 2, 1)
+    monkeypatch.setattr(litert, "_results", lambda *_: [])
+    monkeypatch.setattr(child, "_exchange", killed)
+    with pytest.raises(ExportError, match=r"^LiteRT ended its process \(SIGKILL\) while it was timed\.$"):
+        litert.timed([good], 1)
 
 
 def test_scales_beyond_all_bounds_are_refused_by_name() -> None:

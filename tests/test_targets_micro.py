@@ -18,7 +18,7 @@ from tests.zoo import ZOO
 def runs(built: Program) -> bool:
     """Whether TFLite Micro prepares and invokes the program."""
     try:
-        tflm.opened(write(built), built)([np.zeros(t.shape, t.dtype) for t in (built.tensors[i] for i in built.inputs)])
+        tflm.run(write(built), built, [[np.zeros(t.shape, t.dtype) for t in (built.tensors[i] for i in built.inputs)]])
     except ExportError:
         return False
     return True

@@ -20,6 +20,7 @@ from jaxq.export.evaluate.program import FAMILIES, evaluate
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program, Quantization
 from jaxq.export.runtimes import litert, tflm
+from tests.target_cases import ONE_OPERATOR
 from tests.test_exact import exported
 from tests.test_kernels import (
     CASES,
@@ -216,6 +217,15 @@ def test_wrong_inputs_are_named() -> None:
         litert.run(data, [np.zeros((1, 12, 12, 3), np.float32)], "tflm")
     with pytest.raises(InputError, match="TFLite Micro refuses the input 'x': .*Got 4 but expected 3"):
         litert.run(data, [np.zeros((1, 12, 12, 4), np.int8)], "tflm")
+
+
+def test_a_kernel_that_aborts_is_an_error_that_names_the_operator() -> None:
+    """TFLite Micro's SOFTMAX has no room for a sum of 512 exponentials or more."""
+    program = ONE_OPERATOR["status: softmax, 16,001 classes"]
+    inputs = [np.zeros(program.tensors[i].shape, np.int8) for i in program.inputs]
+    with pytest.raises(ExportError, match=r"TFLite Micro ended its process \(SIG[A-Z]+\) in SOFTMAX, which makes"):
+        litert.run(write(program), inputs, "tflm")
+    assert tflm.arena_bytes(write(chain()), chain()) > 0  # served again
 
 
 def test_standard_error_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxq.export.runtimes import litert
-
-TURN_SECONDS = 0.03  # a turn lasts about this long, and has between these many invocations
-FEWEST, MOST = 2, 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,33 +47,11 @@ class Latency:
 
 
 def measure(contestants: Sequence[Contestant], rounds: int = 50) -> list[Latency]:
-    """Each contestant's turn in every round, another one first each time.
+    """Each contestant's turn in every round, another one first each time, in a process of its own.
 
     The first invocation of a turn is not counted: it finds the caches as another contestant left them.
 
-    Raises ExportError where LiteRT is missing or refuses a file.
+    Raises ExportError where LiteRT is missing, refuses a file or dies of it.
     """
-    invokes = [litert.prepared(c.data, c.inputs, c.threads) for c in contestants]
-    counts = [_invocations(invoke) for invoke in invokes]
-    found: list[list[list[float]]] = [[] for _ in contestants]
-    for i in range(rounds):
-        for j in range(len(contestants)):
-            k = (i + j) % len(contestants)
-            found[k].append(_turn(invokes[k], counts[k]))
-    return [Latency(c, np.array(seconds)) for c, seconds in zip(contestants, found, strict=True)]
-
-
-def _turn(invoke: Callable[[], None], count: int) -> list[float]:
-    invoke()
-    seconds = []
-    for _ in range(count):
-        start = time.perf_counter()
-        invoke()
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def _invocations(invoke: Callable[[], None]) -> int:
-    """How many invocations make a turn, after two that warm up."""
-    once = min(_turn(invoke, 2))
-    return min(MOST, max(FEWEST, math.ceil(TURN_SECONDS / once)))
+    found = litert.timed([litert.Timed(c.data, c.inputs, c.threads) for c in contestants], rounds)
+    return [Latency(c, seconds) for c, seconds in zip(contestants, found, strict=True)]

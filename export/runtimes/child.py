@@ -1,4 +1,5 @@
-"""LiteRT, or tf.lite, in a process of its own: a kernel that aborts is an error, Ctrl-C ends nothing in the middle.
+"""LiteRT, tf.lite or TFLite Micro in a process of its own: a kernel that aborts is an error, Ctrl-C ends nothing in
+the middle.
 
 One process serves all runs of a runtime, started by the first (about 0.3 s; some seconds for TensorFlow) and again
 after a death.
@@ -16,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class Died(Exception):
     """The process ended. `args`: how, and what it said last."""
 
 
+class Missing(Exception):
+    """The runtime is not installed."""
+
+
 @dataclasses.dataclass
 class _Held:
     """The process that serves, and whose child it is: after a fork the other's is not ours."""
@@ -42,7 +47,16 @@ class _Held:
     owner: int = 0
 
 
-_held, _lock = {runtime: _Held() for runtime in INTERPRETERS}, threading.Lock()
+TFLM = "tflm"
+_held, _lock = {runtime: _Held() for runtime in (*INTERPRETERS, TFLM)}, threading.Lock()
+
+
+class File(NamedTuple):
+    """A .tflite file, the inputs of each example in the file's order and shapes, and what the job needs to know."""
+
+    data: bytes
+    examples: Sequence[Sequence[np.ndarray]]
+    said: Mapping[str, Any] = {}
 
 
 def run(
@@ -57,29 +71,56 @@ def run(
       threads: of the runtime.
       runtime: "litert" or "tf.lite".
 
-    Raises: ExportError where the runtime refuses the file or stops; InputError for an input; Died where the process
-      ends.
+    Raises: as `ask`.
+    """
+    title = INTERPRETERS[runtime].title
+    refuses = f"{title} ({'xnnpack' if resolver == 'AUTO' else 'reference'})"
+    head = {"job": "run", "resolver": resolver, "threads": threads}
+    return by_example(ask(runtime, head, [File(data, examples)], title, refuses), examples)
+
+
+def by_example(arrays: list[np.ndarray], examples: Sequence[Any]) -> list[list[np.ndarray]]:
+    """The outputs of a run, apart."""
+    count = len(arrays) // max(len(examples), 1)
+    return [arrays[i : i + count] for i in range(0, len(arrays), max(count, 1))] if count else [[] for _ in examples]
+
+
+def ask(
+    runtime: str, head: Mapping[str, Any], files: Sequence[File], title: str, refuses: str | None = None
+) -> list[np.ndarray]:
+    """What a runtime's process answers (`jaxq.export.runtimes.worker`).
+
+    Args:
+      runtime: "litert", "tf.lite" or "tflm".
+      head: the job and what it needs.
+      files: what it works on.
+      title: the runtime's name in texts.
+      refuses: the same where it refuses a file.
+
+    Raises: ExportError where the runtime refuses a file or stops; InputError for an input; Missing where it is not
+      installed; Died where the process ends.
     """
     with _lock:
         try:
-            found = _exchange(_process(runtime), data, examples, resolver, threads, runtime)
+            found = _exchange(_process(runtime), {**head, "runtime": runtime}, files)
         except (BrokenPipeError, EOFError, ConnectionError) as e:
             raise Died(*_end(_held[runtime])) from e
         except BaseException:  # Ctrl-C in the middle of an answer: the next run starts afresh
             _end(_held[runtime], kill=True)
             raise
-    if isinstance(found, list):
-        return found
-    return _refuse(found, resolver, INTERPRETERS[runtime].title)
+    return found if isinstance(found, list) else _refuse(found, title, refuses or title)
 
 
-def _refuse(found: dict[str, Any], resolver: str, title: str) -> list[list[np.ndarray]]:
+def _refuse(found: dict[str, Any], title: str, refuses: str) -> list[np.ndarray]:
+    text = found["text"]
+    if found["error"] == "missing":
+        raise Missing(text)
     if found["error"] == "input":
-        raise InputError(f"{title} refuses the input {found['name']!r}: {found['text']}")
-    did = "refuses the file" if found["error"] == "refused" else "stopped while it ran the file"
-    family = "xnnpack" if resolver == "AUTO" else "reference"
-    who = f"{title} ({family})" if found["error"] == "refused" else title
-    raise ExportError(f"{who} {did}: {found['text']}")
+        raise InputError(f"{title} refuses the input {found['name']!r}: {text}")
+    if found["error"] == "refused":
+        raise ExportError(f"{refuses} refuses the file: {text}")
+    did = "stopped while it ran the file" if found["error"] == "stopped" else "reports no arena"
+    raise ExportError(f"{title} {did}: {text}")
 
 
 def _process(runtime: str) -> subprocess.Popen[bytes]:
@@ -98,22 +139,19 @@ def _process(runtime: str) -> subprocess.Popen[bytes]:
 
 
 def _exchange(
-    process: subprocess.Popen[bytes],
-    data: bytes,
-    examples: Sequence[Sequence[np.ndarray]],
-    resolver: str,
-    threads: int,
-    runtime: str,
-) -> list[list[np.ndarray]] | dict[str, Any]:
+    process: subprocess.Popen[bytes], head: Mapping[str, Any], files: Sequence[File]
+) -> list[np.ndarray] | dict[str, Any]:
     """Send a request and read its answer."""
     assert process.stdin is not None and process.stdout is not None
     requests: BinaryIO = process.stdin  # type: ignore[assignment]
-    count = len(examples[0]) if examples else 0
-    head = {"runtime": runtime, "bytes": len(data), "resolver": resolver, "threads": threads,
-            "examples": len(examples), "inputs": count}  # fmt: skip
-    requests.write(json.dumps(head).encode() + b"\n" + data)
-    for array in (array for example in examples for array in example):
-        write_array(requests, array)
+    sizes = [{"bytes": len(f.data), "examples": len(f.examples), "inputs": len(f.examples[0]) if f.examples else 0}
+             for f in files]  # fmt: skip
+    said = [{**f.said, **size} for f, size in zip(files, sizes, strict=True)]
+    requests.write(json.dumps({**head, "files": said}).encode() + b"\n")
+    for file in files:
+        requests.write(file.data)
+        for array in (array for example in file.examples for array in example):
+            write_array(requests, array)
     requests.flush()
     line = process.stdout.readline()
     if not line:
@@ -121,7 +159,7 @@ def _exchange(
     answer = json.loads(line)
     if "error" in answer:
         return answer
-    return [[read_array(process.stdout) for _ in range(answer["outputs"])] for _ in examples]  # type: ignore[arg-type]
+    return [read_array(process.stdout) for _ in range(answer["arrays"])]  # type: ignore[arg-type]
 
 
 @atexit.register

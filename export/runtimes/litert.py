@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from jaxq.export.flatbuffer.write import write
 from jaxq.export.program import Program
 from jaxq.export.runtimes import child, tflm
 from jaxq.export.runtimes.interpreters import INTERPRETERS, interpreter_named
+
+
+class Timed(NamedTuple):
+    """A file, one example in its shapes and types, and the threads that it runs on."""
+
+    data: bytes
+    example: Sequence[np.ndarray]
+    threads: int
+
 
 RESOLVERS: dict[str, str] = {"xnnpack": "AUTO", "reference": "BUILTIN_REF"}
 FAMILIES = (*RESOLVERS, "tflm")
@@ -70,23 +79,29 @@ def run(
 def _results(
     data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int, runtime: str = "litert"
 ) -> list[list[np.ndarray]]:
-    """The outputs of each example on the family's runtime. LiteRT runs in a process of its own, for kernels abort."""
+    """The outputs of each example on the family's runtime, which runs in a process of its own, for kernels abort."""
     if family not in FAMILIES:
         raise ExportError(f"No runtime has a kernel family {family!r}. Families: {', '.join(FAMILIES)}.")
     interpreter = interpreter_named(runtime)
-    if family not in RESOLVERS:
-        if runtime != "litert":
-            raise ExportError(
-                f"{interpreter.title} has no kernel family {family!r}, which is TFLite Micro's. Its families: "
-                f"{', '.join(RESOLVERS)}."
-            )
-        invoke = tflm.opened(data, read(data))
-        return [invoke(example) for example in examples]
+    if family not in RESOLVERS and runtime != "litert":
+        raise ExportError(
+            f"{interpreter.title} has no kernel family {family!r}, which is TFLite Micro's. Its families: "
+            f"{', '.join(RESOLVERS)}."
+        )
     _version(family, runtime)
     try:
-        return child.run(data, examples, RESOLVERS[family], threads, runtime)
+        return _asked(data, examples, family, threads, runtime)
     except child.Died as death:
         raise ExportError(_death(data, examples, family, runtime, *death.args)) from death
+
+
+def _asked(
+    data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int, runtime: str
+) -> list[list[np.ndarray]]:
+    """The outputs of each example. Raises child.Died where the runtime's process ends."""
+    if family in RESOLVERS:
+        return child.run(data, examples, RESOLVERS[family], threads, runtime)
+    return tflm.run(data, read(data), examples)
 
 
 def _death(
@@ -104,8 +119,9 @@ def _death(
         f"{t.name} {t.quantization.scale[0]:.4g}" for t in tensors if t.quantization is not None and t.data is None
     )
     words = f" It said: {said}." if said else ""
+    title = f"{INTERPRETERS[runtime].title} ({family})" if family in RESOLVERS else tflm.TITLE
     return (
-        f"{INTERPRETERS[runtime].title} ({family}) ended its process ({how}) in {op.kind}, which makes "
+        f"{title} ended its process ({how}) in {op.kind}, which makes "
         f"{tensors[-1].name}.{words} The scales there are: {scales or 'none'}. A scale that is very large or very "
         "small is the usual cause: look at what calibration found of these tensors, or run the operator in floats "
         "(Rule(..., float=True))."
@@ -120,29 +136,12 @@ def _survives(
     part = dataclasses.replace(program, operators=operators, outputs=operators[-1].outputs, input_names=(),
                                output_names=())  # fmt: skip
     try:
-        child.run(write(part), examples, RESOLVERS[family], 1, runtime)
+        _asked(write(part), examples, family, 1, runtime)
     except child.Died:
         return False
     except (ExportError, InputError):
         return True
     return True
-
-
-def _interpreter(data: bytes, family: str, threads: int) -> Any:
-    try:
-        from ai_edge_litert import interpreter as litert
-    except ImportError as error:
-        raise INTERPRETERS["litert"].missing() from error
-    try:
-        interpreter = litert.Interpreter(
-            model_content=data,
-            experimental_op_resolver_type=litert.OpResolverType[RESOLVERS[family]],
-            num_threads=threads,
-        )
-        interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(f"LiteRT ({family}) refuses the file: {error}") from error
-    return interpreter
 
 
 def _run_time_tensors(program: Program) -> tuple[int, ...]:
@@ -171,27 +170,21 @@ def _examples(program: Program, inputs: Sequence[np.ndarray]) -> list[list[np.nd
     ]
 
 
-def prepared(data: bytes, example: Sequence[np.ndarray], threads: int) -> Callable[[], None]:
-    """A function that runs one example and nothing else, for timing: XNNPACK, on so many threads.
+def timed(files: Sequence[Timed], rounds: int) -> list[np.ndarray]:
+    """Seconds of each invocation of every file under XNNPACK, [rounds, invocations of a turn]; files take turns.
 
-    Raises ExportError where LiteRT is missing, refuses the file or stops at the example; InputError for an input.
+    Raises ExportError where LiteRT is missing, refuses a file or stops or dies at its example; InputError for an input.
     """
-    interpreter = _interpreter(data, "xnnpack", threads)
-    _invoke(interpreter, list(example))
-    return interpreter.invoke
-
-
-def _invoke(interpreter: Any, example: list[np.ndarray]) -> list[np.ndarray]:
-    for detail, value in zip(interpreter.get_input_details(), example, strict=True):
-        try:
-            interpreter.set_tensor(detail["index"], np.ascontiguousarray(value))
-        except ValueError as error:
-            raise InputError(f"LiteRT refuses the input {detail['name']!r}: {error}") from error
+    for file in files:
+        _results(file.data, [file.example], "xnnpack", file.threads)  # names the operator where the process ends
+    asked = [child.File(f.data, [f.example], {"threads": f.threads}) for f in files]
+    head = {"job": "time", "resolver": RESOLVERS["xnnpack"], "rounds": rounds}
     try:
-        interpreter.invoke()
-    except RuntimeError as error:
-        raise ExportError(f"LiteRT stopped while it ran the file: {error}") from error
-    return [interpreter.get_tensor(detail["index"]).copy() for detail in interpreter.get_output_details()]
+        return child.ask("litert", head, asked, INTERPRETERS["litert"].title)
+    except child.Died as death:
+        how, words = death.args
+        said = f" It said: {words}." if words else ""
+        raise ExportError(f"LiteRT ended its process ({how}) while it was timed.{said}") from death
 
 
 def _stacked(program: Program, inputs: Sequence[np.ndarray], results: list[list[np.ndarray]]) -> list[np.ndarray]:

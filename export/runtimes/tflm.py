@@ -1,58 +1,44 @@
-"""TFLite Micro's interpreter: the referee of the `tflm` family. Alone in importing tflite_micro.
-
-Its interpreter says on standard error why it refuses a file, and nowhere else: the descriptor is read meanwhile.
-"""
+"""TFLite Micro's interpreter: the referee of the `tflm` family. It runs in a process of its own, for kernels abort."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxq.errors import ExportError, InputError
+from jaxq.errors import ExportError
 from jaxq.export.program import Program
+from jaxq.export.runtimes import child
 
-PACKAGE = "tflite-micro"
+PACKAGE, TITLE = "tflite-micro", "TFLite Micro"
 SPARE = 1 << 20  # bytes of arena for what is not a tensor: a too small one may end the process
 
-Invoke = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
+def run(data: bytes, program: Program, examples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """The outputs of each example, in the file's order and shapes.
 
-def opened(data: bytes, program: Program) -> Invoke:
-    """A function that runs the file, one example in the file's shapes a call. `program`: what `data` holds.
+    Args:
+      data: a .tflite file.
+      program: the same, read.
+      examples: the inputs of each, in the file's order and shapes.
 
-    Raises ExportError with what TFLite Micro says where it refuses the file, or where the package is missing.
+    Raises: ExportError with what TFLite Micro says where it refuses the file or stops, or where the package is missing;
+      InputError for an input; child.Died where the process ends.
     """
-    interpreter = _interpreter(data, program)
-
-    def invoke(example: Sequence[np.ndarray]) -> list[np.ndarray]:
-        _set_inputs(interpreter, program, example)
-        with _explained("stopped while it ran the file"):
-            interpreter.invoke()
-        return [interpreter.get_output(i).copy() for i in range(len(program.outputs))]
-
-    return invoke
+    return child.by_example(_asked({"job": "run"}, data, program, examples), examples)
 
 
 def arena_bytes(data: bytes, program: Program, part: str = "total") -> int:
     """The arena that TFLite Micro needs to run the file, in bytes, as its recording allocator counts on this machine.
 
     part: "head" is the tensors and the scratch memory of kernels, "tail" its own structures, those with pointers
-    smaller on a microcontroller of 32 bits; "total" both. Raises ExportError as `opened`.
+    smaller on a microcontroller of 32 bits; "total" both. Raises ExportError as `run`, and where the process ends.
     """
-    interpreter = _interpreter(data, program)
-    with _standard_error() as said:
-        interpreter.print_allocations()
-    found = re.search(rf"Arena allocation {part} (\d+) bytes", said())
-    if found is None:
-        raise ExportError(f"TFLite Micro reports no arena: {said()!r}. Use another version of {PACKAGE}.")
-    return int(found[1])
+    try:
+        return int(_asked({"job": "arena", "part": part}, data, program, [])[0])
+    except child.Died as death:
+        how, said = death.args
+        raise ExportError(f"{TITLE} ended its process ({how}) as it allocated the file. It said: {said}.") from death
 
 
 def missing() -> ExportError:
@@ -62,51 +48,20 @@ def missing() -> ExportError:
     )
 
 
-def _interpreter(data: bytes, program: Program) -> Any:
+def _asked(
+    head: dict[str, str], data: bytes, program: Program, examples: Sequence[Sequence[np.ndarray]]
+) -> list[np.ndarray]:
+    said = {
+        "arena": _arena_size(program),
+        "names": [program.tensors[i].name for i in program.inputs],
+        "outputs": len(program.outputs),
+    }
     try:
-        micro = importlib.import_module("tflite_micro.python.tflite_micro.runtime")
-    except ImportError as error:
+        return child.ask(child.TFLM, head, [child.File(data, examples, said)], TITLE)
+    except child.Missing as error:
         raise missing() from error
-    with _explained("refuses the file"):
-        return micro.Interpreter.from_bytes(data, arena_size=_arena_size(program))
 
 
 def _arena_size(program: Program) -> int:
     """Ample: tensors, int32 scratch of their sizes, and per-channel parameters."""
     return SPARE + 16 * sum(int(np.prod(tensor.shape)) * 4 for tensor in program.tensors)
-
-
-def _set_inputs(interpreter: Any, program: Program, example: Sequence[np.ndarray]) -> None:
-    for position, (index, value) in enumerate(zip(program.inputs, example, strict=True)):
-        try:
-            interpreter.set_input(np.ascontiguousarray(value), position)
-        except ValueError as error:
-            raise InputError(f"TFLite Micro refuses the input {program.tensors[index].name!r}: {error}") from error
-
-
-@contextlib.contextmanager
-def _explained(did: str) -> Iterator[None]:
-    """Turn TFLite Micro's exceptions into ExportError, with its words on standard error."""
-    said = str
-    try:
-        with _standard_error() as said:
-            yield
-    except (RuntimeError, ValueError) as error:
-        words = "; ".join(line.strip() for line in said().splitlines() if line.strip())
-        raise ExportError(f"TFLite Micro {did}: {words or error}") from error
-
-
-@contextlib.contextmanager
-def _standard_error() -> Iterator[Callable[[], str]]:
-    """What native code writes to the process's standard error meanwhile; call the result to read it."""
-    with tempfile.TemporaryFile() as file:
-        text: list[str] = []
-        before = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lambda: "".join(text)
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            file.seek(0)
-            text.append(file.read().decode(errors="replace"))
