@@ -33,7 +33,7 @@ from jaxq.export.proof.certificate import FAMILIES, Certificate
 from jaxq.export.proof.forward import Proof, training_forward
 from jaxq.export.proof.quality import Quality, doubts, watched
 from jaxq.export.runtimes import litert
-from jaxq.frontends.batches import chunks, refuse_non_finite
+from jaxq.frontends.batches import joined, refuse_non_finite
 from jaxq.frontends.core import Bound
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind
@@ -155,8 +155,7 @@ class Artifact:
           InputError: no examples, more than 64, NaN.
           MismatchError: the file with uint8 ends, for browsers, computes other integers.
         """
-        batches = list(chunks(self._proven().bound, examples, "prove on"))
-        arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        arrays = joined(self._proven().bound, examples, "prove on")
         inputs = [quantized(a, entry) for a, entry in zip(arrays, self.manifest["inputs"], strict=True)]
         return save_proof(self.data, inputs, path, manifest=self.manifest, runtime=runtime, force=force)
 

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxq
-from jaxq.errors import RangeError
+from jaxq.errors import InputError, RangeError
 from jaxq.frontends.core import CACHED_SHAPES
 from jaxq.graph import batch as batches
 from jaxq.quantize import bind
@@ -121,6 +121,79 @@ def test_the_file_is_the_same_calibrated_at_1_or_7(fn: Callable[..., Any]) -> No
         return jaxq.export.to_tflite(q, PARAMS, ranges, verify=X[:7], progress=False).data
 
     assert data(1) == data(7)
+
+
+ROWS: dict[str, Callable[..., Any]] = {
+    "one row": lambda w, x: x[:, 0] @ w,
+    "rows of all examples": lambda w, x: (x.reshape(-1, 9) @ w).reshape(len(x), -1, 8),
+}
+
+
+@pytest.mark.parametrize("batch", (1, 7))
+@pytest.mark.parametrize("name", ROWS)
+def test_a_batch_is_computed_as_the_file_computes(name: str, batch: int) -> None:
+    """TFLite multiplies 4-bit weights by one row with another rounding than by several, on an Arm processor. The file
+    has the example's shape, whatever batch trains.
+    """
+    x, w = (RNG.normal(size=shape).astype(np.float32) for shape in ((14, 2, 9), (9, 8)))
+    q = jaxq.quantize(ROWS[name], {"weights": {"bits": 4}}, w, x[:batch])
+    how = [q.captured(w, x[:n]).plan.arithmetic for n in (batch, 2, 14)]
+    assert how[0] == how[1] == how[2]
+    (dense,) = [op.name for op in q.plan.graph.ops if op.kind == "FULLY_CONNECTED"]
+    assert how[0][dense].requantize == ("half up" if (name, batch) == ("one row", 1) else "once")
+    ranges = jaxq.calibrate(q, [x], w, q.init(w, x[:batch]), progress=False)
+    with pytest.warns(jaxq.PrecisionWarning, match="have 4 bits"):
+        artifact = jaxq.export.to_tflite(q, w, ranges, verify=x, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.examples == 14
+
+
+# --- inputs without a batch -------------------------------------------------------------------------------------------
+
+TABLE = RNG.normal(size=(5, 4)).astype(np.float32)
+MANY = RNG.normal(size=(70, 5, 4)).astype(np.float32)
+WITHOUT_BATCH: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "a table": (lambda p, x, t: (x + t) @ p["w"], (MANY, TABLE)),
+    "a table before": (lambda p, t, x: (x + t) @ p["w"], (TABLE, MANY)),
+    "a number": (lambda p, x, t: (x * t) @ p["w"], (MANY, np.float32(0.5))),
+    "a row": (lambda p, x, t: (x * t) @ p["w"], (MANY, np.ones(1, np.float32))),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "a table before")) for n in WITHOUT_BATCH]
+)
+def test_an_input_without_a_batch_is_whole_in_every_chunk(name: str) -> None:
+    """Of 64 examples, as calibration data and proofs are cut."""
+    fn, args = WITHOUT_BATCH[name]
+    example = tuple(a[:1] if a is MANY else a for a in args)
+    q = jaxq.quantize(fn, "int8", PARAMS, *example)
+    ranges = jaxq.calibrate(q, [args], PARAMS, q.init(PARAMS), progress=False)
+    artifact = jaxq.export.to_tflite(q, PARAMS, ranges, verify=args, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.examples == 70
+    assert jaxq.analyze.health(q, args, PARAMS, ranges).examples == 70
+
+
+def test_examples_that_are_no_multiple_of_the_file_s_batch_are_refused() -> None:
+    q = jaxq.quantize(lambda p, x: x @ p["w"], "int8", PARAMS, X[:3])
+    ranges = jaxq.calibrate(q, [X], PARAMS, q.init(PARAMS), progress=False)
+    with pytest.raises(InputError, match="2 of the examples to verify on are left over: the file takes 3 at a time"):
+        jaxq.export.to_tflite(q, PARAMS, ranges, verify=X, progress=False)
+    artifact = jaxq.export.to_tflite(q, PARAMS, ranges, verify=X[:6], progress=False)
+    assert artifact.certificate is not None and artifact.certificate.examples == 6
+
+
+def test_which_inputs_have_a_batch() -> None:
+    def found(example: list[tuple[int, ...]], *shapes: tuple[int, ...]) -> tuple[bool, ...]:
+        return batches.batched_inputs(example, list(shapes))
+
+    image, table = (1, 8, 8), (5, 4)
+    assert found([image, table, ()], (64, 8, 8), table, ()) == (True, False, False)
+    assert found([table, image], table, (64, 8, 8)) == (False, True)
+    assert found([image, table], (5, 8, 8), table) == (True, False)  # as long as the table by chance
+    assert found([image, (1, 4)], (64, 8, 8), (64, 4)) == (True, True)
+    assert found([image, (1,)], (64, 8, 8), (1,)) == (True, False)
+    assert found([(7, 8, 8), (7, 4)], (7, 8, 8), (7, 4)) == (True, True)
+    assert found([()], ()) == (False,)
 
 
 def cells(rngs: nnx.Rngs) -> list[nnx.RNNCellBase]:

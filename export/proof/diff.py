@@ -31,7 +31,7 @@ from jaxq.export.proof.families import Reader, refuse_aborting, whole_readers
 from jaxq.export.proof.forward import Proof
 from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
-from jaxq.frontends.batches import chunks
+from jaxq.frontends.batches import file_chunks
 from jaxq.quantize import bind
 
 TRAINING, MODEL = "training forward", "model as read"
@@ -114,9 +114,9 @@ def diff(
     examples = 0
     with bar(progress) as shown:
         task = shown.add_task("comparing integers", total=None)
-        for arrays in chunks(proof.bound, batches, "compare"):
+        for arrays in file_chunks(proof.bound, batches, "compare"):
             chain.add(arrays, examples)
-            examples += len(arrays[0])
+            examples += proof.bound.core.examples(arrays)
             shown.update(task, description=f"comparing integers: {examples} examples")
     if not examples:
         raise InputError("There is no example to compare: the iterable is empty.")

@@ -27,7 +27,7 @@ from jaxq.export.proof.certificate import (
 from jaxq.export.proof.families import Reader, compare_families, one_by_one, readers, tolerance_of
 from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
-from jaxq.frontends.batches import chunks
+from jaxq.frontends.batches import file_chunks
 from jaxq.frontends.core import Bound
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
@@ -70,13 +70,13 @@ class Proof:
         tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
             task = shown.add_task("verifying", total=None)
-            for chunk in chunks(self.bound, batches, "verify on"):
+            for chunk in file_chunks(self.bound, batches, "verify on"):
                 integers, file_inputs = self.forward(chunk)
                 found = trained(*file_inputs)
                 for name, index in self.recorded():
                     simulated.add(name, integers[name], np.asarray(found[index]))
                 compare_families(self.data, self.program, file_inputs, ours, tallies, runtime)
-                examples += len(file_inputs[0])
+                examples += self.bound.core.examples(chunk)
                 shown.update(task, description=f"verifying: {examples} examples")
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
@@ -85,7 +85,7 @@ class Proof:
     def _verify_floats(self, batches: Any, families: Sequence[str], runtime: str) -> Certificate:
         """The training forward against the runtime, within `FLOAT_TOLERANCE` of each tensor's largest number."""
         tallies, examples = new_tallies(families), 0
-        for chunk in chunks(self.bound, batches, "verify on"):
+        for chunk in file_chunks(self.bound, batches, "verify on"):
             found, file_inputs = self.forward(chunk)
             for family, tally in tallies.items():
                 theirs = litert.run(self.data, file_inputs, family, every_tensor=True, runtime=runtime)
@@ -93,7 +93,7 @@ class Proof:
                 for name, index in self.recorded():
                     if name in found:
                         tally.add(name, found[name], theirs[index], FLOAT_TOLERANCE)
-            examples += len(file_inputs[0])
+            examples += self.bound.core.examples(chunk)
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         return certificate(examples, tallies, None, None, self.program, runtime=runtime)
@@ -109,7 +109,7 @@ class Proof:
         """
         ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
         makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
-        for chunk in chunks(self.bound, batches, "verify on"):
+        for chunk in file_chunks(self.bound, batches, "verify on"):
             theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True, runtime=runtime)
             assert isinstance(theirs, dict)
             found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
@@ -119,7 +119,7 @@ class Proof:
                     tolerance = tolerance_of(makers[index], self.program)
                     simulated.add(name, found[name], np.asarray(wanted[index]), tolerance)
             compare_families(self.data, self.program, file_inputs, ours, tallies, runtime)
-            examples += len(file_inputs[0])
+            examples += self.bound.core.examples(chunk)
         if not examples:
             raise InputError("There is no example to verify on: the iterable is empty.")
         loose = loose_sites(self.frozen.plan)
@@ -165,14 +165,16 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         given = {sites[name]: a for name, a in (others or {}).items() if name in sites}
         if [a.shape for a in arrays] == shapes:
-            found = one(params, ranges, list(arrays), given)
+            found, shared = one(params, ranges, list(arrays), given), []
         else:
             examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
             given = {v: a.reshape(-1, *plan.graph.avals[v].shape) for v, a in given.items()}
             found = {name: joined(q) for name, q in many(params, ranges, examples, given).items()}
+            shared = [name for name, axis in zip(names, axes, strict=True) if axis is None]  # inputs without a batch
         found = {name: np.asarray(q) for name, q in found.items()}
+        whole = {**found, **{name: found[name][0] for name in shared if name in found}}
         return found, [
-            _file_input(frozen, found.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
+            _file_input(frozen, whole.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
         ]
 
     return forward

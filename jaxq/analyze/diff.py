@@ -66,7 +66,7 @@ def compare(
         task = shown.add_task("comparing", total=None)
         for arrays in chunked:
             gathered.add(bound, arrays)
-            examples += len(arrays[0])
+            examples += bound.core.examples(arrays)
             shown.update(task, description=f"comparing: {examples} examples")
     if gathered.plan is None:
         raise InputError("There is no example to compare: the iterable is empty.")

@@ -120,7 +120,7 @@ def health(target: Any, batches: Any, *state: Any, reference: Any = None) -> Hea
         check_ranges(captured.plan, bound.ranges, bound.core.plans)
         found = _compiled(captured)(jax.tree.leaves(bound.params), ranges, list(arrays), floats)
         sums = {name: _merged(sums.get(name), now) for name, now in found.items()}
-        examples += len(arrays[0])
+        examples += bound.core.examples(arrays)
         graph = captured.plan.graph
         order = [graph.site_names[v] for v in (*graph.inputs, *(v for op in graph.ops for v in op.outputs))]
     if not examples:

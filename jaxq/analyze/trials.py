@@ -13,7 +13,7 @@ import optax
 
 from jaxq.analyze.transfer import transferred
 from jaxq.errors import InputError
-from jaxq.frontends.batches import chunks
+from jaxq.frontends.batches import in_chunks, joined
 from jaxq.frontends.core import Bound, Captured
 from jaxq.frontends.ranges import check_ranges
 from jaxq.plan.plan import Plan
@@ -45,12 +45,11 @@ class Trials:
 
     def __init__(self, bound: Bound, batches: Any, labels: Any = None) -> None:
         arrays = _whole(bound, batches)
-        self.bound, self.examples = bound, len(arrays[0])
+        self.bound, self.examples = bound, bound.core.examples(arrays)
         self.labelled, self.recipe = labels is not None, bound.core.recipe
         self._evaluator = OpByOp(jax.tree.leaves(bound.params))
         size = batch_size(self.examples)
-        starts = range(0, self.examples, size)
-        self.batches = [[array[start : start + size] for array in arrays] for start in starts]
+        self.batches = list(in_chunks(arrays, bound.core.batched(arrays), size))
         captured = [self._captured(batch) for batch in self.batches]
         check_ranges(captured[0].plan, bound.ranges, bound.core.plans)
         self.ranges: Ranges = {name: dict(r) for name, r in bound.ranges.items()}
@@ -132,10 +131,10 @@ def _outputs(plan: Plan, params: Sequence[Any], inputs: Sequence[Any]) -> list[j
 
 
 def _whole(bound: Bound, batches: Any) -> list[np.ndarray]:
-    found = list(chunks(bound, batches, "measure on"))
+    found = joined(bound, batches, "measure on")
     if not found:
         raise InputError("There is no example to measure on: the iterable is empty.")
-    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+    return found
 
 
 def batch_size(examples: int) -> int:

@@ -24,23 +24,66 @@ def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(batch[:-1]), dict(batch[-1])) if batch and isinstance(batch[-1], Mapping) else (tuple(batch), {})
 
 
-def chunks(bound: Bound, batches: Any, purpose: str) -> Iterator[list[np.ndarray]]:
+def chunks(bound: Bound, batches: Any, purpose: str, size: int = BATCH) -> Iterator[list[np.ndarray]]:
     """The arrays of every batch in the order of the graph's inputs, some examples at a time.
 
-    `batches`: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these. `purpose` ends
-    the sentence "examples to ...". Raises InputError for NaN.
+    Args:
+      bound: the model.
+      batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these. An input
+        without a batch (`jaxq.graph.batch.batched_inputs`) is in every chunk, whole.
+      purpose: ends the sentence "examples to ...".
+      size: of a chunk.
+
+    Raises: InputError for NaN.
     """
     for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
         arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))]
         for i, array in enumerate(arrays):
             refuse_non_finite(f"Input {i} of the examples to {purpose}", array)
-        yield from in_chunks(arrays)
+        yield from in_chunks(arrays, bound.core.batched(arrays), size)
 
 
-def in_chunks(inputs: Sequence[np.ndarray], size: int = BATCH) -> Iterator[list[np.ndarray]]:
-    """The examples of several inputs together, `size` at a time."""
-    for start in range(0, len(inputs[0]), size):
-        yield [array[start : start + size] for array in inputs]
+def file_chunks(bound: Bound, batches: Any, purpose: str) -> Iterator[list[np.ndarray]]:
+    """As `chunks`, for the file: of as many examples as the example of `jaxq.quantize` holds, or where that is one, of
+    any number, and then each input of one row has a row for each example.
+
+    Raises: InputError for NaN, and where the examples are no multiple of the file's batch.
+    """
+    known = [a.shape for a in bound.core.arrays(*bound.core.example)]
+    batch = bound.core.examples(bound.core.arrays(*bound.core.example))
+    for arrays in chunks(bound, batches, purpose, BATCH if batch == 1 else batch):
+        count = bound.core.examples(arrays)
+        if batch not in (1, count):
+            raise InputError(
+                f"{count} of the examples to {purpose} are left over: the file takes {batch} at a time, as the example "
+                f"of jaxq.quantize. Give a multiple of {batch}, or quantize with an example of one."
+            )
+        yield [_rows(a, count) if shape[:1] == (1,) else a for a, shape in zip(arrays, known, strict=True)]
+
+
+def joined(bound: Bound, batches: Any, purpose: str, most: int | None = None) -> list[np.ndarray]:
+    """The examples of all batches, at most `most`, as one array for each input; none where there is no example."""
+    found, seen = [], 0
+    for arrays in chunks(bound, batches, purpose):
+        found.append(arrays)
+        seen += bound.core.examples(arrays)
+        if most is not None and seen >= most:
+            break
+    batched = bound.core.batched(found[0]) if found else ()
+    parts = zip(zip(*found, strict=True), batched, strict=True)
+    return [np.concatenate(arrays)[:most] if own else arrays[0] for arrays, own in parts]
+
+
+def _rows(array: np.ndarray, count: int) -> np.ndarray:
+    return np.broadcast_to(array, (count, *array.shape[1:])) if len(array) == 1 else array
+
+
+def in_chunks(inputs: Sequence[np.ndarray], batched: Sequence[bool], size: int = BATCH) -> Iterator[list[np.ndarray]]:
+    """The examples of several inputs together, `size` at a time; inputs without a batch whole."""
+    count = next((len(array) for array, own in zip(inputs, batched, strict=True) if own), 1)
+    for start in range(0, count, size):
+        ends = zip(inputs, batched, strict=True)
+        yield [array[start : start + size] if own else array for array, own in ends]
 
 
 def refuse_non_finite(name: str, real: np.ndarray) -> None:

@@ -21,9 +21,9 @@ from jaxq.frontends.ranges import check_ranges, initial_ranges, range_states
 from jaxq.frontends.recent import Recent
 from jaxq.frontends.signature import argument_names, result_names
 from jaxq.graph import Graph, capture
-from jaxq.graph.batch import BatchedGraphs, batch_of
+from jaxq.graph.batch import BatchedGraphs, batched_inputs
 from jaxq.plan.findings import Finding
-from jaxq.plan.plan import Plan, make_plan
+from jaxq.plan.plan import Plan, as_in_file, make_plan
 from jaxq.plan.recipe import Recipe
 from jaxq.simulate.forward import Record, reals, simulate
 from jaxq.simulate.qparams import Ranges
@@ -48,9 +48,14 @@ class Captured:
         leaves = [next(found) if v in graph.activations else None for v in graph.outputs]
         return self.result(jax.tree.unflatten(self.structure, leaves))
 
-    def under(self, recipe: Recipe) -> Captured:
-        """The same function quantized by another recipe."""
-        return _captured(make_plan(self.graph, recipe), self.graph, self.structure, self.result)
+    def under(self, recipe: Recipe, in_file: Plan | None = None) -> Captured:
+        """The same function quantized by another recipe. in_file: that recipe's plan at the file's shapes."""
+        return _captured(_planned(self.graph, recipe, in_file), self.graph, self.structure, self.result)
+
+
+def _planned(graph: Graph, recipe: Recipe, in_file: Plan | None) -> Plan:
+    plan = make_plan(graph, recipe)
+    return plan if in_file is None else as_in_file(plan, in_file)
 
 
 def _captured(plan: Plan, graph: Graph, structure: Any, result: Callable[[Any], Any]) -> Captured:
@@ -100,7 +105,8 @@ class Core:
         self._captured = Recent[Captured](CACHED_SHAPES)
         self._recorded = Recent[_Recorded](CACHED_SHAPES)
         self._by_sites: dict[frozenset[str], Plan] = {}  # is not bounded by shapes: `plans` forgets no site
-        self.plan: Plan = self.capture(target, *self.example).plan
+        self._in_file: Plan | None = None
+        self._in_file = self.plan = self.capture(target, *self.example).plan
 
     def completed(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Arguments of calibration, verification and export: the example's where there are none; else with the
@@ -127,13 +133,14 @@ class Core:
 
     def _capture(self, target: Target, call: Call) -> Captured:
         self._check_inputs(call.arrays)
-        recorded = _Recorded(target, call)
+        recorded = _Recorded(target, call, self.batched(call.arrays))
         batch = recorded.batch
         recorded = self._recorded.get((target.key, call.static, *recorded.shapes), lambda: recorded)
         graph = recorded.graphs.at(batch)
         structure = recorded.structures[0]
         named = self._named(graph, structure, call)
-        found = _captured(make_plan(named, self.recipe), named, structure, self.call.result)
+        plan = _planned(named, self.recipe, self._in_file)
+        found = _captured(plan, named, structure, self.call.result)
         self._by_sites.setdefault(frozenset(range_states(found.plan)), found.plan)
         return found
 
@@ -195,6 +202,14 @@ class Core:
         """The arrays of a call, in the order of the graph's inputs."""
         return split_call(args, kwargs).arrays
 
+    def batched(self, arrays: Sequence[Any]) -> tuple[bool, ...]:
+        """Which inputs of a call have a batch."""
+        return batched_inputs([a.shape for a in split_call(*self.example).arrays], [a.shape for a in arrays])
+
+    def examples(self, arrays: Sequence[Any]) -> int:
+        """How many examples the arrays of a call hold: one where none has a batch."""
+        return next((a.shape[0] for a, own in zip(arrays, self.batched(arrays), strict=True) if own), 1)
+
     def reals(self, captured: Captured, params: Any, args: Any, kwargs: Any) -> dict[str, jax.Array]:
         """The float reading of the folded graph: every activation by its site's name."""
         found = reals(captured.plan, jax.tree.leaves(params), split_call(args, kwargs).arrays)
@@ -202,31 +217,29 @@ class Core:
 
 
 class _Recorded:
-    """A function with the shapes of one call, whose inputs have a batch: the first axis of the first input, and of each
-    that has as many examples.
-    """
+    """A function with the shapes of one call. has_batch: which of its inputs have a batch."""
 
-    def __init__(self, target: Target, call: Call) -> None:
+    def __init__(self, target: Target, call: Call, has_batch: Sequence[bool]) -> None:
         self.fn, self.names, self.rebuild = target.fn, target.names, call.rebuild
         leaves, self.tree = jax.tree.flatten(target.params)
         self.leaves, self.inputs = [_canonical(a) for a in leaves], [_canonical(a) for a in call.arrays]
-        self.batch = batch_of(a.shape for a in self.inputs) or 1
+        self.has_batch = tuple(has_batch)
+        self.batch = next((a.shape[0] for a, own in zip(self.inputs, has_batch, strict=True) if own), 1)
         self.structures: list[Any] = []  # of the function's result, the same at every batch
         self.graphs = BatchedGraphs(self._at)
 
     @property
     def shapes(self) -> tuple[Hashable, ...]:
         """The shapes and dtypes that a graph is of, but for the batch."""
-        return tuple((a.shape[1:] if self._batched(a) else a.shape, self._batched(a), a.dtype) for a in self.inputs) + (
+        ends = zip(self.inputs, self.has_batch, strict=True)
+        return tuple((a.shape[1:] if own else a.shape, own, a.dtype) for a, own in ends) + (
             tuple((a.shape, a.dtype) for a in self.leaves),
         )
 
-    def _batched(self, array: jax.ShapeDtypeStruct) -> bool:
-        return array.shape[:1] == (self.batch,)
-
     def _at(self, batch: int) -> Graph:
         """The graph recorded at a batch size."""
-        inputs = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) if self._batched(a) else a for a in self.inputs]
+        ends = zip(self.inputs, self.has_batch, strict=True)
+        inputs = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) if own else a for a, own in ends]
         return capture(self._flat, self.leaves, self.names, inputs)
 
     def _flat(self, *arrays: Any) -> list[Any]:
@@ -283,10 +296,10 @@ def replanned(bound: Bound, recipe: Recipe) -> Bound:
     """The same model with another recipe. Its ranges are `bound`'s own, those of sites that it did not have are new."""
     core = copy.copy(bound.core)
     core.recipe, core.findings = recipe, ()
-    replans = Recent[Captured](CACHED_SHAPES)
+    replans, in_file = Recent[Captured](CACHED_SHAPES), bound.captured().under(recipe).plan
 
     def captured(*args: Any, **kwargs: Any) -> Captured:
         found = bound.captured(*args, **kwargs)
-        return replans.get(found, lambda: found.under(recipe))
+        return replans.get(found, lambda: found.under(recipe, in_file))
 
     return Bound(core, captured, bound.params, {**initial_ranges(captured().plan), **bound.ranges})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -252,6 +252,18 @@ def _repeated(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     return x
 
 
-def batch_of(shapes: Iterable[Sequence[int]]) -> int | None:
-    """The batch size of inputs of these shapes: the first axis of the first that has one."""
-    return next((int(shape[0]) for shape in shapes if len(shape)), None)
+def batched_inputs(example: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]) -> tuple[bool, ...]:
+    """Which inputs of a call have an entry for each example along their first axis.
+
+    Args:
+      example: the shape of each input of the example.
+      shapes: the shape of each input of the call.
+
+    Those that have another number of entries than in the example do; where none has, the first input with an axis, and
+    each that is as long. An input that keeps its length while others change it (a table, a temperature) has no batch.
+    """
+    known, given = ([tuple(shape[:1]) for shape in ends] for ends in (example, shapes))
+    pairs = list(zip(known, given, strict=True))
+    first = next((pair for pair in pairs if pair[0]), ((), ()))
+    size = next((b for a, b in pairs if a != b), first[1])
+    return tuple(b == size != () and (a != b or a == first[0]) for a, b in pairs)

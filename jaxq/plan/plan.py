@@ -128,6 +128,20 @@ def make_plan(graph: Graph, recipe: Recipe) -> Plan:
     return _run(DECISIONS, plan)
 
 
+def as_in_file(plan: Plan, example: Plan) -> Plan:
+    """A plan for other shapes than the file's, whose ops compute as the file's do.
+
+    How the device computes an op can depend on its shape (of one row by a kernel of its own), and the file's shapes are
+    those of the example.
+    """
+
+    def of_file(name: str, own: Arithmetic) -> Arithmetic:
+        known = example.arithmetic.get(name, own)
+        return known if (known.bits, known.weight_bits) == (own.bits, own.weight_bits) else own
+
+    return dataclasses.replace(plan, arithmetic={name: of_file(name, own) for name, own in plan.arithmetic.items()})
+
+
 def _run(passes: Mapping[str, Pass], plan: Plan) -> Plan:
     for name, run in passes.items():
         plan = run(plan)

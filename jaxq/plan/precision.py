@@ -42,8 +42,8 @@ def arithmetic(op: Op, graph: Graph, stored: str, scheme: Scheme, machine: str, 
 
 
 def _is_vector(op: Op, graph: Graph) -> bool:
-    """Whether an example has one row of results, which TFLite multiplies by itself (cpu_backend_gemm_custom_gemv.h)."""
-    rows, weights = graph.avals[op.outputs[0]].shape[1:-1], graph.avals[op.inputs[1]].shape
+    """Whether the file has one row of results, which TFLite multiplies by itself (cpu_backend_gemm_custom_gemv.h)."""
+    rows, weights = graph.avals[op.outputs[0]].shape[:-1], graph.avals[op.inputs[1]].shape
     enough = weights[-1] >= VECTOR_CHANNELS and math.prod(weights[:-1]) >= VECTOR_PRODUCTS
     return math.prod(rows) == 1 and enough
 

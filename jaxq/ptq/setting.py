@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxq.assign import assigned, refusals
 from jaxq.errors import InputError
-from jaxq.frontends.batches import BATCH, chunks
+from jaxq.frontends.batches import BATCH, in_chunks, joined
 from jaxq.frontends.core import Bound
 from jaxq.frontends.ranges import check_ranges
 from jaxq.graph import Op
@@ -43,7 +43,7 @@ class Setting:
     @property
     def examples(self) -> int:
         """How many examples are held."""
-        return len(self.data) * len(self.data[0][0])
+        return len(self.data) * self.bound.core.examples(self.data[0])
 
     @property
     def weighted(self) -> list[Op]:
@@ -97,14 +97,9 @@ def prepared(target: Any, batches: Any, state: Sequence[Any], reference: Any, ex
 
 def _held(bound: Bound, batches: Any, examples: int) -> tuple[tuple[np.ndarray, ...], ...]:
     """At most `examples` examples in chunks of one size; fewer than a chunk's number may be left out at the end."""
-    found: list[list[np.ndarray]] = []
-    for arrays in chunks(bound, batches, "improve the model on"):
-        found.append(arrays)
-        if sum(len(a[0]) for a in found) >= examples:
-            break
-    if not found:
+    whole = joined(bound, batches, "improve the model on", examples)
+    if not whole:
         raise InputError("There is no example to improve the model on: the iterable is empty.")
-    whole = [np.concatenate(parts)[:examples] for parts in zip(*found, strict=True)]
-    count = -(-len(whole[0]) // BATCH)
-    size = len(whole[0]) // count
-    return tuple(tuple(a[i * size : (i + 1) * size] for a in whole) for i in range(count))
+    count, batched = bound.core.examples(whole), bound.core.batched(whole)
+    size = count // -(-count // BATCH)
+    return tuple(tuple(arrays) for arrays in in_chunks(whole, batched, size))[: count // size]

@@ -13,7 +13,7 @@ from jaxq import report
 from jaxq.analyze.diff import compare
 from jaxq.analyze.difference import Differences
 from jaxq.export.io_formulas import quantized
-from jaxq.frontends.batches import chunks
+from jaxq.frontends.batches import joined
 from jaxq.plan.toml_text import recipe_text
 from jaxq.report.document import Content
 from jaxq.report.gather import MOST_EXAMPLES
@@ -66,12 +66,7 @@ def report_content(
 
 def first_examples(artifact: Artifact, examples: Any) -> list[np.ndarray]:
     """The first 64 of what `Artifact.verify` takes, an array for each input of the file."""
-    taken: list[list[np.ndarray]] = []
-    for chunk in chunks(artifact._proven().bound, examples, "report on"):
-        taken.append([np.asarray(array) for array in chunk])
-        if sum(len(arrays[0]) for arrays in taken) >= MOST_EXAMPLES:
-            break
-    return [np.concatenate(parts)[:MOST_EXAMPLES] for parts in zip(*taken, strict=True)]
+    return joined(artifact._proven().bound, examples, "report on", MOST_EXAMPLES)
 
 
 def _differences(artifact: Artifact, arrays: list[np.ndarray], progress: bool) -> Differences | None:
