@@ -61,11 +61,16 @@ def _refuse_another(out: pathlib.Path, known: dict[str, Any] | None, now: Mappin
     again = "Resume with what it had, start again with --force, or give another --out."
     if known is None:
         raise InputError(f"{out} holds checkpoints and no {FILE} that says of which run. {again}")
+    differences = differing(known, now)
+    if differences:
+        raise InputError(f"{out} holds the checkpoints of another run: {differences}. {again}")
+
+
+def differing(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs, with both values: `seed was 0 and is 5; data was ...`; nothing where all are equal."""
     names = [name for name in dict.fromkeys([*known, *now]) if known.get(name) != now.get(name)]
-    if names:
-        shown = "; ".join(f"{n} was {known.get(n)!r} and is {now.get(n)!r}" for n in names[:SHOWN])
-        more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        raise InputError(f"{out} holds the checkpoints of another run: {shown}{more}. {again}")
+    shown = "; ".join(f"{n} was {known.get(n)!r} and is {now.get(n)!r}" for n in names[:SHOWN])
+    return shown + (f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _plain(value: Any) -> Any:

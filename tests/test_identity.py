@@ -8,12 +8,15 @@ import pathlib
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import jaxq
 from jaxq.errors import InputError
-from jaxq.recipes import identity, mnist
+from jaxq.recipes import checkpoint, identity, mnist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,26 @@ def test_a_recipe_refuses_the_seed_of_another_run(tmp_path: pathlib.Path) -> Non
     identity.claim(tmp_path, False, recipe="mnist", seed=0, config=mnist.SMOKE, data=data)
     with pytest.raises(InputError, match="another run: seed was 0 and is 5; data was"):
         mnist.run(tmp_path, smoke=True, resume=True, seed=5)
+
+
+def test_the_ranges_of_another_plan_are_refused(tmp_path: pathlib.Path) -> None:
+    """Where the ranges have the same names and shapes, and other integers."""
+    x = np.ones((4, 6), np.float32)
+    dense = [jaxq.quantize(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), recipe, x[:1]) for recipe in ("int8", "int8", "int4")]
+    for model in dense:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", jaxq.PrecisionWarning)
+            jaxq.calibrate(model, [x], progress=False)
+    with checkpoint.manager(tmp_path / "int8", every=1) as checkpoints:
+        checkpoint.save(checkpoints, 0, dense[0])
+        checkpoints.wait_until_finished()
+        assert checkpoint.restore(checkpoints, dense[1]) == 1
+        with pytest.raises(
+            InputError, match=r"holds the ranges of another plan .*kernel \(weight\) was 'int8, "
+        ) as error:
+            checkpoint.restore(checkpoints, dense[2])
+    assert "is 'int4, " in str(error.value) and "Quantize with the recipe that it was trained with" in str(error.value)
+    checkpoint.refuse_another_plan(tmp_path, {"fingerprint": "", "facts": {}})  # a folder that says nothing
 
 
 # Six steps of training, a checkpoint after each; `kill` = (step, when): SIGKILL before the step's checkpoint, or while

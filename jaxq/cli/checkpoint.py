@@ -22,6 +22,7 @@ def restore_into(qmodel: Any, folder: pathlib.Path) -> None:
     """Give a quantized NNX model the parameters and ranges of a checkpoint. Raises InputError when they do not fit."""
     if not hasattr(qmodel, "set_ranges"):
         raise usage("--checkpoint restores NNX models. For Linen, return the trained variables, ranges included.")
+    _refuse_another_plan(qmodel, folder)
     saved = dict(_leaves(_read(folder)))
     variables = {("model", *path): v for path, v in _leaves(bind(qmodel).params)}
     ranges = {("ranges", *path): a for path, a in _leaves(qmodel.pure_ranges())}
@@ -30,6 +31,14 @@ def restore_into(qmodel: Any, folder: pathlib.Path) -> None:
     for path, variable in variables.items():
         variable[...] = saved[path]
     qmodel.set_ranges({n: {k: saved["ranges", n, k] for k in r} for n, r in qmodel.pure_ranges().items()})
+
+
+def _refuse_another_plan(qmodel: Any, folder: pathlib.Path) -> None:
+    from jaxq.recipes.checkpoint import plan_of, refuse_another_plan
+
+    plan = plan_of(qmodel)
+    if plan is not None:
+        refuse_another_plan(folder, plan)
 
 
 def _check(folder: pathlib.Path, path: Path, own: Any, saved: Mapping[Path, Any]) -> None:

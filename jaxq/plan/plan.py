@@ -90,11 +90,20 @@ class Plan:
         return f"{op.name}:weight" if op.name in self.group_of else op.name
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What ranges are of, by name: the integers of each range and its members, those of each weight, and islands.
+        How a range is calibrated and trained is no part of it.
+        """
+        ranges = {
+            g.name: f"{g.scheme.integers}, of {', '.join(g.members)}{_prescribed(g)}" for g in self.groups.values()
+        }
+        weights = {f"{name} (weight)": scheme.integers for name, scheme in self.weights.items()}
+        return {**ranges, **weights, **{f"{name} (op)": "float island" for name in sorted(self.islands)}}
+
+    @property
     def fingerprint(self) -> str:
-        """What ranges are of: a hash of the sites, their groups and schemes, and the schemes of weights, 16 digits."""
-        groups = [(g.name, str(g.scheme), g.members, g.fixed, g.derived) for g in self.groups.values()]
-        weights = [(name, str(scheme)) for name, scheme in self.weights.items()]
-        return hashlib.sha256(repr((groups, weights, sorted(self.islands))).encode()).hexdigest()[:16]
+        """A hash of `facts`, 16 digits."""
+        return hashlib.sha256(repr(self.facts).encode()).hexdigest()[:16]
 
     def backward(self, op: Op) -> Backward | None:
         """How the gradients of an op's product are formed of integers; None for floats."""
@@ -104,6 +113,11 @@ class Plan:
     def __str__(self) -> str:
         """The whole plan as text."""
         return plan_text(self)
+
+
+def _prescribed(group: Group) -> str:
+    fixed = "" if group.fixed is None else f"; scale and zero point {group.fixed}"
+    return fixed if group.derived is None else f"{fixed}; derived from {group.derived}"
 
 
 def make_plan(graph: Graph, recipe: Recipe) -> Plan:

@@ -75,12 +75,16 @@ class Scheme:
         """The integers of the type."""
         return Grid(self.qmin, self.qmax, self.symmetric)
 
+    @property
+    def integers(self) -> str:
+        """`int8, per channel (axis 3), symmetric`."""
+        granularity = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
+        return ", ".join([f"int{self.bits}", granularity, *(["symmetric"] if self.symmetric else [])])
+
     def __str__(self) -> str:
         """`int8, per channel (axis 3), symmetric, learned range`; `calibrated by mse` where not by the extremes."""
         follow = f"scale = max abs(w) / {self.qmax} at each step"
-        granularity = "per tensor" if self.axis is None else f"per channel (axis {self.axis})"
-        parts = [f"int{self.bits}", granularity, *(["symmetric"] if self.symmetric else [])]
-        parts += [follow if self.ranges == "follow" else RANGES[self.ranges]]
+        parts = [self.integers, follow if self.ranges == "follow" else RANGES[self.ranges]]
         if self.calibration not in ("minmax", "max"):
             kept = f" {self.percentile:g}" if self.calibration == "percentile" else ""
             parts += [f"calibrated by {self.calibration}{kept}"]
