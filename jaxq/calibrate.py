@@ -16,6 +16,7 @@ import numpy as np
 from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments
+from jaxq.frontends.calibration_data import refuse_non_finite, refuse_soft_masks
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
 from jaxq.frontends.ranges import check_range_names
@@ -128,8 +129,9 @@ class _Observed:
             )
         captured = self.captured = self.bound.captured(*args, **kwargs)
         check_range_names(captured.plan, self.bound.ranges, self.bound.core.plans)
+        refuse_soft_masks(index, captured.plan.graph, arrays)
         extremes, values, channels = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
-        _refuse_non_finite(index, arrays, extremes)
+        refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():
             observer = _observer(captured.plan.groups[name])
             batch = Batch(np.asarray(pair), [np.asarray(array) for array in values.get(name, ())])
@@ -218,24 +220,6 @@ def unmasked(array: jax.Array, mask: float) -> list[jax.Array]:
 
 def _over(reduce: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
     return reduce(jnp.stack([reduce(a.astype(jnp.float32)) for a in arrays]))
-
-
-def _refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str, Any]) -> None:
-    for i, array in enumerate(arrays):
-        if is_key(array):
-            continue
-        bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array, np.float32))))
-        if bad:
-            raise CalibrationError(
-                f"Calibration batch {index}: input {i} holds {bad} of {np.size(array)} values that are NaN or "
-                "infinite. Clean the data; a range learnt from it would be meaningless."
-            )
-    for name, pair in extremes.items():
-        if not np.all(np.isfinite(np.asarray(pair))):
-            raise CalibrationError(
-                f"Calibration batch {index}: {name} becomes {np.asarray(pair)} in the float model, though its input "
-                "is finite. Check the model's weights for NaN."
-            )
 
 
 def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, float]]) -> Ranges:

@@ -111,6 +111,7 @@ def test_a_few_great_channels_inside() -> None:
     finding = q.findings[0]
     assert (finding.place, finding.kind, [c for c, _ in finding.kept]) == ("inner", "channels", ["0", "2", "3"])
     assert "A few large channels take the steps of the rest" in finding.remedy
+    assert "13.6 points" in finding.remedy and "or use the recipe int16x8" in finding.remedy  # docs/results.md
     weak = np.array([1.0, 0.01, 1.0, 1.0], np.float32)
     q, _, _ = calibrated(lambda w, x: jax.nn.relu(((x @ w) * weak) @ w), ROWS)
     assert not q.findings  # one weak channel is usual
@@ -126,6 +127,54 @@ def test_masked_numbers_do_not_count() -> None:
     kept = RNG.random((64, 4)) < 0.7
     q, _, said = calibrated(lambda w, x, m: jax.nn.softmax(jnp.where(m, x @ w, -1e9), -1), ROWS, kept)
     assert not q.findings and not said
+
+
+# --- summands of a SOFTMAX's input ------------------------------------------------------------------------------------
+
+FLAGS = np.where(RNG.random((64, 4)) < 0.7, 0.0, -1e4).astype(np.float32)
+TABLE = 1e3 * RNG.normal(size=(2, 2)).astype(np.float32)
+SUMMANDS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+    "a mask that is added": (lambda w, x, m: jax.nn.softmax(x @ w + m, -1), (ROWS, FLAGS)),
+    "the least number": (lambda w, x, m: jax.nn.softmax(x @ w - m, -1), (ROWS, -FLAGS * np.float32(1e26))),
+    "a mask, moved": (
+        lambda w, x, m: jax.nn.softmax((x @ w + m).reshape(-1, 2, 2) + 0.5 * x.reshape(-1, 2, 2), -1), (ROWS, FLAGS)
+    ),
+    "a position bias": (lambda w, x: jax.nn.softmax(jnp.tanh(x @ w).reshape(-1, 2, 2) + TABLE, -1), (ROWS,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMMANDS)
+def test_scores_beside_a_large_summand(name: str) -> None:
+    fn, inputs = SUMMANDS[name]
+    q, ranges, said = calibrated(fn, *inputs)
+    found = next(f for f in q.findings if f.kind == "summands")
+    (site, kept), *_ = found.kept
+    assert found.of == 2 and 0 < kept < 1.0 and found.step == pytest.approx(step(ranges, found.range))
+    assert site in ("fully_connected", "tanh") and found.step > 0.5
+    text = next(s for s in said if "summands" in s)
+    assert "summands that 8 bits cannot hold" in text and "1 of 2 summands keep fewer than 16" in text
+    assert "jnp.where(mask, scores, -1e9)" in text
+
+
+def test_a_bounded_summand_is_silent() -> None:
+    q, _, _ = calibrated(SUMMANDS["a mask that is added"][0], ROWS, FLAGS / 1e3)
+    assert not [f for f in q.findings if f.kind == "summands"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_mask_that_holds_other_numbers_is_refused(dtype: Any) -> None:
+    soft = np.array([[1, 0, 1, 1]], dtype) if dtype is np.float32 else np.array([[1, 0, 2, 1]], dtype)
+    fn = lambda w, x, m: jax.nn.softmax(x @ w + (1 - m).astype(jnp.float32) * -1e4, -1)  # noqa: E731
+    calibrated(fn, ROWS, np.minimum(soft, 1).repeat(64, 0))
+    other = soft if dtype is np.int32 else soft * np.float32(0.25)
+    held = "2" if dtype is np.int32 else "0.25"
+    with pytest.raises(jaxq.errors.CalibrationError, match=rf"batch 0: input 1 \(m\) holds {held}, .* as a mask"):
+        calibrated(fn, ROWS, other.repeat(64, 0))
+
+
+def test_a_large_factor_is_no_mask() -> None:
+    q, _, _ = calibrated(lambda w, x, y: x @ w + 1e4 * y, ROWS, ROWS)
+    assert "SELECT" not in {op.kind for op in q.plan.graph.ops}
 
 
 def test_extents_are_merged_over_batches() -> None:

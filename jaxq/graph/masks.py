@@ -29,6 +29,9 @@ COMPARISONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+INDICATOR = "indicator"  # attribute of an op that takes an array of zeros and ones for a mask
+
+
 class Choice(NamedTuple):
     """A value that is one of two numbers: `then` where the mask holds, else `otherwise`."""
 
@@ -154,7 +157,7 @@ def _mask_out(builder: Builder, eq: Equation, kind: str) -> bool:
         scores = eq.inputs[1 - side]
         if builder.shape(scores) != builder.shape(eq.outputs[0]):
             continue
-        choice = _summand(builder, eq.inputs[side], eq.source)
+        choice = _summand(builder, eq.inputs[side], eq.source, 1 if kind == "ADD" else -1)
         if choice is not None:
             signed = [c if kind == "ADD" else -c for c in choice[1:]]
             cases = [builder.full(number, ()) if number else scores for number in signed]
@@ -163,15 +166,17 @@ def _mask_out(builder: Builder, eq: Equation, kind: str) -> bool:
     return False
 
 
-def _summand(builder: Builder, value: int, source: str) -> Choice | None:
-    """What is added to scores as a choice between zero and a number beyond MASK."""
+def _summand(builder: Builder, value: int, source: str, sign: int) -> Choice | None:
+    """What is added to scores as a choice between zero and a number beyond MASK; one that is made of an input that may
+    be no mask only where it is far below zero.
+    """
     choice = None
     if builder.choices:
         choice = _chosen(builder, arithmetic.unbroadcast(builder, value, source), source)
     if choice is not None:
         return choice if _masks(*choice[1:]) else None
     found = indicators.behind(builder.view, builder.dynamic, builder.graph_inputs, value)
-    if found is None or not _masks(*found.numbers):
+    if found is None or not _masks(*found.numbers) or sign * sum(found.numbers) > 0:
         return None
     condition = _condition(builder, found, source)
     return None if condition is None else Choice(condition, *found.numbers)
@@ -187,11 +192,12 @@ def _condition(builder: Builder, found: indicators.Indicator, source: str) -> in
     mask = builder.resolve(found.root)
     if jnp.issubdtype(dtype, jnp.floating):
         mask = builder.new(shape, np.dtype(np.bool_))
-        builder.op("TABLE", (found.root,), {"of": ("gt",)}, source, outputs=(mask,), call=lambda x: [x > 0.5])
+        attrs = {"of": ("gt",), INDICATOR: True}
+        builder.op("TABLE", (found.root,), attrs, source, outputs=(mask,), call=lambda x: [x > 0.5])
     elif dtype != np.bool_:
         zero = builder.weight(lambda: np.zeros((), dtype), (), (), dtype=np.dtype(dtype))
         compared = builder.new(shape, np.dtype(np.bool_))
-        builder.op("COMPARE", (mask, zero), {"relation": "NOT_EQUAL"}, source, outputs=(compared,))
+        builder.op("COMPARE", (mask, zero), {"relation": "NOT_EQUAL", INDICATOR: True}, source, outputs=(compared,))
         mask = compared
     elif mask not in builder.made and mask not in builder.graph_inputs:
         compared = _compared(builder, builder.view.producer[found.root])

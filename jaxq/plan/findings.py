@@ -12,6 +12,10 @@ worthless. Here the extent of every member and channel, as seen in calibration, 
   channels much greater than the rest, as in the residual stream of transformers (Bondarenko et al. 2021, "Understanding
   and Overcoming the Challenges of Efficient Transformer Quantization", section 3). A few weak channels are usual.
 
+* Summands: an operand of a sum that a SOFTMAX reads, with fewer than `LEAST` steps of the sum's, where a step is more
+  than `COARSE`: scores beside an additive mask of -1e4, or beside a large position bias. A step of d in its input
+  changes a ratio of a SOFTMAX's results by exp(d), and rounding by up to exp(d / 2): 28 per cent for 0.5.
+
 16 steps are 4 bits, a rounding error of 2 per cent of the extent (1 / (16 sqrt 12)); 8 steps 4 per cent. What does not
 vary at all loses nothing and is left out. Tensors whose scale TFLite prescribes (SOFTMAX) are left out too.
 """
@@ -24,14 +28,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxq.graph.builder import MOVES
 from jaxq.plan.target import target_named
 
 if TYPE_CHECKING:
+    from jaxq.graph import Graph, Op
     from jaxq.plan.plan import Plan
 
+SUMS = frozenset({"ADD", "AFFINE", "SUB"})
 LEAST = 16.0  # steps of the range
 FAR = 8.0  # steps, of numbers that lie far from zero
 ENOUGH = 16  # numbers of a channel, from which on its extent is measured without zero too
+COARSE = 0.5  # step of the input of a SOFTMAX
 SHARE = 0.5  # of an inner tensor's channels
 FEWEST = 4  # channels of an inner tensor
 SHOWN = 6  # members or channels in a message
@@ -60,10 +68,10 @@ class Extent(NamedTuple):
 class Finding:
     """Something that a range is too coarse for.
 
-    kind: "members" or "channels". site: the tensor. range: the range's name. step: its scale, in real units. bits: of
-    its integers. kept: the members or channels that keep too few steps, by name or number, with the steps of each. of:
-    how many members or channels there are that vary. place: "input", "output" or "inner". wide: whether 16 bits are
-    enough and the target has them. offset: whether the numbers are large but vary little, far from zero.
+    kind: "members", "channels" or "summands". site: the tensor. range: the range's name. step: its scale, in real
+    units. bits: of its integers. kept: the members, channels or summands that keep too few steps, by name or number,
+    with the steps of each. of: how many there are that vary. place: "input", "output" or "inner". wide: whether 16 bits
+    are enough and the target has them. offset: whether the numbers are large but vary little, far from zero.
     """
 
     kind: str
@@ -83,6 +91,11 @@ class Finding:
         wide = f' Or give it 16 bits: Rule("{self.site}", activation_bits=16).' if self.wide else ""
         if self.kind == "members":
             text = "Scale them alike inside the model and undo it on the host, or return them as separate outputs."
+        elif self.kind == "summands":
+            text = (
+                "Select where a mask says so, jnp.where(mask, scores, -1e9), with a boolean mask or one of zeros and "
+            )
+            text += "ones; bound any other summand, jnp.maximum(bias, -30): exp(-30) is nothing beside 8 bits."
         elif self.offset:
             text = "They lie far from zero and vary little: subtract their mean (in an input on the host, before the "
             text += "model; from an output inside the model, and add it on the host)."
@@ -93,7 +106,10 @@ class Finding:
                 "Scale the channels alike inside the model and undo it on the host, or return these as another output."
             )
         else:
-            text = "A few large channels take the steps of the rest: bound them and train (jaxq.recipes.bert.bounded)."
+            text = (
+                "A few large channels take the steps of the rest. A plain BERT lost 13.6 points of accuracy, with 16 "
+            )
+            text += "bits 0.5: bound them and train (jaxq.recipes.bert.bounded), or use the recipe int16x8."
         return text + wide
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,9 +136,9 @@ def find(plan: Plan, steps: Mapping[str, float], extents: Mapping[str, Extent]) 
       steps: the scale of each range, by its name, in real units.
       extents: of each tensor, by its site's name, as seen in calibration.
 
-    Returns: findings, members before channels, each in the order of computation.
+    Returns: findings, members before summands before channels, each in the order of computation.
     """
-    return (*_members(plan, steps, extents), *_channels(plan, steps, extents))
+    return (*_members(plan, steps, extents), *_summands(plan, steps, extents), *_channels(plan, steps, extents))
 
 
 def _members(plan: Plan, steps: Mapping[str, float], extents: Mapping[str, Extent]) -> Iterator[Finding]:
@@ -142,6 +158,33 @@ def _requantized(plan: Plan, group: str) -> list[str]:
     names, by_name = plan.graph.site_names, {op.name: op for op in plan.graph.ops}
     found = [(by_name[op], operand) for op, operand in sorted(plan.requantized)]
     return [names[op.inputs[i]] for op, i in found if plan.group_of.get(names[op.outputs[0]]) == group]
+
+
+def _summands(plan: Plan, steps: Mapping[str, float], extents: Mapping[str, Extent]) -> Iterator[Finding]:
+    names = plan.graph.site_names
+    for op in plan.graph.ops:
+        name = plan.group_of.get(names[op.outputs[0]])
+        if op.kind not in SUMS or name is None or steps.get(name, 0.0) <= COARSE:
+            continue
+        kept = tuple((s, w / steps[name]) for s, w in _operands(op, names, extents) if 0 < w < LEAST * steps[name])
+        if kept and _enters_softmax(plan.graph, op.outputs[0]):
+            yield _finding(plan, "summands", names[op.outputs[0]], steps[name], kept, 2, "inner")
+
+
+def _operands(op: Op, names: Mapping[int, str], extents: Mapping[str, Extent]) -> list[tuple[str, float]]:
+    """The operands of a sum that are not constants, with their extents; beside constants, what it varies by."""
+    if op.kind == "AFFINE":
+        found = extents.get(names[op.outputs[0]])
+        return [] if found is None else [(names[op.inputs[0]], float(np.max(found.widths(False), initial=0.0)))]
+    sites = [names[v] for v in op.inputs if names.get(v) in extents]
+    return [(site, float(np.max(extents[site].widths(True), initial=0.0))) for site in sites]
+
+
+def _enters_softmax(graph: Graph, value: int) -> bool:
+    """Whether a SOFTMAX reads a value, moved or after further sums."""
+    readers = graph.consumers(value)
+    between = [op for op in readers if op.kind in MOVES or op.kind in SUMS]
+    return any(op.kind == "SOFTMAX" for op in readers) or any(_enters_softmax(graph, op.outputs[0]) for op in between)
 
 
 def _channels(plan: Plan, steps: Mapping[str, float], extents: Mapping[str, Extent]) -> Iterator[Finding]:
