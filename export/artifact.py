@@ -36,7 +36,7 @@ from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import joined, refuse_non_finite
 from jaxq.frontends.core import Bound
 from jaxq.plan.plan import Plan
-from jaxq.quantize import bind
+from jaxq.quantize import bind, reference_leaves
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,6 +233,7 @@ def to_tflite(
     verify: Any = None,
     allow_mismatch: bool = False,
     metadata: Metadata | None = None,
+    reference: Any = None,
     progress: bool = True,
 ) -> Artifact:
     """Export a quantized model as a TFLite file whose integers are those of the training forward.
@@ -243,6 +244,8 @@ def to_tflite(
       verify: examples to prove it on; see `Artifact.verify`. Do not leave it out of a release.
       allow_mismatch: give the artifact also when an integer differs; its certificate says so.
       metadata: what the file says of itself: labels, normalization. Its host-side formulas go into the manifest.
+      reference: the float parameters that outputs are compared with, by default those at hand. After a pass of
+        `jaxq.ptq` or training these are no float model any more: give `report.reference`, or a copy from before.
       progress: show a progress bar.
 
     Returns:
@@ -253,6 +256,7 @@ def to_tflite(
       ExportError: TFLite cannot express an op, its ranges or its weights.
       TargetError: the target has no kernel for an op.
       MismatchError: an integer differs, and `allow_mismatch` is not given.
+      InputError: the reference is of another model.
 
     Warns:
       PrecisionWarning: outputs of `verify` are far from the float model's (`jaxq.export.proof.quality`).
@@ -272,7 +276,7 @@ def to_tflite(
     litert.load_check(data)
     forward = training_forward(bound, captured.plan, frozen)
     proof = Proof(data, read(data), forward, frozen, bound, tensor_of)
-    watching, quality = watched(forward, frozen, params)
+    watching, quality = watched(forward, frozen, reference_leaves(target, bound, reference))
     found = None
     if verify is not None:
         found = dataclasses.replace(proof, forward=watching).verify(verify, FAMILIES, proof.machine, progress)

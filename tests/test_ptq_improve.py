@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxq
+import jaxq.export
 from jaxq.errors import InputError, RecipeError
 from jaxq.plan.recipe import read_recipe
 from jaxq.ptq.improve import PASSES, in_order
@@ -75,6 +77,11 @@ def test_analysis_compares_with_the_reference_given() -> None:
     floats, ours = np.asarray(function(q.params, x)), np.asarray(q.q.apply(found, ranges, x))
     assert honest == pytest.approx(10 * np.log10(np.sum(floats**2) / np.sum((floats - ours) ** 2)), abs=0.01)
     assert flattering > honest + 3
+    given = {"verify": x, "reference": report.reference, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jaxq.PrecisionWarning)
+        said = jaxq.export.to_tflite(q.q, found, ranges, **given).manifest["precision"]["outputs"][site]
+    assert said["sqnr"] == pytest.approx(honest, abs=0.01)
     health = jaxq.analyze.health(q.q, x, found, ranges, reference=report.reference)
     assert health.clipped == jaxq.analyze.health(q.q, x, q.params, ranges).clipped
     assert W4.passes == ()

@@ -124,7 +124,7 @@ def watched(
     """A training forward that compares its outputs with the float model's as it goes, and the comparison.
 
     forward: `(arrays, others) -> (stored integers by site, file inputs)`, as the artifact's. Calls with `others` are
-    not compared: there the results are of another's numbers.
+    not compared: there the results are of another's numbers. params: the leaves of the float model's.
     """
     quality, floats = Quality(), _float_outputs(frozen.plan, params)
 

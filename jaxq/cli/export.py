@@ -60,7 +60,7 @@ def export(
 
     artifact = to_tflite(
         q.model, *q.state, verify=_proof_data(verify), allow_mismatch=allow_mismatch, metadata=said,
-        progress=sys.stdout.isatty(),
+        reference=None if report is None else report.reference, progress=sys.stdout.isatty(),
     )  # fmt: skip
     artifact.save(out, force=force)
     if artifact.certificate is None:
