@@ -2,6 +2,7 @@
 outliers.
 
     python benchmarks/calibrators.py [--share 0.001] [--factor 20] [--float build/demo/checkpoints/float]
+    python benchmarks/calibrators.py --numbers      # of random numbers alone: what each range keeps
 
 The float network of `recipes/mnist.py` is calibrated on 500 images. Of every activation that calibration sees, a
 random share is multiplied by a factor; the test images are as they are. The range of each tensor is what the method
@@ -23,6 +24,7 @@ from rich.table import Table
 import jaxq
 from jaxq.calibrate import group_values, range_of
 from jaxq.observers import METHODS, Batch, Wanted
+from jaxq.plan.scheme import Grid
 from jaxq.quantize import bind
 from jaxq.recipes import loop, mnist
 
@@ -62,13 +64,44 @@ def with_outliers(x: np.ndarray, rng: np.random.Generator, share: float, factor:
     return x * np.where(rng.random(x.shape) < share, np.float32(factor), np.float32(1.0))
 
 
+def kept(noise: tuple[float, float]) -> Table:
+    """What each method's range does to a million half-normal numbers of which a share are outliers, on 256 levels."""
+    rng, grid = np.random.default_rng(0), Grid(-128, 127, symmetric=False, nonnegative=True)
+    clean = np.abs(rng.normal(size=1_000_000)).astype(np.float32)
+    spoilt = with_outliers(clean, rng, *noise)
+    table = Table("range", "upper end", "mean squared error", "of it clipping", "SQNR of the rest, dB")
+    ends = {f"{m} {p or ''}": _end(m, p, spoilt, grid) for m, p in CASES if m != "mean"}
+    tried = np.linspace(1.0, float(spoilt.max()), 400)
+    ends["least error, by trying 400"] = float(tried[np.argmin([np.mean(_error(spoilt, h) ** 2) for h in tried])])
+    for name, high in ends.items():
+        error, rest = _error(spoilt, high) ** 2, _error(clean, high) ** 2
+        clipped = float(np.sum(error[spoilt > high]) / error.size)
+        sqnr = 10 * np.log10(np.mean(clean**2) / np.mean(rest))
+        table.add_row(name, f"{high:.1f}", f"{np.mean(error):.4f}", f"{clipped:.4f}", f"{sqnr:.1f}")
+    return table
+
+
+def _end(method: str, percentile: float, x: np.ndarray, grid: Grid) -> float:
+    observer = METHODS[method]
+    state = observer.update(observer.start(), Batch(np.array([x.min(), x.max()]), [x]))
+    return observer.finish(state, Wanted(grid, percentile))[1]
+
+
+def _error(x: np.ndarray, high: float) -> np.ndarray:
+    return np.clip(np.rint(x / (high / 255)), 0, 255) * (high / 255) - x
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=0.001)
     parser.add_argument("--factor", type=float, default=20.0)
     parser.add_argument("--float", type=pathlib.Path, default=None, dest="folder")
+    parser.add_argument("--numbers", action="store_true")
     given = parser.parse_args()
+    if given.numbers:
+        Console().print(kept((given.share, given.factor)))
+        return
     model, data = trained(given.folder)
     whole = 100 * loop.accuracy(model, data.test_images, data.test_labels)
     noise = given.share, given.factor

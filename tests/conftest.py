@@ -54,6 +54,7 @@ PROMOTES = (
     "test_recipes",
     "test_tour",
     "test_train",
+    "test_tune_training",
 )
 SAME_RANKS = (
     "test_activations",

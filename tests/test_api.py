@@ -94,7 +94,7 @@ SIGNATURES = {
     ),
     "search.tune": (
         "(target, batches, *state, max_drop, labels=None, metric=None, calibration=None, methods=('minmax', 'mean', "
-        "'percentile', 'mse', 'entropy'), choices=('a16', 'float'), progress=True)"
+        "'percentile', 'mse', 'entropy'), choices=('a16', 'float'), steps=0, rate=0.0001, progress=True)"
     ),
     "FakeQuant.__init__": "(self, low=-6.0, high=6.0)",
 }

@@ -516,7 +516,10 @@ def test_search_writes_a_recipe_that_quantizes(folder: pathlib.Path):
 
 def test_tune_and_rollback(folder: pathlib.Path):
     given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy", "--max-drop", "100")
-    found = call("tune", *given, "--json")
+    file = folder / "tuned.tflite"
+    found = call("tune", *given, "--json", "--file", file, "--force")
+    certificate = json.loads(file.with_suffix(".json").read_text())["certificate"]
+    assert read(file.read_bytes()).operators and certificate["examples"] == 16
     assert found.code == 0 and found.json["reached"] and set(found.json["metrics"]) >= {"minmax", "mse", "entropy"}
     found = call("search", *given)
     assert found.code == 0 and "with 0 taken back" in found.out

@@ -80,9 +80,15 @@ class Trials:
         """A measure of the float model."""
         return self._over(measure, self.floats)
 
-    def _over(self, measure: Measure | None, results: Iterable[Any]) -> float:
+    def measured_against(self, other: Trials, measure: Measure | None) -> float:
+        """A measure of the model against what another's trials want on the same examples: after training the float
+        results are no longer these parameters' own.
+        """
+        return self._over(measure, self.results(), other.wanted)
+
+    def _over(self, measure: Measure | None, results: Iterable[Any], others: Sequence[Any] | None = None) -> float:
         read, found = _noise if measure is None else functools.partial(_mean, measure), []
-        for result, wanted in zip(results, self.wanted, strict=True):
+        for result, wanted in zip(results, self.wanted if others is None else others, strict=True):
             found.append(Sums(*(np.asarray(a, np.float64) for a in read(result, wanted))))
         top, bottom = (np.sum(arrays, axis=0) for arrays in zip(*found, strict=True))
         return float(np.mean(top / np.maximum(bottom, np.finfo(np.float64).tiny)))

@@ -51,7 +51,7 @@ def export(
     Beside it goes its manifest (.json): hashes, ranges, formulas of input and output, and with --verify the certificate
     that every integer of the file is that of the training forward.
     """
-    _refuse_early(out, force)
+    refuse_early(out, force)
     said = None if metadata is None else read_metadata_file(metadata)
     named = passes_named(passes, calibrate)
     q = with_ranges(quantized(load_target(target), recipe), checkpoint, calibrate)
@@ -73,7 +73,7 @@ def export(
     return Result(data, [_summary(data), *said_of])
 
 
-def _refuse_early(out: pathlib.Path, force: bool) -> None:
+def refuse_early(out: pathlib.Path, force: bool) -> None:
     """Find out before the work what `Artifact.save` would find out after it."""
     from jaxq.export.files import refuse_place
 

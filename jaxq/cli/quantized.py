@@ -12,6 +12,7 @@ from jaxq.cli.data import chunks, read_arrays
 from jaxq.cli.failures import usage
 from jaxq.cli.targets import Loaded
 from jaxq.plan.plan import Plan
+from jaxq.plan.recipe import Recipe
 
 
 class Quantized(NamedTuple):
@@ -22,7 +23,7 @@ class Quantized(NamedTuple):
     plan: Plan
 
 
-def quantized(loaded: Loaded, recipe: str) -> Quantized:
+def quantized(loaded: Loaded, recipe: Recipe | str) -> Quantized:
     """Quantize a loaded target, its ranges not yet set. Raises a usage error when the target lacks its parameters."""
     import jaxq
     from jaxq.plan.recipe import read_recipe

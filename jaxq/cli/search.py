@@ -10,12 +10,14 @@ import typer
 
 from jaxq.cli import options
 from jaxq.cli.examples import read_examples
+from jaxq.cli.export import refuse_early as refuse_file
 from jaxq.cli.failures import usage
 from jaxq.cli.output import Result, Table
 from jaxq.cli.quantized import Quantized, quantized, with_ranges
 from jaxq.cli.targets import load_target
 
 INTERRUPTED = 130
+VERIFIED = 16  # examples that the file of `jaxq tune` is proven on
 
 Out = Annotated[
     pathlib.Path | None,
@@ -28,6 +30,14 @@ Budget = Annotated[
 MaxDrop = Annotated[
     float | None,
     typer.Option("--max-drop", metavar="POINTS", help="Points of accuracy below the float model that are allowed."),
+]
+Steps = Annotated[
+    int, typer.Option("--steps", min=0, help="Steps of training on the float model's outputs, if all else misses it.")
+]
+Rate = Annotated[float, typer.Option("--rate", help="The first learning rate of --steps.")]
+File = Annotated[
+    pathlib.Path | None,
+    typer.Option("--file", metavar="FILE.tflite", show_default=False, help="The file of the result, to write."),
 ]
 Ranges = Annotated[bool, typer.Option("--ranges", help="Choose the calibration of each tensor instead.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
@@ -76,11 +86,15 @@ def tune(
     data: options.Measured = None,
     labels: options.Labels = None,
     calibrate: options.Calibrate = None,
+    steps: Steps = 0,
+    rate: Rate = 1e-4,
     out: Out = None,
+    file: File = None,
     force: Force = False,
     json: options.Json = False,
 ) -> Result:
-    """Quantize as far as a drop of accuracy allows: calibrators compared, then partial quantization if it is needed.
+    """Quantize as far as a drop of accuracy allows: calibrators compared, partial quantization if it is needed, then
+    with --steps training.
 
     Prints what each step brings. Without --labels accuracy is agreement with the float model's classes. Exit code 1
     when the drop is not reached: train with the recipe found.
@@ -88,16 +102,32 @@ def tune(
     from jaxq import search
 
     _refuse_early(out, force)
+    if file is not None:
+        refuse_file(file, force)
     examples = read_examples(data or calibrate, labels)
     own = None if calibrate is None else read_examples(calibrate, None).arrays
     q = quantized(load_target(target), recipe)
     assert max_drop is not None
     found = search.tune(
         q.model, examples.arrays, *q.state, max_drop=max_drop, labels=examples.labels, calibration=own,
-        progress=sys.stdout.isatty(),
+        steps=steps, rate=rate, progress=sys.stdout.isatty(),
     )  # fmt: skip
     train = [] if found.facts["reached"] or ":" in target else [f"next: jaxq train {target} trains this model"]
-    return _result(found, out, force, *train)
+    made = [] if file is None else [_written(found, target, examples.arrays, file, force)]
+    return _result(found, out, force, *train, *made)
+
+
+def _written(found: Any, target: str, arrays: Any, file: pathlib.Path, force: bool) -> str:
+    """Export what `jaxq tune` found, verified on some of its examples; one sentence of what was written."""
+    from jaxq.export import to_tflite
+
+    q = quantized(load_target(target), found.recipe)
+    state = found.install(q.model, *q.state)
+    state = () if state is None else state if isinstance(state, tuple) else (state,)
+    shown = tuple(a[:VERIFIED] for a in arrays)
+    artifact = to_tflite(q.model, *state, verify=shown, progress=sys.stdout.isatty())
+    artifact.save(file, force=force)
+    return f"wrote {file}: {len(artifact.data):,} bytes, every integer proven on {len(shown[0])} examples"
 
 
 def _of_the_file(q: Quantized, budget: str) -> tuple[int, int]:

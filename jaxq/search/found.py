@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from jaxq.display.text import aligned
+from jaxq.errors import InputError
 from jaxq.plan.recipe import Recipe
+from jaxq.quantize import given_back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Found:
       table: what was measured, a row of texts for each step or choice.
       facts: the same as numbers, by name.
       complete: False where the search was interrupted, and this is the best that it had found.
+      tuned: of `jaxq.search.tune`, the parameters and the ranges that it ended with; `install` takes them.
     """
 
     recipe: Recipe
@@ -31,6 +34,24 @@ class Found:
     table: tuple[tuple[str, ...], ...]
     facts: Mapping[str, Any]
     complete: bool = True
+    tuned: tuple[Any, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def install(self, target: Any, *state: Any) -> Any:
+        """Give a model that was quantized by `recipe` the parameters and ranges that the search ended with.
+
+        Args:
+          target: `jaxq.quantize(model, found.recipe, example)`. Of an NNX model the user's own parameters change.
+          state: nothing for NNX, `variables` for Linen, `params, ranges` for a function.
+
+        Returns:
+          None (NNX, in place), the variables (Linen) or `(params, ranges)` (function).
+
+        Raises: InputError where the search has none.
+        """
+        if self.tuned is None:
+            raise InputError("This search found a recipe alone. Quantize with it, and calibrate or train.")
+        back: Any = given_back(target, state, *self.tuned)
+        return (back if len(back) > 1 else back[0]) if back else None
 
     def __str__(self) -> str:
         """The table under its title."""
