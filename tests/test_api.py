@@ -58,7 +58,9 @@ SIGNATURES = {
         "(target, batches, *state, labels=None, loss=None, choices=('w4', 'a16', 'float'), progress=True)"
     ),
     "export.diff": "(target, batches, *state, file=None, progress=True)",
-    "export.to_tflite": "(target, *state, verify=None, allow_mismatch=False, metadata=None, progress=True)",
+    "export.to_tflite": (
+        "(target, *state, verify=None, allow_mismatch=False, metadata=None, reference=None, progress=True)"
+    ),
     "export.to_saved_model": "(target, path, *state, machine=None, platforms=('cpu',), progress=True)",
     "export.Artifact.save": "(self, path, *, force=False)",
     "export.Artifact.verify": (
@@ -81,7 +83,9 @@ SIGNATURES = {
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
     "losses.dampening": "(params, plan)",
     "optim.freeze_oscillations": "(inner, plan, *, threshold=0.02, momentum=0.01)",
-    "optim.partition": "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99)",
+    "optim.partition": (
+        "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99, norm_decay=0.99, norm_freeze=None)"
+    ),
     "optim.qat_schedule": "(float_rate, steps, *, share=0.01)",
     "search.mixed": ("(target, batches, *state, budget, labels=None, loss=None, choices=('w4', 'w8'), progress=True)"),
     "search.ranges": (
