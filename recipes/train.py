@@ -26,7 +26,9 @@ import jaxq
 from jaxq.recipes import stepping
 from jaxq.recipes.images import Images
 from jaxq.recipes.writers import JsonLines as JsonLines
+from jaxq.recipes.writers import Logged as Logged
 from jaxq.recipes.writers import TensorBoard as TensorBoard
+from jaxq.recipes.writers import WeightsAndBiases as WeightsAndBiases
 from jaxq.recipes.writers import Writer as Writer
 
 Preprocess = Callable[[np.ndarray], np.ndarray]

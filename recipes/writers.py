@@ -1,9 +1,10 @@
-"""Where the numbers of a training go: a file, TensorBoard, or anything with one method."""
+"""Where the numbers of a training go: a file, `logging`, TensorBoard, Weights & Biases, or anything with one method."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +27,29 @@ class TensorBoard:
     def scalar(self, name: str, value: float, step: int) -> None:
         """Record one number of one step."""
         self.summary.add_scalar(name, value, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsAndBiases:
+    """A Writer over a run of Weights & Biases: `WeightsAndBiases(wandb.init(project="..."))`."""
+
+    run: Any
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one number of one step."""
+        self.run.log({name: value}, step=step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A Writer to Python's logging, a line a number: `Logged(logging.getLogger("training"))`."""
+
+    logger: logging.Logger
+    level: int = logging.INFO
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Record one number of one step."""
+        self.logger.log(self.level, "step %d: %s %.6g", step, name, value)
 
 
 @dataclasses.dataclass(frozen=True)

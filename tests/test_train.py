@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -188,14 +189,22 @@ def test_what_a_writer_gets(tmp_path: pathlib.Path) -> None:
     assert all(np.isfinite(value) for _, value, _ in kept.numbers)
 
 
-def test_writers(tmp_path: pathlib.Path) -> None:
+def test_writers(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     class Summary:
         def add_scalar(self, name: str, value: float, step: int) -> None:
             seen.append((name, value, step))
 
+    class Run:
+        def log(self, numbers: dict[str, float], step: int) -> None:
+            seen.append((*numbers.items(), step))
+
     seen: list[Any] = []
     train.TensorBoard(Summary()).scalar("a/loss", 0.5, 3)
-    assert seen == [("a/loss", 0.5, 3)]
+    train.WeightsAndBiases(Run()).scalar("a/loss", 0.5, 3)
+    assert seen == [("a/loss", 0.5, 3), (("a/loss", 0.5), 3)]
+    with caplog.at_level("INFO"):
+        train.Logged(logging.getLogger("training")).scalar("a/loss", 0.5, 3)
+    assert caplog.messages == ["step 3: a/loss 0.5"]
     lines = train.JsonLines(tmp_path / "log.jsonl")
     lines.scalar("a/loss", 0.5, 3)
     lines.scalar("a/loss", 0.25, 4)
