@@ -87,7 +87,8 @@ def partition(
         moves: Any
         moves, range_state = learner.update(_gradients(range_grads, found), state.ranges, _coordinates(found))
         rate = jnp.maximum(1.0 - decay, 1.0 / (state.step.astype(jnp.float32) + 2.0))
-        phase = _Phase(state.step < observe, state.step >= freeze if freeze is not None else jnp.bool_(False), rate)
+        frozen = state.step >= freeze if freeze is not None else jnp.bool_(False)
+        phase = _Phase(state.step < observe if observe else None, frozen, rate)
         new = [_range_update(r, g, m, phase) for r, g, m in zip(found, range_grads, moves, strict=True)]
         still = state.step >= norm_freeze if norm_freeze is not None else jnp.bool_(False)
         follow = jnp.where(still, 0.0, 1.0 - norm_decay)
@@ -99,7 +100,9 @@ def partition(
 
 
 class _Phase(NamedTuple):
-    observing: jax.Array
+    """observing: None where no step observes; then nothing of it is traced or compiled, for any of a hundred ranges."""
+
+    observing: jax.Array | None
     frozen: jax.Array
     rate: jax.Array
 
@@ -109,7 +112,8 @@ def _range_update(state: State, gradient: State, moves: State, phase: _Phase) ->
     method = _method(state)
     observed = -phase.rate * gradient["observed"]
     changes = method.moved(state, moves)
-    if all(array.ndim == 0 for key, array in state.items() if key != "observed"):  # a weight's, a vector, observes none
+    scalars = all(array.ndim == 0 for key, array in state.items() if key != "observed")
+    if phase.observing is not None and scalars:  # a weight's range, of vectors, observes none
         follows = phase.observing & jnp.any(gradient["observed"] != 0.0)  # nor does a frozen one
         after = method.following(state, state["observed"] + observed)
         stays = {key: jnp.where(phase.observing, 0.0, change) for key, change in changes.items()}
