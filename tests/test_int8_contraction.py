@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 from typing import Any, cast
 
 import jax
@@ -17,6 +19,7 @@ from jaxq.gradients.geometry import Geometry, geometry
 from jaxq.gradients.integers import quantized, scale_of
 from jaxq.gradients.noise import noise
 
+PEERS = pathlib.Path(__file__).parent / "golden" / "int8_peers.json"  # operands whose scales are all 1
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -191,6 +194,17 @@ def test_a_matrix_product_and_its_gradients_are_numpys(bits: Any, compute: Any):
     np.testing.assert_array_equal(y, (q_x @ q_w).astype(np.float32) * (s_x[0, 0] * s_w))
     np.testing.assert_array_equal(dx, (g_x @ q_w.T).astype(np.float32) * s_gx)
     np.testing.assert_array_equal(dw, (q_x.T @ g_w).astype(np.float32) * s_gw * s_x[0, 0])
+
+
+@pytest.mark.parametrize("scheme", ["row", "tensor"])
+@pytest.mark.parametrize("compute", ["int8", "carriers"])
+@pytest.mark.parametrize("peer", ["aqt", "torchao"])
+def test_products_and_gradients_are_those_of_peers(peer: str, compute: Any, scheme: Any):
+    numbers = json.loads(PEERS.read_text())
+    x, w, g = (np.array(numbers[name], np.float32) for name in "xwg")
+    shape, how = shape_of(jnp.matmul, x, w), Backward(scheme=scheme, stochastic=False, compute=compute)
+    for found, name in zip(_vjp(shape, how, x, w, g), ("y", "dx", "dw"), strict=True):
+        np.testing.assert_array_equal(found, np.array(numbers[peer][name], np.float32))
 
 
 def test_a_gradient_left_in_floats_is_of_what_was_not_rounded():
