@@ -152,6 +152,22 @@ def test_what_is_not_modelled_says_so():
         jaxq.load(write(plain), family="tflm").real(np.zeros((1, 5, 7), np.float32))
 
 
+@pytest.mark.parametrize("power", [-5, -16])
+def test_cells_beyond_litert_s_tanh_are_refused(power: int):
+    """LiteRT computes something else there, and TFLite Micro the same as elsewhere."""
+    program = lstm(time=1, power=power)
+    with pytest.raises(ExportError, match=rf"cells of scale 2\^{power}: LiteRT's kernel takes 2\^-15 to 2\^-9"):
+        jaxq.load(write(program), family="reference")(examples(program)[0])
+
+
+def test_weights_with_a_zero_point_are_refused():
+    program = lstm(time=1)
+    shifted = dataclasses.replace(program.tensors[1], quantization=Quantization.of(0.01, 5))
+    program = dataclasses.replace(program, tensors=(program.tensors[0], shifted, *program.tensors[2:]))
+    with pytest.raises(ExportError, match="the weights 'w0' have a zero point"):
+        jaxq.load(write(program), family="tflm")(examples(program)[0])
+
+
 def test_functions_of_16_bits_are_near_the_real_ones():
     x = np.arange(-32768, 32768)
     assert np.abs(gemmlowp_int16.logistic(3) / 32768 - 1 / (1 + np.exp(-x / 4096.0))).max() < 6e-4

@@ -23,10 +23,13 @@ from tests.test_kernels import (
     dense,
     depthwise,
     differing,
+    examples,
+    matmul,
     pool,
     program,
     reduce,
     resized,
+    transpose_conv,
     unary,
     value,
     wide,
@@ -79,6 +82,8 @@ UNSIGNED = {
                        [value("y", (40, 101), (1 / 256, 0), "uint8")], {"beta": 1.0}),
     "logistic": program("LOGISTIC", [value("x", (1, 256), (0.06, 130), "uint8")],
                         [value("y", (1, 256), (1 / 256, 0), "uint8")], {}),
+    "unit rows": program("L2_NORMALIZATION", [value("x", (40, 101), (0.06, 130), "uint8")],
+                         [value("y", (40, 101), (1 / 128, 128), "uint8")], {}, 1),
     "leaky relu": unsigned(unary("LEAKY_RELU", X, Z, alpha=0.2)),
     "to int8, wider": convert("uint8", (0.045, 241), "int8", (0.31, 126)),
     "to int8, narrower": convert("uint8", (0.31, 26), "int8", (0.045, -7)),
@@ -87,6 +92,7 @@ UNSIGNED = {
 SIXTEEN = {
     "leaky relu": wide(unary("LEAKY_RELU", X, Z, alpha=0.3)),
     "leaky relu, steep": wide(unary("LEAKY_RELU", X, WIDE, alpha=1.7)),
+    "dense, int64 bias": wide(dense(70, 33, 50), "int64"),
     "to int32": convert("int16", (0.0473 / 200, 0), "int32", (0.0301 / 20000, 0)),
 }
 
@@ -109,6 +115,56 @@ def test_resizing_of_unsigned_images_equals_litert(name: str):
 @pytest.mark.parametrize("name", SIXTEEN)
 def test_operators_of_16_bits_equal_litert(name: str, family: str):
     assert differing(SIXTEEN[name], family, 2)[0] == 0
+
+
+def without_bias(built: Program) -> Program:
+    operator = dataclasses.replace(built.operators[0], inputs=built.operators[0].inputs[:3])
+    return dataclasses.replace(built, operators=(operator,))
+
+
+TRANSPOSED = transpose_conv((7, 6, 5), 4, 3, 2, "SAME")
+
+
+@pytest.mark.parametrize("built", [wide(TRANSPOSED, "int64"), without_bias(wide(TRANSPOSED))], ids=["int64", "none"])
+def test_transposed_convolutions_of_16_bits_sum_in_64(built: Program):
+    assert differing(built, "reference", 2)[0] == 0
+
+
+def unsaid(built: Program) -> Program:
+    """The program without the option that says the type of its bias."""
+    kept = {name: value for name, value in built.operators[0].options.items() if name != "quantized_bias_type"}
+    return dataclasses.replace(built, operators=(dataclasses.replace(built.operators[0], options=kept),))
+
+
+AS_INT64 = "int32 bias, and its option quantized_bias_type is 0: kernels then read the bias as int64"
+NOT_MODELLED = {
+    "conv": (unsaid(wide(conv((5, 5, 3), 4, (3, 3)))), BOTH, AS_INT64),
+    "transposed": (wide(TRANSPOSED), ("reference",), AS_INT64),
+    "dense": (unsaid(wide(dense(7, 33, 5))), ("reference",), AS_INT64),
+    "products": (wide(matmul((3, 4, 5), (3, 5, 6), (3, 4, 6))), BOTH, "its sums of 64 bits are not modelled. Use int8"),
+    "prelu": (wide(binary("PRELU", X, Y, Z, shapes=((7, 3, 5), (1, 1, 5)))), BOTH, "modelled for 8 bits"),
+    "sum": (wide(reduce("SUM", (1, 5, 5, 3), (1, 2), X, Y)), ("reference",), "uint8. Evaluate with 'xnnpack'"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MODELLED)
+def test_what_16_bits_compute_otherwise_is_refused(name: str):
+    """Each of these LiteRT runs, with other integers than the formula of 8 bits gives."""
+    built, families, said = NOT_MODELLED[name]
+    for family in families:
+        with pytest.raises(ExportError, match=said):
+            evaluate(built, family)(*examples(built, 1))
+
+
+def test_a_bias_beyond_int32_is_refused():
+    built = wide(conv((5, 5, 3), 4, (3, 3)), "int64")
+    b = built.tensors[2]
+    assert b.data is not None
+    far = dataclasses.replace(b, data=b.data + 2**40)
+    with pytest.raises(ExportError, match=r"CONV_2D has a bias of 1\.1e\+12: sums beyond int32 are not modelled"):
+        evaluate(dataclasses.replace(built, tensors=(*built.tensors[:2], far, *built.tensors[3:])), "reference")(
+            np.zeros(built.tensors[0].shape, np.int16)
+        )
 
 
 def test_tables_of_8_bits_are_not_taken_for_16():

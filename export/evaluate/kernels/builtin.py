@@ -63,6 +63,8 @@ def relu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32)
 def prelu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32) -> list[jax.Array]:
     """PRELU: `MBQM(d, s_x / s_y)` where d >= 0, else `MBQM(d * (alpha - z_a), s_x s_a / s_y)`."""
     x, alpha, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
+    if x.dtype == "int16":
+        raise ExportError("PRELU of int16: the operator's kernel is modelled for 8 bits.")
     positive = quantize_multiplier(ratio(scale(y), scale(x)))
     negative = quantize_multiplier(ratio(scale(y), scale(x), scale(alpha)))
     d, slope = centred(present(op, values), x), centred(present(op, values, 1), alpha)
@@ -197,10 +199,16 @@ def sqrt(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 
 
 def l2_normalize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """L2_NORMALIZATION over the last axis to the grid (1/128, 0), by an integer inverse square root."""
+    """L2_NORMALIZATION over the last axis, by an integer inverse square root.
+
+    Of int8 to the grid (1/128, 0), of uint8 to (1/128, 128), whatever the file says; the factor of 128 is part of the
+    shift in int8 (reference/integer_ops/l2normalization.h) and of the number in uint8 (reference/l2normalization.h).
+    """
     x, y = source(op, tensors), target(op, tensors)
     d = centred(present(op, values), x)
     inverse, shift = inverse_square_root((d * d).sum(axis=-1, keepdims=True))
+    if y.dtype == "uint8":
+        return [saturate(multiply_by_variable(128 * d, inverse, shift) + 128, y, *limits(y))]
     return [saturate(multiply_by_variable(d, inverse, shift + 7), y, *limits(y))]
 
 

@@ -50,6 +50,7 @@ Values = list[jax.Array | None]
 Multiplier = tuple[np.ndarray, np.ndarray]
 
 LOW, HIGH = -(1 << 15), (1 << 15) - 1
+TANH_BITS = 6  # the most integer bits of LiteRT's tanh
 GATE_BITS = 3  # gates are Q3.12 before their function
 OUTPUT_STATE, CELL_STATE, HIDDEN = 18, 19, 4
 VARIANTS = {9: "a peephole", 16: "a projection", 20: "layer normalization"}
@@ -91,6 +92,16 @@ def _micro_function(real: Callable[..., jax.Array], bits: int, x: jax.Array) -> 
     return real(x, jnp.int32(3 << max(left, 0)), jnp.int32(max(-left, 0)))
 
 
+def _litert_tanh(x: jax.Array, bits: int) -> jax.Array:
+    """gemmlowp's tanh of a number of `bits` integer bits, of which LiteRT has compiled 0 to 6."""
+    if not 0 <= bits <= TANH_BITS:
+        raise ExportError(
+            f"UNIDIRECTIONAL_SEQUENCE_LSTM with cells of scale 2^{bits - 15}: LiteRT's kernel takes 2^-15 to "
+            f"2^{TANH_BITS - 15}. Convert the model again, or evaluate with family 'tflm'."
+        )
+    return jnp.asarray(gemmlowp_int16.tanh(bits))[x - LOW]
+
+
 def _litert_product(a: jax.Array, b: jax.Array, exponent: int) -> jax.Array:
     """`a b 2^-exponent`, cast to int16."""
     return rounding_divide_by_pot(a * b, exponent).astype(jnp.int16).astype(jnp.int32)
@@ -113,7 +124,7 @@ def _intermediate(op: Operator, tensors: Tensors) -> Tensor:
 LITERT = Arithmetic(
     _litert_gate,
     lambda x: jnp.asarray(gemmlowp_int16.logistic(GATE_BITS))[x - LOW],
-    lambda x, bits: jnp.asarray(gemmlowp_int16.tanh(bits))[x - LOW],
+    _litert_tanh,
     _litert_product,
     ratio32,
     _intermediate,
@@ -159,6 +170,11 @@ def _check_lstm(op: Operator, tensors: Tensors) -> None:
     name = option_str(op, "fused_activation_function", "TANH")
     if name != "TANH":
         raise ExportError(f"{op.kind} with the activation {name}: its kernels are modelled for TANH.")
+    shifted = [tensors[i].name for i in op.inputs[1:9] if i >= 0 and zero_point(tensors[i])]
+    if shifted:
+        raise ExportError(
+            f"{op.kind}: the weights {shifted[0]!r} have a zero point, and the runtimes differ there. Use 0."
+        )
     if powers_of_two(scale(source(op, tensors, CELL_STATE))) is None:
         raise ExportError(f"{op.kind}: the cell's scale must be a power of two.")
 

@@ -82,16 +82,16 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
     acc = dense(op, tensors, values)
     low, high = builtin_bounds(y, activation(op))
     if x.dtype == "int16":
-        return [_dense16(op, tensors, acc)]
+        check_bias(op, tensors)
+        return [dense16(op, tensors, acc)]
     m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
     steps = requantize_double(acc, m, low - zero_point(y), high - zero_point(y))
     return [(steps + zero_point(y)).astype(y.dtype)]
 
 
-def _dense16(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+def dense16(op: Operator, tensors: Tensors, acc: jax.Array) -> jax.Array:
+    """FULLY_CONNECTED of int16 with an int32 or an int64 bias: float64 as well."""
     x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
-    if long_bias(op, tensors):
-        raise ExportError("FULLY_CONNECTED of int16 with an int64 bias: not modelled. Write an int32 bias.")
     m = np.broadcast_to(scales(w).astype(np.float64) * float(scale(x)) / float(scale(y)), acc.shape[-1:])
     return saturate(wide.round_double(acc, m), y, *builtin_bounds(y, activation(op)))
 
@@ -175,6 +175,8 @@ def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     (kernels/reduce.cc); so does this one, for it says what that runtime computes.
     """
     x, y = source(op, tensors), target(op, tensors)
+    if x.dtype == "int16":
+        raise ExportError("SUM of int16: the kernel of this family reads its bytes as uint8. Evaluate with 'xnnpack'.")
     value = present(op, values)
     total, count = centred_sum(op, tensors, [value.view(jnp.uint8) if x.dtype == "int8" else value, *values[1:]])
     multiplier = quantize_multiplier(float(scale(x)) / float(scale(y)))
@@ -258,6 +260,8 @@ def dense(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
 
 def matrix_product(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
     """BATCH_MATMUL accumulator, int32; options `adj_x` and `adj_y` transpose the last two axes."""
+    if "int16" in (source(op, tensors).dtype, source(op, tensors, 1).dtype):
+        raise ExportError(f"{op.kind} of int16: its sums of 64 bits are not modelled. Use int8.")
     a, b = (centred(present(op, values, i), source(op, tensors, i)) for i in (0, 1))
     a = a.swapaxes(-1, -2) if option_int(op, "adj_x", 0) else a
     b = b.swapaxes(-1, -2) if option_int(op, "adj_y", 0) else b
@@ -296,6 +300,7 @@ def _dilations(op: Operator) -> tuple[int, int]:
 def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:
     """An accumulator, int32 (..., channels), as the output: `MBQM(acc, f64 s_x s_w[c] / s_y) + z_y`, clamped."""
     x, w, y = source(op, tensors, x_at), source(op, tensors, 1), target(op, tensors)
+    check_bias(op, tensors, 3 if x_at else 2)
     multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
     if long_bias(op, tensors, 3 if x_at else 2):
         steps = rescale_by_15_bits(acc, *map(jnp.asarray, multiplier))
@@ -304,9 +309,32 @@ def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
+INT32 = 2  # TensorType, as the option quantized_bias_type holds it
+
+
 def long_bias(op: Operator, tensors: Tensors, position: int = 2) -> bool:
-    """Whether an op has an int64 bias, and with it int64 sums and a multiplier of 15 bits."""
-    return len(op.inputs) > position and op.inputs[position] >= 0 and source(op, tensors, position).dtype == "int64"
+    """Whether an op has int64 sums and a multiplier of 15 bits: with an int64 bias, and a TRANSPOSE_CONV of int16
+    without a bias.
+    """
+    if len(op.inputs) > position and op.inputs[position] >= 0:
+        return source(op, tensors, position).dtype == "int64"
+    wide16 = op.kind == "TRANSPOSE_CONV" and target(op, tensors).dtype == "int16"
+    return wide16 and option_int(op, "quantized_bias_type", 0) != INT32
+
+
+def check_bias(op: Operator, tensors: Tensors, position: int = 2) -> None:
+    """Raise ExportError for a bias of an op of int16 that its kernel reads as another type, or that exceeds int32."""
+    if target(op, tensors).dtype != "int16" or len(op.inputs) <= position or op.inputs[position] < 0:
+        return
+    bias, said = source(op, tensors, position), option_int(op, "quantized_bias_type", 0)
+    if bias.dtype == "int32" and said != INT32:
+        raise ExportError(
+            f"{op.kind} of int16 has an int32 bias, and its option quantized_bias_type is {said}: kernels then read "
+            f"the bias as int64. Set the option to {INT32}, or write an int64 bias."
+        )
+    largest = 0 if bias.data is None else int(np.max(np.abs(bias.data.astype(np.float64)), initial=0))
+    if largest >= 2**31:
+        raise ExportError(f"{op.kind} has a bias of {largest:.4g}: sums beyond int32 are not modelled.")
 
 
 def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

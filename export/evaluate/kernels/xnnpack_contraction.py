@@ -152,8 +152,12 @@ def builtin_contraction(op: Operator, tensors: Tensors, acc: jax.Array, machine:
     x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     if op.kind not in BUILTIN_CONTRACTIONS:
         raise ExportError(f"{op.kind} with {w.dtype} weights: LiteRT's builtin kernel is not modelled. Use int8.")
+    if op.kind == "FULLY_CONNECTED" and reference.long_bias(op, tensors):
+        return reference.dense16(op, tensors, acc)
     if _is_reference(op, tensors):
         return reference.requantized(op, tensors, acc)
+    if op.kind != "FULLY_CONNECTED":  # ruy's takes the bias as it is
+        reference.check_bias(op, tensors)
     multiplier = quantize_multiplier(float(scale(x)) * scales(w).astype(np.float64) / float(scale(y)))
     steps = (multiply_rounding_up if _is_vector(op, tensors) else machine.rescale)(acc, multiplier)
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
