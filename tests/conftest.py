@@ -54,7 +54,6 @@ PROMOTES = (
     "test_recipes",
     "test_tour",
     "test_train",
-    "test_tune_training",
 )
 SAME_RANKS = (
     "test_activations",

@@ -76,7 +76,8 @@ SIGNATURES = {
     "ptq.improve": "(target, batches, *state, passes=None, examples=512, reference=None, steps=2000)",
     "ptq.reestimate": "(target, batches, *state, reference=None, examples=512)",
     "ptq.round_weights": (
-        "(target, batches, *state, reference=None, examples=512, steps=2000, rate=0.01, drop=0.0, seed=0)"
+        "(target, batches, *state, reference=None, examples=512, steps=2000, rate=0.01, drop=0.0, block=False, "
+        "fisher=False, seed=0)"
     ),
     "ptq.smooth": "(target, batches, *state, alpha=0.5, reference=None, examples=512)",
     "optim.accumulate": "(inner, every)",

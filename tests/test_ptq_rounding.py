@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 import jaxq
-from jaxq.ptq.rounding import Settings, _drawn, annealed, stretched, unstretched
+import jaxq.export
+from jaxq.errors import InputError
+from jaxq.ptq.adaround import Settings, annealed, stretched, unstretched
+from jaxq.ptq.blocks import _at_logits, blocks_of
+from jaxq.ptq.rounding import _drawn
 from jaxq.ptq.walk import Pair
-from tests.ptq_cases import W4, grid, inputs, params
+from tests.ptq_cases import W4, function, grid, inputs, params, quantized
 
 # h(V) and h'(V) of Nagel et al. 2020, equation 23, by the definition; brevitas' LearnedRoundSte gives the same to 5e-8.
 GOLDEN = {
@@ -92,3 +96,64 @@ def test_drop_takes_a_share_of_the_float_inputs() -> None:
     assert x.shape == (32, 50) and y.shape == (32,)
     assert 0.2 < float(jnp.mean(x)) < 0.3
     assert float(jnp.max(_drawn(Settings(), inputs, jnp.arange(40), jnp.int32(3))[0])) == 0.0
+
+
+# --- by block -------------------------------------------------------------------------------------------------------
+
+
+def residual(p: Any, x: jax.Array) -> jax.Array:
+    """A dense layer, a residual branch of two, a head."""
+    stem = jax.nn.relu(x @ p["first"]["kernel"] + p["first"]["bias"])
+    branch = jax.nn.relu(stem @ p["a"] + 0.1) @ p["b"] + 0.2
+    return jax.nn.relu(stem + branch) @ p["second"]["kernel"] + p["second"]["bias"]
+
+
+def residual_params() -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    return params() | {k: jnp.asarray(rng.normal(0, 0.4, (8, 8)), jnp.float32) for k in ("a", "b")}
+
+
+def test_blocks_end_at_residual_sums() -> None:
+    """Inside a branch two tensors go on, so that nothing is cut there; a chain is cut after four kernels."""
+    plan = jaxq.quantize(residual, W4, residual_params(), inputs()[:1]).plan
+    found = [[op.name for op in block if op.name in plan.weights] for block in blocks_of(plan.graph, set(plan.weights))]
+    assert found == [["first/kernel", "a", "b"], ["second/kernel"]]
+    chain = jaxq.quantize(lambda p, x: x @ p @ p.T @ p @ p.T @ p, W4, jnp.ones((6, 8)), inputs()[:1]).plan
+    assert [len(block) for block in blocks_of(chain.graph, set(chain.weights))] == [4, 1]
+
+
+@pytest.mark.slow
+def test_a_block_is_learned_as_one() -> None:
+    """The objective is the network's own error where the network is one block. Mutants: the float input in place of the
+    integer one in `error`; nearest kept whatever was learned.
+    """
+    q, x = quantized(), inputs()
+    found, ranges, report = jaxq.ptq.round_weights(q.q, x, *q.state, block=True, steps=200)
+    (change,) = report.changes
+    assert change.op == "first/kernel to second/kernel" and change.after < 0.7 * change.before
+    floats = np.asarray(function(q.params, x), np.float64)
+    for state, said in ((q.state, change.before), ((found, ranges), change.after)):
+        ours = np.asarray(q.q.apply(*state, x), np.float64)
+        assert np.sum((ours - floats) ** 2) / np.sum(floats**2) == pytest.approx(said, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::jaxq.PrecisionWarning")
+def test_blocks_of_a_residual_network_weighted_by_fisher() -> None:
+    p, x = residual_params(), inputs()
+    q = jaxq.quantize(residual, W4, p, x[:1])
+    ranges = jaxq.calibrate(q, [x], p, q.init(p, x[:1]), progress=False)
+    found, ranges, report = jaxq.ptq.round_weights(q, x, p, ranges, block=True, fisher=True, drop=0.5, steps=60)
+    assert [c.op for c in report.changes] == ["first/kernel to b", "second/kernel"]
+    assert all(c.after <= c.before for c in report.changes)
+    proof = jaxq.export.to_tflite(q, found, ranges, verify=x, reference=p, progress=False).certificate
+    assert proof is not None and proof.ok
+
+
+def test_fisher_is_the_squared_slope_of_the_log_likelihood() -> None:
+    """At the logits: (1 - p)^2 for the class itself, p^2 for the others."""
+    logits = np.array([[2.0, 0.5, -1.0]], np.float32)
+    p = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(_at_logits(jnp.asarray(logits)), np.where(p == p.max(), (1 - p) ** 2, p**2), rtol=1e-5)
+    with pytest.raises(InputError, match="give block=True with it"):
+        jaxq.ptq.round_weights(None, inputs(), fisher=True)

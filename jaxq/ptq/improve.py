@@ -8,13 +8,14 @@ from typing import Any
 
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
+from jaxq.ptq.adaround import Settings
 from jaxq.ptq.bias import corrected
 from jaxq.ptq.equalize import equalized, smoothed
 from jaxq.ptq.gptq import rounded_by_gptq
 from jaxq.ptq.norm import reestimated
 from jaxq.ptq.outputs import noise
 from jaxq.ptq.report import Report
-from jaxq.ptq.rounding import Settings, rounded
+from jaxq.ptq.rounding import rounded
 from jaxq.ptq.setting import EXAMPLES, Done, Setting, run
 
 # In order: factors change what is calibrated, rounding what biases make up for, both what statistics are.

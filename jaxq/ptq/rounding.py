@@ -12,39 +12,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxq.errors import InputError
 from jaxq.graph import Op
+from jaxq.ptq.adaround import (
+    DEFAULTS,
+    WARM_UP,
+    Settings,
+    annealed,
+    examples_of,
+    integers,
+    keys_of,
+    penalty,
+    started,
+    stretched,
+)
+from jaxq.ptq.blocks import rounded_by_block
 from jaxq.ptq.kernels import OBJECTIVE, Grid, improve_kernel
 from jaxq.ptq.report import Report
 from jaxq.ptq.setting import EXAMPLES, Done, Setting, run
 from jaxq.ptq.walk import Pair, Walk, preactivation
 from jaxq.simulate.forward import activated
-
-LOW, HIGH = -0.1, 1.1  # the stretched sigmoid (Louizos et al. 2018)
-WARM_UP = 0.2
-BETA = (20.0, 2.0)
-EDGE = 1e-3
-
-
-class Settings(NamedTuple):
-    """How rounding is learned. steps and rate: of Adam. weight: of the term that drives h to 0 or 1. batch: examples a
-    step. drop: the share of input elements taken from the float reference (QDrop). seed: of the draws.
-    """
-
-    steps: int = 2000
-    rate: float = 1e-2
-    weight: float = 10.0
-    batch: int = 32
-    drop: float = 0.0
-    seed: int = 0
-
-
-DEFAULTS = Settings()
 
 
 def round_weights(
@@ -56,6 +49,8 @@ def round_weights(
     steps: int = 2000,
     rate: float = 1e-2,
     drop: float = 0.0,
+    block: bool = False,
+    fisher: bool = False,
     seed: int = 0,
 ) -> Any:
     """Round each weight up or down so that its op's output stays nearest to the float reference's.
@@ -74,6 +69,10 @@ def round_weights(
       rate: Adam's learning rate.
       drop: share in [0, 1) of input elements that are the float reference's, drawn at each step (QDrop, Wei et al.
         2022, with 0.5), against overfitting to few examples.
+      block: learn the kernels between two residual sums together, on the output of the block (BRECQ, Li et al. 2021);
+        `steps` are then for each block.
+      fisher: weigh the block's error by the squared gradient of the log-likelihood of the reference's own class; for a
+        model of one output of logits.
       seed: of the examples drawn at each step.
 
     Returns:
@@ -81,7 +80,7 @@ def round_weights(
       nearest and learned rounding is kept.
 
     Raises:
-      InputError: no example, NaN, or the reference is of another model.
+      InputError: no example, NaN, the reference is of another model, or `fisher` without `block`.
       RangeError: the model is not calibrated.
 
     Example:
@@ -90,7 +89,10 @@ def round_weights(
       True
     """
     settings = Settings(steps=steps, rate=rate, drop=drop, seed=seed)
-    return run(functools.partial(rounded, settings=settings), target, batches, state, reference, examples)
+    if fisher and not block:
+        raise InputError("fisher=True weighs the output of a block: give block=True with it.")
+    step = functools.partial(rounded_by_block, fisher=fisher) if block else rounded
+    return run(functools.partial(step, settings=settings), target, batches, state, reference, examples)
 
 
 def rounded(setting: Setting, settings: Settings = DEFAULTS) -> Done:
@@ -101,22 +103,6 @@ def rounded(setting: Setting, settings: Settings = DEFAULTS) -> Done:
     changes = [improve_kernel(walk, op, refused, choose) for op in ops]
     wanted = {op.inputs[1]: walk.weights[op.inputs[1]] for op in ops if op.inputs[1] not in refused}
     return Done(setting.assigned(wanted), Report("round", OBJECTIVE, setting.examples, tuple(changes)))
-
-
-def stretched(v: Any) -> Any:
-    """h(V) in [0, 1], which reaches both ends."""
-    return jnp.clip((HIGH - LOW) * jax.nn.sigmoid(v) + LOW, 0, 1)
-
-
-def unstretched(h: Any) -> Any:
-    """The V whose h it is, for h inside (0, 1)."""
-    return -jnp.log((HIGH - LOW) / (h - LOW) - 1)
-
-
-def annealed(step: Any, steps: int) -> Any:
-    """beta at a step: 20, from the end of the warm-up by cosine to 2."""
-    share = jnp.clip((step / steps - WARM_UP) / (1 - WARM_UP), 0, 1)
-    return BETA[1] + (BETA[0] - BETA[1]) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
 
 def _chosen(settings: Settings, walk: Walk, op: Op, grid: Grid, pairs: list[Pair]) -> Any:
@@ -140,9 +126,9 @@ def _learned(op: Op, settings: Settings) -> Callable[..., Any]:
 
     def loss(v: Any, x: Any, y: Any, w: Any, bias: Any, grid: Grid, beta: Any, on: Any) -> Any:
         h = stretched(v)
-        q = _integers(w, h, grid)
+        q = integers(w, h, grid)
         relative = error(x, y, q, bias, grid) / jnp.maximum(error(x, y, grid.nearest, bias, grid), 1e-30)
-        return relative + on * settings.weight * jnp.mean(1 - jnp.abs(2 * h - 1) ** beta)
+        return relative + on * settings.weight * penalty(h, beta)
 
     tx = optax.adam(settings.rate)
 
@@ -155,24 +141,17 @@ def _learned(op: Op, settings: Settings) -> Callable[..., Any]:
             update, state = tx.update(jax.grad(loss)(v, x, y_, w, bias, grid, beta, on), state)
             return (optax.apply_updates(v, update), state), None
 
-        below = jnp.floor(w / grid.scale)
-        v = unstretched(jnp.clip(w / grid.scale - below, EDGE, 1 - EDGE))
+        v = started(w, grid)
         (v, _), _ = jax.lax.scan(step, (v, tx.init(v)), jnp.arange(settings.steps))
-        return _integers(w, (stretched(v) > 0.5).astype(jnp.float32), grid)
+        return integers(w, (stretched(v) > 0.5).astype(jnp.float32), grid)
 
     return learned
 
 
-def _integers(w: Any, h: Any, grid: Grid) -> Any:
-    q = jnp.clip(jnp.floor(w / grid.scale) + h, -grid.top, grid.top)
-    return jnp.where(grid.fixed, grid.nearest, q)
-
-
 def _drawn(settings: Settings, inputs: Pair, y: Any, step: Any) -> tuple[Any, Any]:
     """The inputs and outputs of one step: examples drawn with replacement."""
-    index, mixed = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), step))
-    i = jax.random.randint(index, (min(settings.batch, len(y)),), 0, len(y))
+    i = examples_of(settings, len(y), step)
     x = inputs.quantized[i]
     if settings.drop:
-        x = jnp.where(jax.random.bernoulli(mixed, settings.drop, x.shape), inputs.real[i], x)
+        x = jnp.where(jax.random.bernoulli(keys_of(settings, step)[1], settings.drop, x.shape), inputs.real[i], x)
     return x, y[i]

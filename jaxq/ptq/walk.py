@@ -51,12 +51,35 @@ class Walk:
 
     def reach(self, op: Op) -> list[Pair]:
         """Run the ops before `op`, with the weights as they are now, and give its input, chunk by chunk."""
-        end = self.plan.graph.ops.index(op)
+        self.advance(self.plan.graph.ops.index(op))
+        return [Pair(integers[op.inputs[0]], floats[op.inputs[0]]) for integers, floats in self.held]
+
+    def advance(self, end: int) -> None:
+        """Run the ops before a position in the graph, with the weights as they are now."""
         if ops := self.plan.graph.ops[self.position : end]:
             run = self._segment(ops)
             self.held = [run(integers, floats) for integers, floats in self.held]
             self.position = end
-        return [Pair(integers[op.inputs[0]], floats[op.inputs[0]]) for integers, floats in self.held]
+
+    def part(self, ops: Sequence[Op]) -> tuple[Plan, Plan | None]:
+        """The plan of some consecutive ops, and of those behind them (None where there are none): from the activations
+        that they read to those that later ones do. The weights are constants, to be given (`with_weights`).
+        """
+        graph = self.plan.graph
+        end = graph.ops.index(ops[-1]) + 1
+        made = {v for op in ops for v in op.outputs}
+        read = {v for op in graph.ops[end:] for v in op.inputs} | set(graph.outputs)
+        outputs = tuple(v for op in ops for v in op.outputs if v in read)
+        inputs = tuple(dict.fromkeys(v for op in ops for v in op.inputs if v in graph.activations and v not in made))
+        rest = self._alone(graph.ops[end:], outputs, graph.outputs) if graph.ops[end:] else None
+        return self._alone(ops, inputs, outputs), rest
+
+    def _alone(self, ops: Sequence[Op], inputs: Sequence[int], outputs: Sequence[int]) -> Plan:
+        graph = dataclasses.replace(
+            self.plan.graph, inputs=tuple(inputs), params={}, constants={}, weights=(), ops=tuple(ops),
+            outputs=tuple(outputs), input_names=(), output_names=(),
+        )  # fmt: skip
+        return dataclasses.replace(self.plan, graph=graph)
 
     def kernel(self, op: Op) -> Callable[[Any, Any], Carrier]:
         """The function `(w, bias) -> integers and scales` of an op's kernel, as the training forward and the file have
@@ -94,9 +117,9 @@ class Walk:
         def both(integers: Held, floats: Held, weights: Held, reference: Held) -> tuple[Held, Held]:
             carried: dict[int, Carrier] = {}
             arrays = [integers[v] for v in inputs]
-            results = simulate(_with(plan, weights), (), self.ranges, arrays, carried.__setitem__)
+            results = simulate(with_weights(plan, weights), (), self.ranges, arrays, carried.__setitem__)
             ours = {v: carried[v].real if v in carried else r for v, r in zip(small.outputs, results, strict=True)}
-            theirs = reals(_with(plan, reference), (), [floats[v] for v in inputs])
+            theirs = reals(with_weights(plan, reference), (), [floats[v] for v in inputs])
             return ours, {v: theirs[v] for v in small.outputs}
 
         def run(integers: Held, floats: Held | None) -> tuple[Held, Held]:
@@ -115,7 +138,8 @@ def preactivation(op: Op, x: Any, w: Any, bias: Any) -> jax.Array:
     return jnp.asarray(OPS[op.kind].compute(op, jnp.asarray(x, jnp.float32), w, bias))
 
 
-def _with(plan: Plan, constants: Mapping[int, Any]) -> Plan:
+def with_weights(plan: Plan, constants: Mapping[int, Any]) -> Plan:
+    """A plan whose weights are these."""
     return dataclasses.replace(plan, graph=dataclasses.replace(plan.graph, constants=constants))
 
 

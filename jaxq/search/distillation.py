@@ -53,7 +53,8 @@ def taught(bound: Bound, batches: Any, steps: int, rate: float, progress: bool, 
     with bar(progress) as shown:
         for number in shown.track(range(steps), description="training"):
             chosen = _chosen(number, size, len(data[0]), seed)
-            trained, state = step(trained, state, [array[chosen] for array in data])
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam divides by a count in int32
+                trained, state = step(trained, state, [array[chosen] for array in data])
     moving, ranges = trained
     params = jax.tree.unflatten(structure, [moving.get(i, leaf) for i, leaf in enumerate(leaves)])
     return bound._replace(params=params, ranges=ranges)
