@@ -126,7 +126,13 @@ def test_a_file_that_differs_by_machine_has_each_machine_s_integers(tmp_path: pa
 
 # --- a browser ------------------------------------------------------------------------------------------------------
 
-MODULES = os.environ.get("JAXQ_NODE_MODULES", "")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+INSTALLED = pathlib.Path(__file__).resolve().parents[1] / "build" / "node" / "node_modules"  # make node-packages
+MODULES = os.environ.get("JAXQ_NODE_MODULES", str(INSTALLED))
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None or not pathlib.Path(MODULES, "@litertjs").is_dir(),
+    reason=f"needs chromium and npm packages, which are not in {MODULES}: make browser",
+)
 DRIVER = """
 const puppeteer = require("puppeteer-core");
 (async () => {
@@ -155,7 +161,6 @@ def browsed(
     folder: pathlib.Path, work: pathlib.Path, scheme: str = "light", picture: pathlib.Path | None = None
 ) -> dict:
     """What the page says in headless Chromium at 390 pixels; its picture is work/SCHEME.png."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     handler.func.log_message = lambda *_: None  # type: ignore[attr-defined]
     (work / "driver.cjs").write_text(DRIVER)
@@ -166,7 +171,7 @@ def browsed(
             "node",
             str(work / "driver.cjs"),
             url,
-            str(chromium),
+            str(CHROMIUM),
             str(work / f"{scheme}.png"),
             str(work / scheme),
         ]
@@ -178,7 +183,7 @@ def browsed(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODULES, reason="needs chromium and npm packages: make browser")
+@in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_computes_every_integer(tmp_path: pathlib.Path, scheme: str) -> None:
     data, inputs = small()
@@ -199,7 +204,7 @@ BY_MACHINE = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODULES, reason="needs chromium and npm packages: make browser")
+@in_a_browser
 @pytest.mark.parametrize("name", BY_MACHINE)
 def test_a_browser_computes_what_differs_by_machine(tmp_path: pathlib.Path, name: str) -> None:
     inputs = kernels.examples(BY_MACHINE[name], 40)

@@ -245,6 +245,6 @@ def over_batch(program: Program, single: Single, initial: State, values: list[ja
     return jax.tree.map(joined, found)
 
 
-def joined(stacked: jax.Array) -> jax.Array:
+def joined(stacked: Any) -> Any:
     """(batch, 1, ...) to (batch, ...); an example's value that does not begin with 1 keeps its shape."""
     return stacked.squeeze(1) if stacked.ndim > 1 and stacked.shape[1] == 1 else stacked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,25 +11,29 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import floats, hybrid
 from jaxq.export.evaluate.kernels.machine import this_machine
+from jaxq.export.evaluate.op_by_op import OperatorByOperator
 from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
+from jaxq.export.evaluate.variables import has_variables
 from jaxq.export.program import Operator, Program
 from jaxq.export.proof.certificate import FAMILIES, FLOAT_TOLERANCE, Tally
 from jaxq.export.runtimes.litert import run
-from jaxq.simulate.effort import QUICKLY
+from jaxq.simulate.effort import LONG, quickly
 
 Reader = Callable[..., dict[int, jax.Array]]
 
 
 def readers(program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None) -> dict[str, Reader]:
-    """Our reading of a program by each kernel family on a machine (None: this one), compiled once: inputs ->
-    every tensor by its index. Of a program whose operators are compared one by one: the runtime's tensors -> ours.
+    """Our reading of a program by each kernel family on a machine (None: this one): inputs -> every tensor by its
+    index. Of a program whose operators are compared one by one: the runtime's tensors -> ours.
 
     Raises ExportError for a family that does not exist, or that lacks an operator of the program.
     """
-    if one_by_one(program):
-        on = machine or this_machine()
-        return {family: jax.jit(each_operator(program, family, on)) for family in families}
-    return whole_readers(program, families, machine)
+    if not one_by_one(program):
+        return whole_readers(program, families, machine)
+    on = machine or this_machine()
+    if is_long(program):
+        return {family: OperatorByOperator(program, family, on).on for family in families}
+    return {family: _compiled(each_operator(program, family, on)) for family in families}
 
 
 def whole_readers(
@@ -36,12 +41,19 @@ def whole_readers(
 ) -> dict[str, Reader]:
     """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
     on = machine or this_machine()
+    if is_long(program):
+        return {family: OperatorByOperator(program, family, on) for family in families}
     return {family: _compiled(evaluate(program, family, machine=on, every_tensor=True)) for family in families}
 
 
-def _compiled(reading: Reader) -> Reader:
+def is_long(program: Program) -> bool:
+    """Whether a program is compiled operator by operator: as a whole a long one takes more than linear time."""
+    return len(program.operators) >= LONG and not has_variables(program)
+
+
+def _compiled(reading: Callable[..., Any]) -> Reader:
     """Compiled with little effort: a proof runs few examples, and integers do not depend on the effort."""
-    return jax.jit(reading, compiler_options=QUICKLY)
+    return jax.jit(reading, compiler_options=quickly())
 
 
 def one_by_one(program: Program) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,12 +30,20 @@ from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import file_chunks
 from jaxq.frontends.core import Bound
+from jaxq.graph import Graph
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named
+from jaxq.simulate.effort import LONG, small
 from jaxq.simulate.forward import simulate
+from jaxq.simulate.op_by_op import OpByOp, Step
+from jaxq.simulate.qparams import Ranges
 
 Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
+# (inputs, results that take the place of those computed, which inputs are batches) -> stored integers by value
+Carriers = Callable[[Sequence[Any], Mapping[int, Any], frozenset[int]], dict[int, np.ndarray]]
+
+STEPS: dict[Hashable, Step] = {}  # compiled ops of all proofs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,43 +150,93 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     heads of all examples), the graph of a batch holds the same integers in another order.
     """
     params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
-    shapes = [plan.graph.avals[v].shape for v in plan.graph.inputs]
-    names = [plan.graph.site_names[v] for v in plan.graph.inputs]
-    groups = [plan.group(v) for v in plan.graph.inputs]
+    carriers = _op_by_op(plan, params, ranges) if len(plan.graph.ops) >= LONG else _whole(plan, params, ranges)
+    graph, names = plan.graph, plan.graph.site_names
+    shapes = [graph.avals[v].shape for v in graph.inputs]
+    groups = [plan.group(v) for v in graph.inputs]
     types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
-    axes = [0 if shape[:1] == (1,) else None for shape in shapes]
-
-    def recorded(params: Any, ranges: Any, inputs: Any, given: Any) -> dict[str, jax.Array]:
-        seen: dict[str, jax.Array] = {}
-
-        def record(value: int, carrier: Carrier) -> None:
-            seen[plan.graph.site_names[value]] = carrier.q + carrier.zero_point.astype(carrier.q.dtype)
-
-        simulate(plan, params, ranges, inputs, record, given)
-        return seen
-
-    one = jax.jit(recorded)
-    many = jax.jit(jax.vmap(recorded, in_axes=(None, None, axes, 0)))
-    sites = {name: value for value, name in plan.graph.site_names.items() if value not in plan.graph.inputs}
+    batched = frozenset(v for v, shape in zip(graph.inputs, shapes, strict=True) if shape[:1] == (1,))
+    sites = {name: value for value, name in names.items() if value not in graph.inputs}
 
     def forward(
         arrays: Sequence[Any], others: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         given = {sites[name]: a for name, a in (others or {}).items() if name in sites}
-        if [a.shape for a in arrays] == shapes:
-            found, shared = one(params, ranges, list(arrays), given), []
-        else:
-            examples = [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)]
-            given = {v: a.reshape(-1, *plan.graph.avals[v].shape) for v, a in given.items()}
-            found = {name: joined(q) for name, q in many(params, ranges, examples, given).items()}
-            shared = [name for name, axis in zip(names, axes, strict=True) if axis is None]  # inputs without a batch
-        found = {name: np.asarray(q) for name, q in found.items()}
-        whole = {**found, **{name: found[name][0] for name in shared if name in found}}
-        return found, [
-            _file_input(frozen, whole.get(n), a, own) for n, a, own in zip(names, arrays, types, strict=True)
+        one = [a.shape for a in arrays] == shapes
+        examples = [
+            a if one or v not in batched else np.asarray(a)[:, None] for v, a in zip(graph.inputs, arrays, strict=True)
         ]
+        if not one:
+            given = {v: a.reshape(-1, *graph.avals[v].shape) for v, a in given.items()}
+        stored = carriers(examples, given, frozenset() if one else batched)
+        found = {names[v]: a if one else joined(a) for v, a in stored.items()}
+        shared = [names[v] for v in graph.inputs if not one and v not in batched]  # inputs without a batch
+        whole = {**found, **{name: found[name][0] for name in shared if name in found}}
+        ends = zip((names[v] for v in graph.inputs), arrays, types, strict=True)
+        return found, [_file_input(frozen, whole.get(n), a, own) for n, a, own in ends]
 
     return forward
+
+
+def _whole(plan: Plan, params: Sequence[Any], ranges: Ranges) -> Carriers:
+    """The training forward compiled as a whole."""
+
+    def recorded(params: Any, ranges: Any, inputs: Any, given: Any) -> dict[int, jax.Array]:
+        seen: dict[int, jax.Array] = {}
+
+        def record(value: int, carrier: Carrier) -> None:
+            seen[value] = carrier.q + carrier.zero_point.astype(carrier.q.dtype)
+
+        simulate(plan, params, ranges, inputs, record, given, differentiable=False)
+        return seen
+
+    @functools.cache
+    def compiled(batched: frozenset[int]) -> Callable[..., dict[int, jax.Array]]:
+        axes = [0 if v in batched else None for v in plan.graph.inputs]
+        many = jax.vmap(recorded, in_axes=(None, None, axes, 0)) if batched else recorded
+        return jax.jit(many, compiler_options=small())
+
+    def carriers(inputs: Sequence[Any], given: Mapping[int, Any], batched: frozenset[int]) -> dict[int, np.ndarray]:
+        found = compiled(batched)(params, ranges, list(inputs), dict(given))
+        return {v: np.asarray(q) for v, q in found.items()}
+
+    return carriers
+
+
+def _op_by_op(plan: Plan, params: Sequence[Any], ranges: Ranges) -> Carriers:
+    """The training forward compiled op by op."""
+    evaluator = OpByOp(params, STEPS)
+
+    def carriers(inputs: Sequence[Any], given: Mapping[int, Any], batched: frozenset[int]) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        many = depending(plan.graph, batched)
+        count = next((len(a) for v, a in zip(plan.graph.inputs, inputs, strict=True) if v in batched), None)
+
+        def record(value: int, carrier: Carrier) -> None:
+            stored = _compact(np.asarray(carrier.q), np.asarray(carrier.zero_point))
+            alike = count is not None and value not in many  # for all examples
+            found[value] = np.broadcast_to(stored, (count, *stored.shape)) if alike else stored
+
+        evaluator.recorded(plan, ranges, inputs, record, given, batched)
+        return found
+
+    return carriers
+
+
+def depending(graph: Graph, inputs: frozenset[int]) -> frozenset[int]:
+    """The values that depend on some of the graph's inputs, these included."""
+    found = set(inputs)
+    for op in graph.ops:
+        if found.intersection(op.inputs):
+            found.update(op.outputs)
+    return frozenset(found)
+
+
+def _compact(q: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    """The stored integers of a carrier as int16 where they are such, else as they are."""
+    stored = q + zero_point
+    narrow = stored.astype(np.int16) if np.all(np.abs(stored) < 2**15) else stored
+    return narrow if np.array_equal(narrow, stored) else stored
 
 
 def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str) -> np.ndarray:

@@ -13,6 +13,7 @@ are constant, as trained. So the outputs that were verified are compared with th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,9 @@ from jaxq.analyze.diff import decibels
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
 from jaxq.plan.plan import Plan
-from jaxq.simulate.effort import QUICKLY
+from jaxq.simulate.effort import LONG, quickly
 from jaxq.simulate.forward import reals
+from jaxq.simulate.op_by_op import RealsOpByOp
 
 LEAST_SQNR = 15.0  # decibels
 LEVELS = 64
@@ -147,24 +149,36 @@ def _real(frozen: Frozen, site: str, stored: np.ndarray) -> np.ndarray:
     return (stored - zero_point) * scale
 
 
-def _float_outputs(plan: Plan, params: Sequence[Any]) -> Callable[[Sequence[Any]], dict[str, jax.Array]]:
+def _float_outputs(plan: Plan, params: Sequence[Any]) -> Callable[[Sequence[Any]], dict[str, np.ndarray]]:
     """The float reading's outputs by site, for arrays of the graph's shapes or with a batch for their leading 1."""
     graph = plan.graph
     wanted = {graph.site_names[v]: v for v in graph.outputs if v in graph.activations}
     shapes = [graph.avals[v].shape for v in graph.inputs]
+    batched = frozenset(v for v, shape in zip(graph.inputs, shapes, strict=True) if shape[:1] == (1,))
+    reading = RealsOpByOp(plan, params) if len(graph.ops) >= LONG else _whole(plan, params)
 
-    def outputs(params: Sequence[Any], arrays: Sequence[Any]) -> dict[str, jax.Array]:
-        found = reals(plan, params, arrays)
-        return {name: found[v] for name, v in wanted.items() if jnp.issubdtype(found[v].dtype, jnp.floating)}
-
-    axes = [0 if shape[:1] == (1,) else None for shape in shapes]
-    one = jax.jit(outputs, compiler_options=QUICKLY)
-    many = jax.jit(jax.vmap(outputs, in_axes=(None, axes)), compiler_options=QUICKLY)
-
-    def run(arrays: Sequence[Any]) -> dict[str, jax.Array]:
-        if [a.shape for a in arrays] == shapes:
-            return one(params, list(arrays))
-        found = many(params, [a if axis is None else a[:, None] for a, axis in zip(arrays, axes, strict=True)])
-        return {name: joined(array) for name, array in found.items()}
+    def run(arrays: Sequence[Any]) -> dict[str, np.ndarray]:
+        one = [a.shape for a in arrays] == shapes
+        many = frozenset() if one else batched
+        found = reading([a[:, None] if v in many else a for v, a in zip(graph.inputs, arrays, strict=True)], many)
+        real = {name: np.asarray(found[v]) for name, v in wanted.items()}
+        floats = {name: a for name, a in real.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+        return {name: a if one else joined(a) for name, a in floats.items()}
 
     return run
+
+
+def _whole(plan: Plan, params: Sequence[Any]) -> Callable[[Sequence[Any], frozenset[int]], dict[int, jax.Array]]:
+    """The float reading's outputs, compiled as a whole."""
+
+    def outputs(params: Sequence[Any], arrays: Sequence[Any]) -> dict[int, jax.Array]:
+        found = reals(plan, params, arrays, differentiable=False)
+        return {v: found[v] for v in plan.graph.outputs if v in found}
+
+    @functools.cache
+    def compiled(batched: frozenset[int]) -> Callable[..., dict[int, jax.Array]]:
+        axes = [0 if v in batched else None for v in plan.graph.inputs]
+        many = jax.vmap(outputs, in_axes=(None, axes)) if batched else outputs
+        return jax.jit(many, compiler_options=quickly())
+
+    return lambda inputs, batched: compiled(batched)(params, list(inputs))

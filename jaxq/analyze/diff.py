@@ -21,7 +21,7 @@ from jaxq.frontends.ranges import check_ranges
 from jaxq.frontends.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind, reference_leaves
-from jaxq.simulate.effort import QUICKLY
+from jaxq.simulate.effort import for_results
 from jaxq.simulate.qparams import Ranges
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
@@ -96,7 +96,8 @@ class _Gathered:
         captured = bound.captured(*args, **kwargs)
         plan = self.plan = captured.plan
         check_ranges(plan, bound.ranges, bound.core.plans)
-        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan), compiler_options=QUICKLY))
+        options = for_results(max(math.prod(plan.graph.avals[v].shape) for v in plan.graph.activations))
+        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan), compiler_options=options))
         ranges = {n: dict(r) for n, r in bound.ranges.items()}
         found = run(jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
         for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():

@@ -89,9 +89,9 @@ def parts(
     env = weight_values(plan.graph, params)
     floats = env if reference is None else weight_values(plan.graph, reference)
     known = _Known(plan, env, floats, {n: qparams(g, ranges, env, plan) for n, g in plan.groups.items()}, ranges)
-    real = reals(plan, params if reference is None else reference, arrays)
+    real = reals(plan, params if reference is None else reference, arrays, differentiable=False)
     carried: dict[int, Carrier] = {}
-    simulate(plan, params, ranges, arrays, carried.__setitem__)
+    simulate(plan, params, ranges, arrays, carried.__setitem__, differentiable=False)
     found = {v: _entering(plan, v, real[v], carried[v]) for v in plan.graph.inputs if v in carried}
     for op in plan.graph.ops:
         if any(v in carried for v in op.outputs):
@@ -108,10 +108,11 @@ def _made(known: _Known, op: Op, real: Mapping[int, Any], carried: Mapping[int, 
     """The outputs of an op, against the op by itself."""
     plan, ranges = _by_itself(known, op)
     alone: dict[int, Carrier] = {}
-    simulate(plan, (), ranges, [real[v] for v in plan.graph.inputs], alone.__setitem__)
+    simulate(plan, (), ranges, [real[v] for v in plan.graph.inputs], alone.__setitem__, differentiable=False)
     fed = [alone[v].real if v in alone else real[v] for v in plan.graph.inputs]
-    exact = reals(_with_constants(plan, _on_grid(known, op)), (), fed)
-    float_weights = reals(_with_constants(plan, {v: known.reference[v] for v in plan.graph.constants}), (), fed)
+    exact = reals(_with_constants(plan, _on_grid(known, op)), (), fed, differentiable=False)
+    reference = {v: known.reference[v] for v in plan.graph.constants}
+    float_weights = reals(_with_constants(plan, reference), (), fed, differentiable=False)
     return {
         v: _parts(plan, v, real[v], carried[v], alone[v].q, exact[v], float_weights[v])
         for v in op.outputs

@@ -42,13 +42,22 @@ LONGEST_SCAN = 8192
 FAKE_QUANT = "jaxq_fake_quant"
 
 
-def trace(fn: Callable[..., Any], arguments: Sequence[Any], recognised: Callable[[Trace], bool] | None = None) -> Trace:
-    """Record `fn(*arguments)`; `arguments` are arrays or `ShapeDtypeStruct`s, `fn` returns a flat list of arrays."""
-    return _flatten(jax.make_jaxpr(fn)(*arguments), recognised)
+def trace(
+    fn: Callable[..., Any],
+    arguments: Sequence[Any],
+    recognised: Callable[[Trace], bool] | None = None,
+    anonymous: bool = False,
+) -> Trace:
+    """Record `fn(*arguments)`; `arguments` are arrays or `ShapeDtypeStruct`s, `fn` returns a flat list of arrays.
+
+    anonymous: without the lines of the source, and with every literal as a constant of its own, so that functions that
+    differ in numbers alone have one record (`jaxq.graph.shared`).
+    """
+    return _flatten(jax.make_jaxpr(fn)(*arguments), recognised, anonymous)
 
 
-def _flatten(jaxpr: Any, recognised: Callable[[Trace], bool] | None) -> Trace:
-    recorder = _Recorder(recognised)
+def _flatten(jaxpr: Any, recognised: Callable[[Trace], bool] | None, anonymous: bool = False) -> Trace:
+    recorder = _Recorder(recognised, anonymous)
     arguments = tuple(recorder.new(var.aval) for var in _open(jaxpr).invars)
     outputs = tuple(recorder.run(jaxpr, arguments))
     return Trace(recorder.avals, tuple(recorder.equations), recorder.constants, arguments, outputs)
@@ -57,8 +66,8 @@ def _flatten(jaxpr: Any, recognised: Callable[[Trace], bool] | None) -> Trace:
 class _Recorder:
     """Numbers the values of nested jaxprs and appends their equations to one list."""
 
-    def __init__(self, recognised: Callable[[Trace], bool] | None) -> None:
-        self.recognised = recognised
+    def __init__(self, recognised: Callable[[Trace], bool] | None, anonymous: bool = False) -> None:
+        self.recognised, self.anonymous = recognised, anonymous
         self.avals: dict[int, Aval] = {}
         self.constants: dict[int, Any] = {}
         self.equations: list[Equation] = []
@@ -90,13 +99,15 @@ class _Recorder:
         if not isinstance(atom, jex_core.Literal):
             return env[atom]
         aval: Any = atom.aval
+        if self.anonymous:
+            return self.constant(atom.val, aval)
         key = (str(aval.dtype), tuple(aval.shape), np.asarray(atom.val).tobytes())
         if key not in self._literals:
             self._literals[key] = self.constant(atom.val, aval)
         return self._literals[key]
 
     def _step(self, eqn: Any, inputs: tuple[int, ...], caller: Place | None) -> Sequence[int]:
-        name, place = eqn.primitive.name, place_of(eqn, caller)
+        name, place = eqn.primitive.name, None if self.anonymous else place_of(eqn, caller)
         if name in CALLS and eqn.params.get("name") != FAKE_QUANT:
             return self.run(eqn.params[CALLS[name]], inputs, place)
         if name in CUSTOM_GRADIENT and self._may_inline(eqn.params[CUSTOM_GRADIENT[name]]):
@@ -105,7 +116,7 @@ class _Recorder:
             return self._unrolled(eqn.params, inputs, place)
         outputs = tuple(self.new(var.aval) for var in eqn.outvars)
         primitive = FAKE_QUANT if eqn.params.get("name") == FAKE_QUANT else name
-        source = str(place) if place is not None else source_info_util.summarize(eqn.source_info)
+        source = "" if self.anonymous else str(place or source_info_util.summarize(eqn.source_info))
         self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), source))
         return outputs
 

@@ -22,8 +22,8 @@ from jax import lax
 from jaxq.gradients.carriers import with_integer_gradients
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
-from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
-from jaxq.ops.contract import Products
+from jaxq.ops import OPS, builtin_ops, compute, dynamic_range, step_of
+from jaxq.ops.contract import Product, Products
 from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
@@ -41,6 +41,7 @@ from jaxq.simulate.weights import (
 )
 
 Record = Callable[[int, Carrier], None]
+MOST_TAPS = 64
 
 
 def simulate(
@@ -50,18 +51,21 @@ def simulate(
     inputs: Sequence[Any],
     record: Record | None = None,
     given: Mapping[int, Any] | None = None,
+    differentiable: bool = True,
 ) -> list[jax.Array]:
     """The graph's outputs as real numbers on their integer grids (float islands and state as they are).
 
     `record(value, carrier)` is called for every integer activation; in a recipe of floats for every result. There
     `given` holds results that take the place of those computed, once these are recorded: each op on another's numbers.
-    Differentiable in params, ranges and inputs.
+    Differentiable in params, ranges and inputs, unless `differentiable` is False: then the same integers, in a
+    faster way where there is one.
     """
     params = with_statistics(plan.norms, params, ranges)
     env = weight_values(plan.graph, params)
     parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
     observing = plan.recipe.activations.observe or plan.recipe.activations.ranges == "ema"
-    run = Run(plan, env, parameters, ranges, record, given or {}, observing, statistics(plan, params))
+    norms = statistics(plan, params)
+    run = Run(plan, env, parameters, ranges, record, given or {}, observing, norms, differentiable)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
         run.enter(value, array)
     for op in plan.graph.ops:
@@ -75,6 +79,7 @@ class Run:
 
     parameters: scale and zero point of each group, by name. observing: whether statistics are kept for
     `with_observations`. norms: by an op's name, the site of its BatchNorm and how a batch's statistics are found.
+    differentiable: False where only the integers are wanted, in whatever way is fast.
     """
 
     def __init__(
@@ -87,9 +92,11 @@ class Run:
         given: Mapping[int, Any] | None = None,
         observing: bool = False,
         norms: Mapping[str, tuple[str, Statistics]] | None = None,
+        differentiable: bool = True,
     ) -> None:
         self.plan, self.env, self.parameters, self.ranges = plan, env, parameters, ranges
         self.record, self.given, self.observing = record, given or {}, observing
+        self.differentiable = differentiable
         self.activations = plan.graph.activations
         self.norms = norms or {}
         self.seen: dict[str, list[jax.Array]] = {}
@@ -117,9 +124,7 @@ class Run:
             outputs = as_tuple(activated(op, self._followed(op, OPS[op.kind].compute(op, *arguments))))
         for value, out in zip(op.outputs, outputs, strict=True):
             if self.plan.group(value) is None:
-                self.env[value] = self.given.get(value, out)
-                if self.record is not None and self.plan.recipe.floats:
-                    self.record(value, Carrier(out, jnp.float32(1), jnp.float32(0)))
+                self.keep_real(value, out)
             else:
                 self._quantize(value, out.astype(jnp.float32))
 
@@ -135,6 +140,8 @@ class Run:
         arithmetic, backward = self.plan.arithmetic[op.name], self.plan.backward(op)
         held = "uint16" if arithmetic.is_int16 else "uint8"
         gradient = None if backward is None else functools.partial(with_integer_gradients, backward, held)
+        if not self.differentiable and op.kind == "DEPTHWISE_CONV_2D":
+            gradient = functools.partial(_by_taps, op)
         return Products(arithmetic, self.plan.recipe.carrier, gradient)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
@@ -167,7 +174,7 @@ class Run:
             self._observe(op.outputs[0], steps * scale, op.attrs.get("activation"))
             outputs = (self._rounded(op, steps, scale, zero_point, group),)
         for value, q in zip(op.outputs, outputs, strict=True):
-            self._keep(value, Carrier(in_memory(q), scale, zero_point))
+            self.keep(value, Carrier(in_memory(q), scale, zero_point))
 
     def _steps(self, op: Op, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
         spec, how = OPS[op.kind], self.plan.arithmetic[op.name]
@@ -230,9 +237,16 @@ class Run:
         low, high = carrier_bounds(zero_point, group.scheme.bits)
         self._observe(value, real, None)
         q = _by_method(group, quantize(real, scale, low, high), real / scale, scale)
-        self._keep(value, Carrier(q, scale, zero_point))
+        self.keep(value, Carrier(q, scale, zero_point))
 
-    def _keep(self, value: int, carrier: Carrier) -> None:
+    def keep_real(self, value: int, out: jax.Array) -> None:
+        """Take a result that is no integer; in a recipe of floats it is recorded."""
+        self.env[value] = self.given.get(value, out)
+        if self.record is not None and self.plan.recipe.floats:
+            self.record(value, Carrier(out, jnp.float32(1), jnp.float32(0)))
+
+    def keep(self, value: int, carrier: Carrier) -> None:
+        """Take an integer result, and record it."""
         if self.record is not None:
             self.record(value, carrier)
         if value in self.given:
@@ -289,6 +303,11 @@ class Run:
         return outputs
 
 
+def _by_taps(op: Op, product: Product, x: jax.Array, w: jax.Array) -> jax.Array:
+    """A depthwise product of carriers, tap by tap where the window is small (each tap is code to compile)."""
+    return compute.depthwise_by_taps(op, x, w) if math.prod(w.shape[:2]) <= MOST_TAPS else product.of(x, w)
+
+
 def _by_method(group: Group, q: jax.Array, steps: jax.Array, scale: jax.Array) -> jax.Array:
     """`q`, with the gradient by the scale that the group's range method gives it."""
     gradient = METHODS[group.scheme.ranges].gradient if group.has_range else None
@@ -298,19 +317,27 @@ def _by_method(group: Group, q: jax.Array, steps: jax.Array, scale: jax.Array) -
 # --- the float reading ----------------------------------------------------------------------------------------------
 
 
-def reals(plan: Plan, params: Sequence[Any], inputs: Sequence[Any]) -> dict[int, jax.Array]:
-    """Every activation of the folded graph in real numbers, unquantized."""
+def reals(
+    plan: Plan, params: Sequence[Any], inputs: Sequence[Any], differentiable: bool = True
+) -> dict[int, jax.Array]:
+    """Every activation of the folded graph in real numbers, unquantized; `differentiable` as in `simulate`."""
     env = weight_values(plan.graph, params)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
         env[value] = array if plan.group(value) is None else jnp.asarray(array, jnp.float32)
     for op in plan.graph.ops:
-        arguments = [jnp.asarray(env[v]) for v in op.inputs]
-        if op.call is not None:
-            outputs = op.call(*(a.astype(plan.graph.avals[v].dtype) for a, v in zip(arguments, op.inputs, strict=True)))
-        else:
-            outputs = as_tuple(activated(op, OPS[op.kind].compute(op, *(_wide(a) for a in arguments))))
-        env.update(zip(op.outputs, outputs, strict=True))
+        env.update(zip(op.outputs, real_results(plan, op, [env[v] for v in op.inputs], differentiable), strict=True))
     return {v: env[v] for v in plan.graph.activations}
+
+
+def real_results(plan: Plan, op: Op, arguments: Sequence[Any], differentiable: bool) -> Sequence[jax.Array]:
+    """One op of the float reading."""
+    arrays = [jnp.asarray(a) for a in arguments]
+    if op.call is not None:
+        return op.call(*(a.astype(plan.graph.avals[v].dtype) for a, v in zip(arrays, op.inputs, strict=True)))
+    if not differentiable and op.kind == "DEPTHWISE_CONV_2D":
+        x, w, bias = (_wide(a) for a in arrays)
+        return (activated(op, _by_taps(op, Product(functools.partial(compute.conv_2d, op), 0), x, w) + bias),)
+    return as_tuple(activated(op, OPS[op.kind].compute(op, *(_wide(a) for a in arrays))))
 
 
 def _wide(array: jax.Array) -> jax.Array:

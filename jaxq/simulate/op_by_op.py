@@ -1,13 +1,14 @@
-"""The training forward one op at a time, for many plans of one model: what plans have in common is compiled once.
+"""The training forward one op at a time: what ops, plans and models have in common is compiled once.
 
 `simulate` compiles a plan as a whole, and again for every other plan. A search tries hundreds of plans that differ in
-one op. Here each op is compiled by itself, under a key of all that its computation depends on, so that a plan with one
-rule more compiles one op more. Weights and scales are arguments, never constants: XLA would fold them. The integers are
-those of `simulate`, for it is the same code; there are no gradients.
+one op, and a proof reads a few examples, for which compiling takes longer than running. Here each op is compiled by
+itself, under a key of all that its computation depends on. Weights and scales are arguments, never constants: XLA would
+fold them. The integers are those of `simulate`, for it is the same code; there are no gradients.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -15,25 +16,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxq.graph import Equation, Op
+from jaxq.graph.shared import prepared
+from jaxq.ops import OPS
+from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
-from jaxq.simulate.forward import Run
+from jaxq.simulate.effort import for_results, small
+from jaxq.simulate.forward import Record, Run, real_results
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.weights import traced, weight_values
 
 Step = Callable[..., tuple[Any, ...]]
+MOST = 4096  # compiled ops that are kept
 
 
 class OpByOp:
     """Evaluates plans of one captured function on one set of parameters.
 
     params: the leaves of the parameters, in the order of the graph's. Plans may differ in everything that a recipe
-    says; their weight arithmetic is computed once.
+    says; their weight arithmetic is computed once. steps: what is compiled, where several evaluators share it.
     """
 
-    def __init__(self, params: Sequence[Any]) -> None:
+    def __init__(self, params: Sequence[Any], steps: dict[Hashable, Step] | None = None) -> None:
         self.params = params
-        self._steps: dict[Hashable, Step] = {}
+        self._steps: dict[Hashable, Step] = {} if steps is None else steps
         self._weights: dict[Equation, Sequence[Any]] = {}
 
     @property
@@ -43,29 +49,82 @@ class OpByOp:
 
     def outputs(self, plan: Plan, ranges: Ranges, inputs: Sequence[Any]) -> list[jax.Array]:
         """What `simulate(plan, params, ranges, inputs)` gives."""
+        run = self._run(plan, ranges, inputs, None, {}, frozenset())
+        return [run.output(v) for v in plan.graph.outputs]
+
+    def recorded(
+        self,
+        plan: Plan,
+        ranges: Ranges,
+        inputs: Sequence[Any],
+        record: Record,
+        given: Mapping[int, Any],
+        batched: frozenset[int] = frozenset(),
+    ) -> None:
+        """Call `record` with every result, as `simulate` does. A value is forgotten once its last reader has run.
+
+        batched: which of the graph's inputs have a leading axis of examples; all that depends on them has it too, and
+        so have the arrays of `given`.
+        """
+        self._run(plan, ranges, inputs, record, given, batched)
+
+    def _run(
+        self,
+        plan: Plan,
+        ranges: Ranges,
+        inputs: Sequence[Any],
+        record: Record | None,
+        given: Mapping[int, Any],
+        batched: frozenset[int],
+    ) -> Run:
         env = weight_values(plan.graph, self.params, self._weight)
         parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
-        run = Run(plan, env, parameters, ranges, observing=False)
+        run, many = Run(plan, env, parameters, ranges, record, given, observing=False), set(batched)
         for value, array in zip(plan.graph.inputs, inputs, strict=True):
             run.enter(value, jnp.asarray(array))
+        last = {v: op for op in plan.graph.ops for v in op.inputs}
         for op in plan.graph.ops:
-            held = tuple(run.env[v] for v in op.inputs)
-            around = tuple(_parameters(plan, v, parameters) for v in (*op.inputs, *op.outputs))
-            site = plan.weight_site(op)
-            made = self._step(plan, op)(held, around, None if site is None else dict(ranges[site]))
-            run.env.update(zip(op.outputs, made, strict=True))
-        return [run.output(v) for v in plan.graph.outputs]
+            self._apply(plan, op, run, many)
+            for v in {v for v in op.inputs if last[v] is op} - set(plan.graph.outputs):
+                del run.env[v]
+        return run
+
+    def _apply(self, plan: Plan, op: Op, run: Run, many: set[int]) -> None:
+        """Run one op, and take its results. many: the values with an axis of examples."""
+        held = tuple(_array(run.env[v]) for v in op.inputs)
+        axes = tuple(0 if v in many else None for v in op.inputs)
+        around = tuple(_parameters(plan, v, run.parameters) for v in (*op.inputs, *op.outputs))
+        site = plan.weight_site(op)
+        trained = None if site is None else dict(run.ranges[site])
+        for value, out in zip(op.outputs, self._step(plan, op, axes)(held, around, trained), strict=True):
+            group = plan.group(value)
+            if group is not None:
+                run.keep(value, Carrier(out, *run.parameters[group.name]))
+            elif op.kind in OPS and OPS[op.kind].scales == "none":
+                run.env[value] = out
+            else:
+                run.keep_real(value, out)
+        if many.intersection(op.inputs):
+            many.update(op.outputs)
 
     def _weight(self, eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
         if eq not in self._weights:
             self._weights[eq] = traced(eq, arguments)
         return self._weights[eq]
 
-    def _step(self, plan: Plan, op: Op) -> Step:
-        key = step_key(plan, op)
+    def _step(self, plan: Plan, op: Op, axes: tuple[int | None, ...]) -> Step:
+        key = (step_key(plan, op), axes)
         if key not in self._steps:
-            self._steps[key] = jax.jit(_step_of(plan, op))
+            step = _step_of(plan, op)
+            many = jax.vmap(step, (axes, None, None)) if any(axis == 0 for axis in axes) else step
+            self._steps[key] = jax.jit(many, compiler_options=small())
+            while len(self._steps) > MOST:
+                del self._steps[next(iter(self._steps))]
         return self._steps[key]
+
+
+def _array(held: Any) -> Any:
+    return held.q if isinstance(held, Carrier) else held
 
 
 def _parameters(plan: Plan, value: int, parameters: Mapping[str, QParams]) -> QParams | None:
@@ -74,16 +133,21 @@ def _parameters(plan: Plan, value: int, parameters: Mapping[str, QParams]) -> QP
 
 
 def _step_of(plan: Plan, op: Op) -> Step:
-    """One op as a function of its operands, of the scales of its tensors, and of its weight's trained scale."""
+    """One op as a function of its operands (of carriers their integers), of the scales of its tensors, and of its
+    weight's trained scale.
+    """
     values, site = (*op.inputs, *op.outputs), plan.weight_site(op)
 
     def step(held: tuple[Any, ...], around: tuple[QParams | None, ...], trained: Any) -> tuple[Any, ...]:
         named = ((plan.group(v), p) for v, p in zip(values, around, strict=True))
         parameters = {group.name: p for group, p in named if group is not None and p is not None}
-        ranges = {} if site is None else {site: trained}
-        run = Run(plan, dict(zip(op.inputs, held, strict=True)), parameters, ranges, observing=False)
+        env: dict[int, Any] = {}
+        for v, array in zip(op.inputs, held, strict=True):
+            group = plan.group(v)
+            env[v] = array if group is None else Carrier(array, *parameters[group.name])
+        run = Run(plan, env, parameters, {} if site is None else {site: trained}, differentiable=False)
         run.island(op) if op.name in plan.islands else run.step(op)
-        return tuple(run.env[v] for v in op.outputs)
+        return tuple(_array(run.env[v]) for v in op.outputs)
 
     return step
 
@@ -107,3 +171,42 @@ def _grid(group: Group | None) -> Hashable:
 
 def _width(group: Group | None) -> int | None:
     return None if group is None else group.scheme.bits
+
+
+# --- the float reading ----------------------------------------------------------------------------------------------
+
+
+class RealsOpByOp:
+    """The float reading of the folded graph (`jaxq.simulate.forward.reals`), one op at a time."""
+
+    def __init__(self, plan: Plan, params: Sequence[Any]) -> None:
+        self.plan, self.weights = plan, functools.cache(lambda: weight_values(plan.graph, params))
+        self._steps: dict[Hashable, Step] = {}
+
+    def __call__(self, inputs: Sequence[Any], batched: frozenset[int]) -> dict[int, jax.Array]:
+        """The graph's outputs. batched: as in `OpByOp.recorded`."""
+        plan, env, many = self.plan, dict(self.weights()), set(batched)
+        for value, array in zip(plan.graph.inputs, inputs, strict=True):
+            env[value] = jnp.asarray(array) if plan.group(value) is None else jnp.asarray(array, jnp.float32)
+        last = {v: op for op in plan.graph.ops for v in op.inputs}
+        for op in plan.graph.ops:
+            arguments = [jnp.asarray(env[v]) for v in op.inputs]
+            axes = tuple(0 if v in many else None for v in op.inputs)
+            key = (op.name, axes, *((a.shape, a.dtype) for a in arguments))
+            if key not in self._steps:
+                self._steps[key] = _real_step(plan, op, axes, arguments)
+            env.update(zip(op.outputs, self._steps[key](*arguments), strict=True))
+            if many.intersection(op.inputs):
+                many.update(op.outputs)
+            for v in {v for v in op.inputs if last[v] is op} - set(plan.graph.outputs):
+                del env[v]
+        return {v: env[v] for v in plan.graph.outputs}
+
+
+def _real_step(plan: Plan, op: Op, axes: Sequence[int | None], arguments: Sequence[jax.Array]) -> Callable[..., Any]:
+    def step(*arrays: Any) -> Sequence[Any]:
+        return real_results(plan, op, arrays, differentiable=False)
+
+    many = jax.vmap(step, tuple(axes)) if any(axis == 0 for axis in axes) else step
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments]
+    return prepared(many, shapes, for_results(max((a.size for a in arguments), default=0)))

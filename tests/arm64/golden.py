@@ -17,7 +17,7 @@ from jaxq.export.flatbuffer.write import write  # noqa: E402
 from jaxq.export.program import Program  # noqa: E402
 from tests import test_kernels as kernels  # noqa: E402
 from tests.arm64.cases import Case  # noqa: E402
-from tests.arm64.compare import emulate, prepare  # noqa: E402
+from tests.arm64.compare import CACHE, emulate, prepare  # noqa: E402
 
 SOFTMAX = (1 / 256, -128)
 COARSE = (0.0006, 0.025)
@@ -49,7 +49,7 @@ def main() -> None:
     cases = {name: (write(built), kernels.examples(built, count)) for name, (built, count) in FILES.items()}
     folder = work / "golden"
     prepare((Case(name, data, "xnnpack", inputs) for name, (data, inputs) in cases.items()), folder / "cases")
-    emulate(work / "machine", "cortex-a76", folder / "cases", folder / "found")
+    emulate(CACHE, "cortex-a76", folder / "cases", folder / "found")
     kept: dict[str, np.ndarray] = {}
     for path in sorted((folder / "cases").glob("*.npz")):
         name, found = str(np.load(path)["name"]), np.load(folder / "found" / path.name)["out0"]
