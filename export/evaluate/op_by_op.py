@@ -89,7 +89,7 @@ class OperatorByOperator:
 
     def _step(self, op: Operator, values: Sequence[Held | Tensor | None]) -> list[Held]:
         held = [v for v in values if isinstance(v, Held)]
-        key = (id(op), *((v.array.shape, v.batched) for v in held))
+        key = (id(op), *(v.batched for v in held))
         if key not in self.steps:
             self.steps[key] = self._prepared(op, values)
         run, batched = self.steps[key]
@@ -108,11 +108,11 @@ class OperatorByOperator:
             return kernel(op, tensors, read)
 
         batched = any(v.batched for v in held)
-        fn = jax.vmap(one, [0 if v.batched else None for v in held]) if batched else one
-        shapes = [jax.ShapeDtypeStruct(v.array.shape, v.array.dtype) for v in held]
+        axes = tuple(0 if v.batched else None for v in held) if batched else ()
+        shapes = [jax.ShapeDtypeStruct(v.array.shape[v.batched :], v.array.dtype) for v in held]
         examples = max((len(v.array) for v in held if v.batched), default=1)
         numbers = examples * max((math.prod(tensors[i].shape) for i in op.outputs), default=0)
-        return prepared(fn, shapes, for_results(numbers)), batched
+        return prepared(one, shapes, for_results(numbers), axes), batched
 
 
 def _arrays(found: Mapping[int, Held], count: int | None) -> dict[int, jax.Array]:

@@ -210,12 +210,12 @@ def _op_by_op(plan: Plan, params: Sequence[Any], ranges: Ranges) -> Carriers:
     def carriers(inputs: Sequence[Any], given: Mapping[int, Any], batched: frozenset[int]) -> dict[int, np.ndarray]:
         found: dict[int, np.ndarray] = {}
         many = depending(plan.graph, batched)
-        count = next((len(a) for v, a in zip(plan.graph.inputs, inputs, strict=True) if v in batched), None)
+        count = tuple(len(a) for v, a in zip(plan.graph.inputs, inputs, strict=True) if v in batched)[:1]
 
         def record(value: int, carrier: Carrier) -> None:
             stored = _compact(np.asarray(carrier.q), np.asarray(carrier.zero_point))
-            alike = count is not None and value not in many  # for all examples
-            found[value] = np.broadcast_to(stored, (count, *stored.shape)) if alike else stored
+            alike = value not in many  # for all examples
+            found[value] = np.broadcast_to(stored, (*count, *stored.shape)) if alike else stored
 
         evaluator.recorded(plan, ranges, inputs, record, given, batched)
         return found

@@ -23,7 +23,10 @@ _compiled: dict[Hashable, Compiled] = {}  # the oldest first
 
 
 def prepared(
-    fn: Callable[..., Sequence[Any]], arguments: Sequence[Any], options: Mapping[str, Any]
+    fn: Callable[..., Sequence[Any]],
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    axes: Sequence[int | None] = (),
 ) -> Callable[..., list[jax.Array]]:
     """`fn`, compiled unless a function that differs from it in numbers alone has been.
 
@@ -31,22 +34,25 @@ def prepared(
       fn: a function of arrays that returns a sequence of arrays. It is traced once, here.
       arguments: arrays, or `jax.ShapeDtypeStruct`s, of the shapes and dtypes that it will be called with.
       options: XLA's compiler options.
+      axes: for `jax.vmap`, where the function returned is to take batches; () where it is not.
 
     Returns:
-      A function of arrays of these shapes and dtypes.
+      A function of arrays of these shapes and dtypes, or of batches of them.
     """
     recorded = trace(lambda *a: list(fn(*a)), list(arguments), anonymous=True)
     constants = [np.asarray(value, recorded.avals[v].dtype) for v, value in recorded.constants.items()]
-    run = _shared((structure(recorded), tuple(sorted(options.items()))), recorded, options)
+    run = _shared((structure(recorded), tuple(sorted(options.items())), tuple(axes)), recorded, options, tuple(axes))
     return lambda *given: run(constants, given)
 
 
-def _shared(key: Hashable, recorded: Trace, options: Mapping[str, Any]) -> Compiled:
+def _shared(key: Hashable, recorded: Trace, options: Mapping[str, Any], axes: tuple[int | None, ...]) -> Compiled:
+    replayed = _replayed(recorded)
+    many = jax.vmap(replayed, (None, axes)) if axes else replayed
     try:
         found = _compiled.pop(key, None)
     except TypeError:  # a parameter that cannot be hashed
-        return jax.jit(_replayed(recorded), compiler_options=dict(options))
-    _compiled[key] = found or jax.jit(_replayed(recorded), compiler_options=dict(options))
+        return jax.jit(many, compiler_options=dict(options))
+    _compiled[key] = found or jax.jit(many, compiler_options=dict(options))
     while len(_compiled) > MOST:
         _compiled.pop(next(iter(_compiled)))
     return _compiled[key]

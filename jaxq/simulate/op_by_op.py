@@ -192,7 +192,7 @@ class RealsOpByOp:
         for op in plan.graph.ops:
             arguments = [jnp.asarray(env[v]) for v in op.inputs]
             axes = tuple(0 if v in many else None for v in op.inputs)
-            key = (op.name, axes, *((a.shape, a.dtype) for a in arguments))
+            key = (op.name, axes)
             if key not in self._steps:
                 self._steps[key] = _real_step(plan, op, axes, arguments)
             env.update(zip(op.outputs, self._steps[key](*arguments), strict=True))
@@ -207,6 +207,10 @@ def _real_step(plan: Plan, op: Op, axes: Sequence[int | None], arguments: Sequen
     def step(*arrays: Any) -> Sequence[Any]:
         return real_results(plan, op, arrays, differentiable=False)
 
-    many = jax.vmap(step, tuple(axes)) if any(axis == 0 for axis in axes) else step
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments]
-    return prepared(many, shapes, for_results(max((a.size for a in arguments), default=0)))
+    many = any(axis == 0 for axis in axes)
+    shapes = [
+        jax.ShapeDtypeStruct(a.shape if axis is None else a.shape[1:], a.dtype)
+        for a, axis in zip(arguments, axes, strict=True)
+    ]
+    options = for_results(max((a.size for a in arguments), default=0))
+    return prepared(step, shapes, options, tuple(axes) if many else ())
