@@ -195,5 +195,13 @@ def test_embedding_lookup_is_refused_where_it_does_not_fit() -> None:
     wrong = dataclasses.replace(program.tensors[0], shape=(5, 1))
     with pytest.raises(FormatError, match=r"EMBEDDING_LOOKUP\) reads shape \(5, 1\) as input 0, of rank 1"):
         jaxq.load(write(dataclasses.replace(program, tensors=(wrong, *program.tensors[1:]))))
+    rows = LOOKUPS["int8, by row, three axes"]
+    whole = Tensor("y", rows.tensors[2].shape, "int8", Quantization.of(0.1))
+    with pytest.raises(FormatError, match="looks up int8 of rows with scales of their own"):
+        jaxq.load(write(dataclasses.replace(rows, tensors=(*rows.tensors[:2], whole))))
+    columns = Quantization(np.full(6, 0.1, F32), np.zeros(6, np.int64), 1)
+    table = dataclasses.replace(program.tensors[1], quantization=columns)
+    with pytest.raises(FormatError, match="looks up rows with a scale for each index of axis 1"):
+        jaxq.load(write(dataclasses.replace(program, tensors=(program.tensors[0], table, program.tensors[2]))))
     with pytest.raises(ExportError, match="TFLite Micro looks up rows of float32 and of int8 with one scale"):
         jaxq.load(write(LOOKUPS["int8, by row, three axes"]), family="tflm")(np.zeros(5, np.int32))

@@ -209,6 +209,10 @@ def embedding_lookup(view: View) -> list[Shape]:
     ensure(len(table) >= 2, f"looks up rows of shape {table}")
     ensure(table[0] > 0, f"looks up rows of shape {table}")
     ensure(view.input().dtype == "int32", f"has indices of {view.input().dtype}")
+    q = view.input(1).quantization
+    if q is not None and q.per_channel:
+        ensure(q.axis == 0, f"looks up rows with a scale for each index of axis {q.axis}")
+        ensure(view.output().dtype == "float32", f"looks up {view.output().dtype} of rows with scales of their own")
     return [(count, *table[1:])]
 
 
