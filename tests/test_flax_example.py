@@ -125,3 +125,17 @@ def test_a_residual_branch_that_starts_at_zero_is_no_dead_layer() -> None:
     variables = jaxq.calibrate(qmodel, [IMAGES], qmodel.init(jax.random.key(0), IMAGES[:1]), progress=False)
     branch, total = (variables["ranges"][name] for name in ("Block_0/Conv_1/kernel:out", "add"))
     assert np.isclose(branch["scale"], 2 * total["scale"], rtol=1e-2)  # either way what the sum, a ReLU, has one way
+
+
+def test_a_kernel_of_zeros_is_in_the_file() -> None:
+    """A last scale or a bias that is trained from zero: any scale stands for its zeros, and kernels take this one."""
+    x, w = IMAGES[:, 0], np.zeros((3, 3), np.float32)
+    q = jaxq.quantize(lambda p, x: jnp.tanh(x) + x @ p, "int8", w, x[:1])
+    ranges = jaxq.calibrate(q, [x], w, q.init(w), progress=False)
+    artifact = jaxq.export.to_tflite(q, w, ranges, verify=x, progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok
+    np.testing.assert_array_equal(artifact.run(x)[0], q.apply(w, ranges, x))
+    gradient = jax.grad(lambda p: q.apply(p, ranges, x).sum())(w)
+    np.testing.assert_allclose(
+        gradient, x.sum((0, 1))[:, None].repeat(3, 1), rtol=0.05, atol=1.0
+    )  # 128 rounded numbers

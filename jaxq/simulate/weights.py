@@ -30,6 +30,9 @@ ELEMENTWISE = frozenset(
 
 # A channel's scale is at least this part of its tensor's largest: a dead channel keeps a scale that kernels accept.
 LEAST_RATIO = 2.0**-20
+# Of a kernel of zeros, which any scale stands for: in the middle of those that kernels take. A last scale or a bias
+# that is trained from zero makes one.
+SCALE_OF_ZEROS = 2.0**-7
 # Biases stay below this many steps (`Arithmetic.largest_bias`).
 LARGEST_BIAS = Arithmetic().largest_bias
 
@@ -121,7 +124,9 @@ def _shared(scale: Any, scheme: Scheme) -> Any:
 def floored(scale: Any, bias: Any, x_scale: Any, largest: float = LARGEST_BIAS) -> Any:
     """Channel scales, none so small that its bias passes `largest` steps or that kernels refuse it."""
     xp = namespace(scale)
-    floor = xp.maximum(_constant(xp.max(scale)) * np.float32(LEAST_RATIO), np.float32(SMALLEST_SCALE))
+    greatest = _constant(xp.max(scale))
+    floor = xp.maximum(greatest * np.float32(LEAST_RATIO), np.float32(SMALLEST_SCALE))
+    floor = xp.where(greatest == 0, np.float32(SCALE_OF_ZEROS), floor)
     if bias is not None:
         floor = xp.maximum(floor, _constant(true_divide(xp.abs(bias), x_scale * np.float32(largest))))
     return xp.maximum(scale, floor)
