@@ -17,6 +17,7 @@ from flax import nnx
 from typer.testing import CliRunner
 
 import jaxq
+from jaxq.analyze.trials import Trials
 from jaxq.cli.app import app
 from jaxq.cli.output import printable
 from jaxq.export.flatbuffer.read import read
@@ -312,6 +313,14 @@ def test_export_of_a_checkpoint(folder: pathlib.Path, tmp_path: pathlib.Path, la
     assert out.read_bytes() == jaxq.export.to_tflite(qmodel).data
 
 
+def test_a_checkpoint_of_another_plan(folder: pathlib.Path, tmp_path: pathlib.Path):
+    with checkpoint.manager(tmp_path / "trained", every=1) as checkpoints:
+        checkpoint.save(checkpoints, 0, trained(folder))
+    given = ("export", f"{folder}/models.py:net", "--checkpoint", tmp_path / "trained", "--recipe", "int4")
+    message = refused(1, *given, "--out", tmp_path / "a.tflite")
+    assert "holds the ranges of another plan" in message and "(weight) was 'int8, per channel" in message
+
+
 def test_a_checkpoint_that_does_not_fit(folder: pathlib.Path, tmp_path: pathlib.Path):
     state = nnx.to_pure_dict(nnx.state(trained(folder)))
     net, out = f"{folder}/models.py:net", tmp_path / "a.tflite"
@@ -523,6 +532,21 @@ def test_tune_and_rollback(folder: pathlib.Path):
     assert found.code == 0 and found.json["reached"] and set(found.json["metrics"]) >= {"minmax", "mse", "entropy"}
     found = call("search", *given)
     assert found.code == 0 and "with 0 taken back" in found.out
+
+
+def test_ctrl_c_writes_what_was_found(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    out, calls, measured = folder / "cut_off.toml", [0], Trials.measured
+
+    def interrupted(self: Trials, *args: Any, **kwargs: Any) -> float:
+        calls[0] += 1
+        if calls[0] == 3:  # as it is, one kernel alone, and then
+            raise KeyboardInterrupt
+        return measured(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trials, "measured", interrupted)
+    given = (f"{folder}/models.py:net", "--calibrate", folder / "images.npy")
+    found = call("search", *given, "--budget", "100%", "--out", out)
+    assert found.code == 130 and "(interrupted; the best so far)" in found.out and out.exists()
 
 
 def test_search_misused(folder: pathlib.Path):

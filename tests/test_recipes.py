@@ -140,6 +140,33 @@ def test_ctrl_c_leaves_no_part_of_a_file_and_keeps_the_checkpoint(tmp_path: path
         assert checkpoint.restore(checkpoints, model, optimizer) == steps[-1] + 1
 
 
+def smoke_run(out: pathlib.Path, killed_at: str = "") -> int:
+    """Start or resume a smoke run in a process of its own, and kill it (SIGKILL) as soon as anything of the first
+    checkpoint of a phase is on the disk; the exit code.
+    """
+    command = [sys.executable, "-m", "jaxq", "train", "recipes/mnist", "--smoke", "--out", str(out)]
+    command += ["--resume"] * out.exists()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        while killed_at and child.poll() is None:
+            if any((out / "checkpoints" / killed_at).glob("[0-9]*")):
+                child.kill()
+                break
+            time.sleep(0.01)
+        return child.wait()
+
+
+@pytest.mark.slow
+def test_a_recipe_killed_in_both_phases_resumes_to_the_same_file(tmp_path: pathlib.Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert smoke_run(whole) == 0
+    for phase in ("float", "qat"):
+        assert smoke_run(cut, killed_at=phase) == -signal.SIGKILL
+        assert not (cut / "model.tflite").exists()
+    assert smoke_run(cut) == 0
+    for file in ("model.tflite", "model.json"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes()
+
+
 # --- data --------------------------------------------------------------------------------------------------------
 
 
