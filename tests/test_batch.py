@@ -129,8 +129,8 @@ ROWS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("batch", (1, 7))
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("batch", (pytest.param(1, marks=pytest.mark.slow), 7))
+@pytest.mark.parametrize("name", (pytest.param("one row", marks=pytest.mark.slow), "rows of all examples"))
 def test_a_batch_is_computed_as_the_file_computes(name: str, batch: int) -> None:
     """TFLite multiplies 4-bit weights by one row with another rounding than by several, on an Arm processor. The file
     has the example's shape, whatever batch trains.
@@ -159,9 +159,7 @@ WITHOUT_BATCH: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "a table before")) for n in WITHOUT_BATCH]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "a table")) for n in WITHOUT_BATCH])
 def test_an_input_without_a_batch_is_whole_in_every_chunk(name: str) -> None:
     """Of 64 examples, as calibration data and proofs are cut."""
     fn, args = WITHOUT_BATCH[name]

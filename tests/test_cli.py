@@ -534,6 +534,7 @@ def test_tune_and_rollback(folder: pathlib.Path):
     assert found.code == 0 and "with 0 taken back" in found.out
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_what_was_found(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     out, calls, measured = folder / "cut_off.toml", [0], Trials.measured
 

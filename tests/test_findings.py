@@ -143,7 +143,7 @@ SUMMANDS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SUMMANDS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "a mask, moved")) for n in SUMMANDS])
 def test_scores_beside_a_large_summand(name: str) -> None:
     fn, inputs = SUMMANDS[name]
     q, ranges, said = calibrated(fn, *inputs)

@@ -14,7 +14,7 @@ from tests import sixty_three
 from tests.sixty_three_linen import LAYERS, form, with_numbers_of
 from tests.test_batch import same_plans
 
-QUICK = ("3-D dense", "argmax", "embed dense", "prelu")
+QUICK = ("3-D dense",)
 # Where flax's two layers are not one function: attention divides the query in Linen and the scores in NNX
 # (jax.nn.dot_product_attention); GRUCell has a bias for the state of its candidate in Linen alone.
 OTHER = {"GRU", "attention"}
