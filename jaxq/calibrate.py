@@ -24,7 +24,8 @@ from jaxq.frontends.recent import Recent
 from jaxq.graph import MASK, Op
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
-from jaxq.plan.plan import Group, Plan, has_weights
+from jaxq.plan.make_plan import has_weights
+from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind, given_back
 from jaxq.range_methods import METHODS as RANGE_METHODS

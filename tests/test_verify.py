@@ -17,7 +17,7 @@ from jaxq.errors import GraphError
 from jaxq.graph import Aval, Equation, Graph, Op, capture, verify
 from jaxq.graph.verify import WEIGHTED
 from jaxq.ops import OPS
-from jaxq.plan.plan import DECISIONS, REWRITES
+from jaxq.plan.make_plan import DECISIONS, REWRITES
 from tests.zoo import ZOO
 
 FLOAT = np.dtype(np.float32)

@@ -23,7 +23,8 @@ from jaxq.frontends.signature import argument_names, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batched_inputs
 from jaxq.plan.findings import Finding
-from jaxq.plan.plan import Plan, as_in_file, make_plan
+from jaxq.plan.make_plan import as_in_file, make_plan
+from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
 from jaxq.simulate.forward import Record, reals, simulate
 from jaxq.simulate.qparams import Ranges
