@@ -350,8 +350,8 @@ Ops that JAX spells in several primitives, with the primitive of their result (`
 Any file may hold these. jaxq itself writes those of the table above, and QUANTIZE and DEQUANTIZE at the file's ends.
 *float32*: what computes a float operator of the file, the same for every family and good to rounding; and, beside the
 integers, the gradient of `jaxq.load(path).real`. Of dynamic range (weights of int8 or int4, activations of float32)
-there are {hybrid}, for `xnnpack` and `reference`. Besides
-these there are the variables of streaming models, {variables}.
+there are {hybrid}, for `xnnpack` and `reference`.
+There are also the variables of streaming models: {variables}.
 
 {operators}
 """

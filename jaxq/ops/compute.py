@@ -45,13 +45,13 @@ def depthwise_by_taps(op: Op, x: jax.Array, w: jax.Array) -> jax.Array:
     """
     (down, right), (height, width) = op.attrs["stride"], w.shape[:2]
     steps = op.attrs["dilation"]
-    wide = jnp.repeat(x.astype(jnp.float32), w.shape[-1] // x.shape[-1], axis=-1)
+    wide, wide_w = jnp.repeat(x.astype(jnp.float32), w.shape[-1] // x.shape[-1], axis=-1), w.astype(jnp.float32)
     padded = lax.pad(wide, jnp.float32(0), ((0, 0, 0), *((*pair, 0) for pair in op.attrs["padding"]), (0, 0, 0)))
     spans = [padded.shape[1 + i] - (w.shape[i] - 1) * steps[i] for i in (0, 1)]
 
     def tap(row: int, column: int) -> jax.Array:
         top, left = row * steps[0], column * steps[1]
-        return padded[:, top : top + spans[0] : down, left : left + spans[1] : right] * w[row, column, 0]
+        return padded[:, top : top + spans[0] : down, left : left + spans[1] : right] * wide_w[row, column, 0]
 
     taps = [tap(row, column) for row in range(height) for column in range(width)]
     return functools.reduce(operator.add, taps)
