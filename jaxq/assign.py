@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxq.errors import AssignError
-from jaxq.graph import Graph, Op, weight_origins
+from jaxq.graph import Graph, Op, equations_behind, weight_origins
 from jaxq.simulate.weights import weight_values
 
 ROUNDS = 3  # of the update: one solves, one compensates a bias that reads the kernel too, one takes float32's rounding
@@ -226,7 +226,7 @@ def _solved(
     graph: Graph, chosen: Choice, params: tuple[Any, ...], wanted: Mapping[int, Any], tolerance: Any
 ) -> tuple[tuple[Any, ...], dict[int, Any], dict[int, Any]]:
     """The parameters, the largest error of each value that they reach (relative), and how many numbers they do not."""
-    parts = {value: _part(graph, value) for value, _ in chosen}
+    parts = {v: dataclasses.replace(graph, weights=equations_behind(graph.weights, [v])) for v, _ in chosen}
 
     def once(_: Any, leaves: tuple[Any, ...]) -> tuple[Any, ...]:
         for value, leaf in chosen:
@@ -236,16 +236,6 @@ def _solved(
     leaves = jax.lax.fori_loop(0, ROUNDS, once, params)
     found = {v: _missed(parts[v], leaves, v, leaf, wanted[v], tolerance) for v, leaf in chosen}
     return leaves, {v: error for v, (error, _) in found.items()}, {v: count for v, (_, count) in found.items()}
-
-
-def _part(graph: Graph, value: int) -> Graph:
-    """The graph with the weight arithmetic of one value alone."""
-    needed, kept = {value}, []
-    for eq in reversed(graph.weights):
-        if needed & set(eq.outputs):
-            kept.append(eq)
-            needed |= set(eq.inputs)
-    return dataclasses.replace(graph, weights=tuple(reversed(kept)))
 
 
 def _of_leaf(graph: Graph, leaves: tuple[Any, ...], value: int, leaf: int) -> Any:

@@ -20,6 +20,7 @@ from jaxq.graph.ir import Equation as Equation
 from jaxq.graph.ir import Graph as Graph
 from jaxq.graph.ir import Op as Op
 from jaxq.graph.ir import clip_name as clip_name
+from jaxq.graph.ir import equations_behind as equations_behind
 from jaxq.graph.ir import weight_origins as weight_origins
 from jaxq.graph.ir import with_ones as with_ones
 from jaxq.graph.raising import raise_equations
@@ -40,7 +41,7 @@ def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str],
     if not builder.dynamic.intersection(outputs):
         raise CaptureError("No output of the model depends on its inputs; there is nothing to quantize.")
     paths = dict(zip(recorded.arguments, names, strict=False))
-    weights = _live(builder.weights, [*outputs, *(v for op in ops for v in op.inputs)])
+    weights = equations_behind(builder.weights, [*outputs, *(v for op in ops for v in op.inputs)])
     ops = tuple(
         dataclasses.replace(op, name=name) for op, name in zip(ops, naming.name_ops(ops, weights, paths), strict=True)
     )
@@ -48,12 +49,3 @@ def capture(fn: Callable[..., Any], params: Sequence[Any], names: Sequence[str],
     avals = builder.avals
     graph = Graph(avals, tuple(entering), paths, recorded.constants, weights, ops, outputs, sites)
     return verify(graph, after="capture")
-
-
-def _live(weights: Sequence[Equation], needed: Sequence[int]) -> tuple[Equation, ...]:
-    wanted, kept = set(needed), []
-    for eq in reversed(weights):
-        if wanted.intersection(eq.outputs):
-            wanted.update(eq.inputs)
-            kept.append(eq)
-    return tuple(reversed(kept))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -115,6 +115,16 @@ class Graph:
         head = ", ".join(f"{self.site_names[v]}: {self.avals[v]}" for v in self.inputs)
         outs = ", ".join(self.site_names.get(v, "state") for v in self.outputs if v in self.activations)
         return "\n".join([f"graph({head}) -> ({outs})", *(_op_text(self, op, origins) for op in self.ops)])
+
+
+def equations_behind(weights: Sequence[Equation], values: Iterable[int]) -> tuple[Equation, ...]:
+    """The equations of weight arithmetic that some values are computed by, in their order."""
+    wanted, kept = set(values), []
+    for eq in reversed(weights):
+        if wanted.intersection(eq.outputs):
+            wanted.update(eq.inputs)
+            kept.append(eq)
+    return tuple(reversed(kept))
 
 
 def weight_origins(graph: Graph) -> dict[int, tuple[str, ...]]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.graph import Graph, Op, weight_origins
+from jaxq.graph import Equation, Graph, Op, equations_behind, weight_origins
 from jaxq.ops import OPS
 
 MEAN, VAR = "norm_mean", "norm_var"
@@ -144,11 +144,8 @@ def _diagonal(flat: np.ndarray, sloped: np.ndarray) -> bool:
     return bool(np.allclose(sloped, flat * np.asarray(_along(flat)), rtol=1e-4))
 
 
-def _needed(graph: Graph, values: set[int]) -> tuple[list[Any], list[int]]:
+def _needed(graph: Graph, values: set[int]) -> tuple[tuple[Equation, ...], list[int]]:
     """The weight arithmetic behind some values, in order, and the parameters that it reads."""
-    equations, needed = [], set(values)
-    for eq in reversed(graph.weights):
-        if needed & set(eq.outputs):
-            equations.append(eq)
-            needed |= set(eq.inputs)
-    return equations[::-1], [v for v in graph.params if v in needed]
+    equations = equations_behind(graph.weights, values)
+    read = values.union(*(eq.inputs for eq in equations))
+    return equations, [v for v in graph.params if v in read]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxq.graph import Graph
+from jaxq.graph import Graph, equations_behind
 from jaxq.plan.norms import MEAN, VAR, Norm
 from jaxq.plan.plan import Plan
 from jaxq.simulate.weights import weight_values
@@ -64,7 +64,8 @@ def statistics(plan: Plan, params: Sequence[Any]) -> dict[str, tuple[str, Statis
 
 def _of_norm(graph: Graph, norm: Norm, params: Sequence[Any]) -> Statistics:
     op = next(op for op in graph.ops if op.name == norm.op)
-    part, leaves = _part(graph, op.inputs[2]), [lax.stop_gradient(p) for p in params]
+    part = dataclasses.replace(graph, weights=equations_behind(graph.weights, [op.inputs[2]]))
+    leaves = [lax.stop_gradient(p) for p in params]
 
     def bias(mean: Any, var: Any) -> Any:
         replaced = [mean if i == norm.mean else var if i == norm.var else p for i, p in enumerate(leaves)]
@@ -87,13 +88,3 @@ def _unfolded(a: jax.Array, g: jax.Array, beta: jax.Array, now: Mapping[str, jax
     safe = jnp.where(g != 0, g, 1)
     mean, var = now[MEAN] + (center - beta) / safe, spread / jnp.square(safe)
     return {MEAN: jnp.where(g != 0, mean, now[MEAN]), VAR: jnp.where(g != 0, var, now[VAR])}
-
-
-def _part(graph: Graph, value: int) -> Graph:
-    """The graph with the weight arithmetic of one value alone."""
-    needed, kept = {value}, []
-    for eq in reversed(graph.weights):
-        if needed & set(eq.outputs):
-            kept.append(eq)
-            needed |= set(eq.inputs)
-    return dataclasses.replace(graph, weights=tuple(reversed(kept)))
