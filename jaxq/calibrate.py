@@ -20,8 +20,8 @@ from jaxq.frontends.calibration_data import refuse_non_finite, refuse_soft_masks
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
 from jaxq.frontends.ranges import check_range_names
-from jaxq.frontends.recent import Recent
 from jaxq.graph import MASK, Op
+from jaxq.graph.recent import Recent
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
 from jaxq.plan.findings import Extent, find, said
 from jaxq.plan.make_plan import has_weights

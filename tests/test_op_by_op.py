@@ -16,6 +16,7 @@ from jaxq.export.proof import families, forward, quality
 from jaxq.export.runtimes import litert
 from jaxq.graph import Op, shared
 from jaxq.graph.capture import trace
+from jaxq.graph.recent import Recent
 from jaxq.ops import compute
 from jaxq.simulate.effort import for_results, quickly, small
 from tests import zoo
@@ -65,7 +66,7 @@ def test_functions_that_differ_otherwise_do_not(other) -> None:
 
 
 def test_a_shared_function_computes_with_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_compiled", {})
+    monkeypatch.setattr(shared, "_compiled", Recent(shared.MOST))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     for scale, shift in ((2.0, 1.0), (5.0, -3.0)):
         run = shared.prepared(lambda a, s=scale, d=shift: [a * np.full(3, s, np.float32) + d], [x], quickly())
@@ -74,8 +75,7 @@ def test_a_shared_function_computes_with_its_own_numbers(monkeypatch: pytest.Mon
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_compiled", {})
-    monkeypatch.setattr(shared, "MOST", 2)
+    monkeypatch.setattr(shared, "_compiled", Recent(2))
     for size in range(1, 5):
         shared.prepared(lambda a: [a + 1], [jax.ShapeDtypeStruct((size,), jnp.float32)], {})
     assert len(shared._compiled) == 2

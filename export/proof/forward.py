@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,19 +31,20 @@ from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import file_chunks
 from jaxq.frontends.core import Bound
 from jaxq.graph import Graph
+from jaxq.graph.recent import Recent
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named
 from jaxq.simulate.effort import LONG, small
 from jaxq.simulate.forward import simulate
-from jaxq.simulate.op_by_op import OpByOp, Step
+from jaxq.simulate.op_by_op import MOST, OpByOp, Step
 from jaxq.simulate.qparams import Ranges
 
 Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
 # (inputs, results that take the place of those computed, which inputs are batches) -> stored integers by value
 Carriers = Callable[[Sequence[Any], Mapping[int, Any], frozenset[int]], dict[int, np.ndarray]]
 
-STEPS: dict[Hashable, Step] = {}  # compiled ops of all proofs
+STEPS = Recent[Step](MOST)  # compiled ops of all proofs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

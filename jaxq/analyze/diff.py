@@ -18,7 +18,7 @@ from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
 from jaxq.frontends.core import CACHED_SHAPES, Bound
 from jaxq.frontends.ranges import check_ranges
-from jaxq.frontends.recent import Recent
+from jaxq.graph.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantize import bind, reference_leaves
 from jaxq.simulate.effort import for_results

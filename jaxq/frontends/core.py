@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jaxq.errors import InputError
 from jaxq.frontends.call import Call, is_key, places, split_call
 from jaxq.frontends.ranges import check_ranges, initial_ranges, range_states
-from jaxq.frontends.recent import Recent
 from jaxq.frontends.signature import argument_names, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batched_inputs
+from jaxq.graph.recent import Recent
 from jaxq.plan.findings import Finding
 from jaxq.plan.make_plan import as_in_file, make_plan
 from jaxq.plan.plan import Plan

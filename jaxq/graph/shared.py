@@ -15,11 +15,12 @@ import numpy as np
 
 from jaxq.graph.capture import trace
 from jaxq.graph.ir import Trace
+from jaxq.graph.recent import Recent
 
 MOST = 1024  # compiled functions that are kept
 Compiled = Callable[[Sequence[Any], Sequence[Any]], list[jax.Array]]  # (constants, arguments) -> results
 
-_compiled: dict[Hashable, Compiled] = {}  # the oldest first
+_compiled = Recent[Compiled](MOST)
 
 
 def prepared(
@@ -48,14 +49,11 @@ def prepared(
 def _shared(key: Hashable, recorded: Trace, options: Mapping[str, Any], axes: tuple[int | None, ...]) -> Compiled:
     replayed = _replayed(recorded)
     many = jax.vmap(replayed, (None, axes)) if axes else replayed
+    compiled = jax.jit(many, compiler_options=dict(options))
     try:
-        found = _compiled.pop(key, None)
+        return _compiled.get(key, lambda: compiled)
     except TypeError:  # a parameter that cannot be hashed
-        return jax.jit(many, compiler_options=dict(options))
-    _compiled[key] = found or jax.jit(many, compiler_options=dict(options))
-    while len(_compiled) > MOST:
-        _compiled.pop(next(iter(_compiled)))
-    return _compiled[key]
+        return compiled
 
 
 def structure(recorded: Trace) -> Hashable:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxq.graph import Equation, Op
+from jaxq.graph.recent import Recent
 from jaxq.graph.shared import prepared
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
@@ -37,9 +38,9 @@ class OpByOp:
     says; their weight arithmetic is computed once. steps: what is compiled, where several evaluators share it.
     """
 
-    def __init__(self, params: Sequence[Any], steps: dict[Hashable, Step] | None = None) -> None:
+    def __init__(self, params: Sequence[Any], steps: Recent[Step] | None = None) -> None:
         self.params = params
-        self._steps: dict[Hashable, Step] = {} if steps is None else steps
+        self._steps = Recent[Step](MOST) if steps is None else steps
         self._weights: dict[Equation, Sequence[Any]] = {}
 
     @property
@@ -113,14 +114,12 @@ class OpByOp:
         return self._weights[eq]
 
     def _step(self, plan: Plan, op: Op, axes: tuple[int | None, ...]) -> Step:
-        key = (step_key(plan, op), axes)
-        if key not in self._steps:
+        def compiled() -> Step:
             step = _step_of(plan, op)
             many = jax.vmap(step, (axes, None, None)) if any(axis == 0 for axis in axes) else step
-            self._steps[key] = jax.jit(many, compiler_options=small())
-            while len(self._steps) > MOST:
-                del self._steps[next(iter(self._steps))]
-        return self._steps[key]
+            return jax.jit(many, compiler_options=small())
+
+        return self._steps.get((step_key(plan, op), axes), compiled)
 
 
 def _array(held: Any) -> Any:

@@ -15,6 +15,9 @@ class Recent(Generic[Value]):
         self.size = size
         self._held: dict[Hashable, Value] = {}  # in the order of use, the last used last
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made where it is not held."""
         held = self._held.get(key)
