@@ -13,7 +13,8 @@ import jaxq
 import jaxq.export
 from jaxq import search
 from jaxq.errors import InputError
-from jaxq.search.distillation import distance
+from jaxq.quantize import bind
+from jaxq.search.distillation import distance, taught
 from tests.ptq_cases import NNX, W4, Linen, function, inputs, params, quantized
 
 GIVEN: Any = {"max_drop": 0.0, "methods": ("minmax",), "choices": (), "rate": 3e-2, "progress": False}
@@ -54,6 +55,20 @@ def test_nnx_and_linen_train_alike_and_the_file_is_exact() -> None:
     also = search.tune(module, x, variables, metric=error, steps=40, **GIVEN)
     assert also.facts["metric"] == found.facts["metric"]
     np.testing.assert_array_equal(module.apply(also.install(module, variables), x), q(x))
+
+
+@pytest.mark.slow
+def test_an_input_without_a_batch_is_whole_in_every_step() -> None:
+    """Forty examples in two batches, beside a row that all of them share."""
+    x, row = (
+        np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32),
+        np.array([0.5, 1.0, 2.0, 1.0], np.float32),
+    )
+    w = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    q = jaxq.quantize(lambda w, x, row: (x * row) @ w, "int8", w, x[:1], row)
+    bound = bind(q, w, jaxq.calibrate(q, [(x, row)], w, q.init(w), progress=False))
+    learned = taught(bound, (x, row), steps=2, rate=1e-3, progress=False)
+    assert np.isfinite(learned.params).all() and not np.array_equal(learned.params, w)
 
 
 def test_a_search_without_parameters_installs_nothing() -> None:

@@ -12,7 +12,7 @@ import optax
 
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
-from jaxq.frontends.batches import chunks
+from jaxq.frontends.batches import joined
 from jaxq.frontends.core import Bound
 from jaxq.losses import distilled
 from jaxq.optim import partition, qat_schedule
@@ -40,9 +40,16 @@ def taught(bound: Bound, batches: Any, steps: int, rate: float, progress: bool, 
 
     Raises: InputError for no example.
     """
-    data = _held(bound, batches)
-    size = min(BATCH, len(data[0]))
-    args, kwargs = bound.core.with_arrays([array[:size] for array in data])
+    data = joined(bound, batches, "train on")
+    if not data:
+        raise InputError("There is no example to train on: the iterable is empty.")
+    count, batched = bound.core.examples(data), bound.core.batched(data)
+    size = min(BATCH, count)
+
+    def of(places: Any) -> list[np.ndarray]:
+        return [array[places] if own else array for array, own in zip(data, batched, strict=True)]
+
+    args, kwargs = bound.core.with_arrays(of(slice(size)))
     plan = bound.captured(*args, **kwargs).plan
     leaves, structure = jax.tree.flatten(bound.params)
     kept = _untrained(bound, plan)
@@ -52,9 +59,9 @@ def taught(bound: Bound, batches: Any, steps: int, rate: float, progress: bool, 
     step, state = _step(plan, leaves, tx), tx.init(trained)
     with bar(progress) as shown:
         for number in shown.track(range(steps), description="training"):
-            chosen = _chosen(number, size, len(data[0]), seed)
+            arrays = of(_chosen(number, size, count, seed))
             with jax.numpy_dtype_promotion("standard"):  # optax's Adam divides by a count in int32
-                trained, state = step(trained, state, [array[chosen] for array in data])
+                trained, state = step(trained, state, arrays)
     moving, ranges = trained
     params = jax.tree.unflatten(structure, [moving.get(i, leaf) for i, leaf in enumerate(leaves)])
     return bound._replace(params=params, ranges=ranges)
@@ -90,13 +97,6 @@ def _untrained(bound: Bound, plan: Plan) -> set[int]:
     """The places of parameters that no gradient trains: those that the interface names, and folded statistics."""
     named = {i for i, name in enumerate(plan.graph.params.values()) if name in bound.statistics}
     return named.union(*({norm.mean, norm.var} for norm in norms_of(plan.graph).values()))
-
-
-def _held(bound: Bound, batches: Any) -> list[np.ndarray]:
-    found = list(chunks(bound, batches, "train on"))
-    if not found:
-        raise InputError("There is no example to train on: the iterable is empty.")
-    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
 
 def _chosen(step: int, size: int, count: int, seed: int) -> np.ndarray:
