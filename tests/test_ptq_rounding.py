@@ -150,6 +150,26 @@ def test_blocks_of_a_residual_network_weighted_by_fisher() -> None:
     assert proof is not None and proof.ok
 
 
+def shared_row(p: Any, x: Any, row: Any) -> Any:
+    """A row that all examples share, and positions of all examples in one axis."""
+    y = (jax.nn.relu(x @ p["a"]) + row).reshape(-1, 4)
+    return (jax.nn.relu(y @ p["b"]) @ p["c"]).reshape(len(x), -1)
+
+
+@pytest.mark.slow
+def test_a_block_with_a_shape_of_its_own_and_an_input_without_a_batch() -> None:
+    """Of 70 examples, two chunks, for whose size the plan has the shape of the positions."""
+    rng = np.random.default_rng(0)
+    x, row = rng.normal(size=(70, 6)).astype(np.float32), rng.normal(size=(8,)).astype(np.float32)
+    p = {k: rng.normal(size=s).astype(np.float32) for k, s in {"a": (6, 8), "b": (4, 5), "c": (5, 2)}.items()}
+    q = jaxq.quantize(shared_row, W4, p, x[:1], row)
+    ranges = jaxq.calibrate(q, [(x, row)], p, q.init(p), progress=False)
+    found, ranges, report = jaxq.ptq.round_weights(q, (x, row), p, ranges, block=True, steps=300)
+    assert all(c.after <= c.before for c in report.changes) and any(c.after < 0.9 * c.before for c in report.changes)
+    proof = jaxq.export.to_tflite(q, found, ranges, verify=(x, row), reference=p, progress=False).certificate
+    assert proof is not None and proof.ok
+
+
 def test_fisher_is_the_squared_slope_of_the_log_likelihood() -> None:
     """At the logits: (1 - p)^2 for the class itself, p^2 for the others."""
     logits = np.array([[2.0, 0.5, -1.0]], np.float32)

@@ -1,4 +1,4 @@
-"""What learned rounding of an op and of a block share: h(V), the term that drives it to 0 or 1, and the examples drawn.
+"""What learned rounding of an op and of a block share: h(V), the term that drives it to 0 or 1, and the random keys.
 
 AdaRound (Nagel et al. 2020): `q = clip(floor(w / s) + h(V), -qmax, qmax)`, `h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)`.
 """
@@ -19,8 +19,15 @@ EDGE = 1e-3
 
 
 class Settings(NamedTuple):
-    """How rounding is learned. steps and rate: of Adam. weight: of the term that drives h to 0 or 1. batch: examples a
-    step. drop: the share of input elements taken from the float reference (QDrop). seed: of the draws.
+    """How rounding is learned.
+
+    Attributes:
+      steps: of Adam.
+      rate: of Adam.
+      weight: of the term that drives h to 0 or 1.
+      batch: examples a step of an op; a step of a block takes a chunk.
+      drop: the share of input elements taken from the float reference (QDrop).
+      seed: of the draws.
     """
 
     steps: int = 2000
@@ -71,8 +78,3 @@ def keys_of(settings: Settings, step: Any) -> tuple[Any, Any]:
     """Of one step the random keys of the examples and of the mixing."""
     index, mixed = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), step))
     return index, mixed
-
-
-def examples_of(settings: Settings, count: int, step: Any) -> Any:
-    """The places of one step's examples, drawn with replacement."""
-    return jax.random.randint(keys_of(settings, step)[0], (min(settings.batch, count),), 0, count)

@@ -22,7 +22,7 @@ import optax
 from jaxq.errors import InputError
 from jaxq.graph import Graph, Op
 from jaxq.plan.plan import Plan
-from jaxq.ptq.adaround import WARM_UP, Settings, annealed, examples_of, integers, keys_of, penalty, started, stretched
+from jaxq.ptq.adaround import WARM_UP, Settings, annealed, integers, keys_of, penalty, started, stretched
 from jaxq.ptq.kernels import Grid, grid_of
 from jaxq.ptq.report import Change, Report
 from jaxq.ptq.setting import Done, Setting
@@ -109,12 +109,14 @@ class _Block:
     def learned(self, grids: Mapping[int, Grid], settings: Settings, fisher: bool) -> dict[int, np.ndarray]:
         """The integers of each kernel, by its value."""
         plan, inputs = self.plan, self.plan.graph.inputs
-        ours, theirs = ([np.concatenate([np.asarray(h[i][v]) for h in self.walk.held]) for v in inputs] for i in (0, 1))
         weights, reference = (self.constants(w) for w in (self.walk.weights, self.walk.reference))
-        wanted = jax.jit(lambda w, x: _outputs(plan, w, x))(reference, theirs)
-        share = [jnp.ones_like(z) for z in wanted] if not fisher else [self.fisher(wanted)]
+        wanted_of = jax.jit(lambda x: _outputs(plan, reference, x))
+        chunks = [[[held[i][v] for v in inputs] for i in (0, 1)] for held in self.walk.held]
+        wanted = [wanted_of(theirs) for _, theirs in chunks]
+        share = [[self.fisher(z)] if fisher else [jnp.ones_like(a) for a in z] for z in wanted]
+        given = [(*chunk, z, f) for chunk, z, f in zip(chunks, wanted, share, strict=True)]
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam divides by a count in int32
-            found = _learn(plan, settings)((ours, theirs), wanted, share, weights, grids)
+            found = _learn(plan, settings)(jax.tree.map(lambda *a: jnp.stack(a), *given), weights, grids)
         return jax.tree.map(np.asarray, found)
 
     def fisher(self, outputs: Sequence[Any]) -> Any:
@@ -141,7 +143,11 @@ def _outputs(plan: Plan, weights: Held, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _learn(plan: Plan, settings: Settings) -> Callable[..., dict[int, Any]]:
-    """The compiled function `(inputs, wanted, share, weights, grids) -> integers by value` of a block."""
+    """The compiled function `(chunks, weights, grids) -> integers by value` of a block.
+
+    chunks: the block's inputs on integers and in floats, the outputs wanted and the share of each number in the error,
+    each with an axis of chunks before it. A step takes one chunk, whose size the shapes in the plan are for.
+    """
 
     def error(x: Any, z: Any, f: Any, weights: Held, q: Mapping[int, Any], grids: Mapping[int, Grid]) -> Any:
         found = _outputs(plan, weights | {v: q[v] * grids[v].scale for v in q}, x)
@@ -157,21 +163,18 @@ def _learn(plan: Plan, settings: Settings) -> Callable[..., dict[int, Any]]:
     tx = optax.adam(settings.rate)
 
     @jax.jit
-    def learned(inputs: Any, wanted: Any, share: Any, weights: Held, grids: Mapping[int, Grid]) -> dict[int, Any]:
+    def learned(chunks: Any, weights: Held, grids: Mapping[int, Grid]) -> dict[int, Any]:
         def step(carry: Any, t: Any) -> Any:
             v, state = carry
-            i = examples_of(settings, len(wanted[0]), t)
-            x, real, z, f = ([a[i] for a in arrays] for arrays in (*inputs, wanted, share))
+            place = jax.random.randint(keys_of(settings, t)[0], (), 0, len(jax.tree.leaves(chunks)[0]))
+            x, real, z, f = jax.tree.map(lambda a: a[place], chunks)
             if settings.drop:
                 key = keys_of(settings, t)[1]
                 x = [
                     jnp.where(jax.random.bernoulli(key, settings.drop, a.shape), b, a)
                     for a, b in zip(x, real, strict=True)
                 ]
-            beta, on = (
-                annealed(t, settings.steps),
-                t >= WARM_UP * settings.steps,
-            )
+            beta, on = annealed(t, settings.steps), t >= WARM_UP * settings.steps
             update, state = tx.update(jax.grad(loss)(v, x, z, f, weights, grids, beta, on), state)
             return (optax.apply_updates(v, update), state), None
 

@@ -25,7 +25,6 @@ from jaxq.ptq.adaround import (
     WARM_UP,
     Settings,
     annealed,
-    examples_of,
     integers,
     keys_of,
     penalty,
@@ -150,8 +149,9 @@ def _learned(op: Op, settings: Settings) -> Callable[..., Any]:
 
 def _drawn(settings: Settings, inputs: Pair, y: Any, step: Any) -> tuple[Any, Any]:
     """The inputs and outputs of one step: examples drawn with replacement."""
-    i = examples_of(settings, len(y), step)
+    index, mixed = keys_of(settings, step)
+    i = jax.random.randint(index, (min(settings.batch, len(y)),), 0, len(y))
     x = inputs.quantized[i]
     if settings.drop:
-        x = jnp.where(jax.random.bernoulli(keys_of(settings, step)[1], settings.drop, x.shape), inputs.real[i], x)
+        x = jnp.where(jax.random.bernoulli(mixed, settings.drop, x.shape), inputs.real[i], x)
     return x, y[i]
