@@ -25,6 +25,7 @@ from jaxq.export.proof.certificate import (
     loose_sites,
     new_tallies,
 )
+from jaxq.export.proof.examples import apart
 from jaxq.export.proof.families import Reader, compare_families, one_by_one, readers, tolerance_of
 from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
@@ -153,25 +154,20 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     params, ranges = jax.tree.leaves(bound.params), {n: dict(r) for n, r in bound.ranges.items()}
     carriers = _op_by_op(plan, params, ranges) if len(plan.graph.ops) >= LONG else _whole(plan, params, ranges)
     graph, names = plan.graph, plan.graph.site_names
-    shapes = [graph.avals[v].shape for v in graph.inputs]
     groups = [plan.group(v) for v in graph.inputs]
     types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
-    batched = frozenset(v for v, shape in zip(graph.inputs, shapes, strict=True) if shape[:1] == (1,))
     sites = {name: value for value, name in names.items() if value not in graph.inputs}
 
     def forward(
         arrays: Sequence[Any], others: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         given = {sites[name]: a for name, a in (others or {}).items() if name in sites}
-        one = [a.shape for a in arrays] == shapes
-        examples = [
-            a if one or v not in batched else np.asarray(a)[:, None] for v, a in zip(graph.inputs, arrays, strict=True)
-        ]
-        if not one:
+        examples, batched = apart(graph, arrays)
+        if batched:
             given = {v: a.reshape(-1, *graph.avals[v].shape) for v, a in given.items()}
-        stored = carriers(examples, given, frozenset() if one else batched)
-        found = {names[v]: a if one else joined(a) for v, a in stored.items()}
-        shared = [names[v] for v in graph.inputs if not one and v not in batched]  # inputs without a batch
+        stored = carriers(examples, given, batched)
+        found = {names[v]: joined(a) if batched else a for v, a in stored.items()}
+        shared = [names[v] for v in graph.inputs if batched and v not in batched]  # inputs without a batch
         whole = {**found, **{name: found[name][0] for name in shared if name in found}}
         ends = zip((names[v] for v in graph.inputs), arrays, types, strict=True)
         return found, [_file_input(frozen, whole.get(n), a, own) for n, a, own in ends]

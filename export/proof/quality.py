@@ -25,6 +25,7 @@ import numpy as np
 from jaxq.analyze.diff import decibels
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.proof.examples import apart
 from jaxq.plan.plan import Plan
 from jaxq.simulate.effort import LONG, quickly
 from jaxq.simulate.forward import reals
@@ -153,17 +154,14 @@ def _float_outputs(plan: Plan, params: Sequence[Any]) -> Callable[[Sequence[Any]
     """The float reading's outputs by site, for arrays of the graph's shapes or with a batch for their leading 1."""
     graph = plan.graph
     wanted = {graph.site_names[v]: v for v in graph.outputs if v in graph.activations}
-    shapes = [graph.avals[v].shape for v in graph.inputs]
-    batched = frozenset(v for v, shape in zip(graph.inputs, shapes, strict=True) if shape[:1] == (1,))
     reading = RealsOpByOp(plan, params) if len(graph.ops) >= LONG else _whole(plan, params)
 
     def run(arrays: Sequence[Any]) -> dict[str, np.ndarray]:
-        one = [a.shape for a in arrays] == shapes
-        many = frozenset() if one else batched
-        found = reading([a[:, None] if v in many else a for v, a in zip(graph.inputs, arrays, strict=True)], many)
+        examples, batched = apart(graph, arrays)
+        found = reading(examples, batched)
         real = {name: np.asarray(found[v]) for name, v in wanted.items()}
         floats = {name: a for name, a in real.items() if jnp.issubdtype(a.dtype, jnp.floating)}
-        return {name: a if one else joined(a) for name, a in floats.items()}
+        return {name: joined(a) if batched else a for name, a in floats.items()}
 
     return run
 

@@ -119,8 +119,9 @@ def _refuse(found: dict[str, Any], title: str, refuses: str) -> list[np.ndarray]
         raise InputError(f"{title} refuses the input {found['name']!r}: {text}")
     if found["error"] == "refused":
         raise ExportError(f"{refuses} refuses the file: {text}")
-    did = "stopped while it ran the file" if found["error"] == "stopped" else "reports no arena"
-    raise ExportError(f"{title} {did}: {text}")
+    if found["error"] == "no arena":
+        raise ExportError(f"{title} reports no arena: {text!r}. Use another version of its package.")
+    raise ExportError(f"{title} stopped while it ran the file: {text}")
 
 
 def _process(runtime: str) -> subprocess.Popen[bytes]:

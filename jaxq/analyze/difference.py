@@ -144,9 +144,9 @@ class Differences:
 def _row(d: Difference) -> list[str]:
     parts = (d.rounding, d.clipping, d.weights, d.inherited)
     numbers = [f"{d.total.mean_abs:.3f}", f"{d.total.max_abs:.2f}", *(f"{p.mean_abs:.3f}" for p in parts)]
-    return [d.site, d.kind, decibels(d.total.sqnr), decibels(d.own.sqnr), *numbers, f"{100 * d.clipped:.2f} %"]
+    return [d.site, d.kind, sqnr_text(d.total.sqnr), sqnr_text(d.own.sqnr), *numbers, f"{100 * d.clipped:.2f} %"]
 
 
-def decibels(sqnr: float) -> str:
+def sqnr_text(sqnr: float) -> str:
     """`41.3`; `exact` where there is no error."""
     return "exact" if sqnr == math.inf else f"{sqnr:.1f}"

@@ -58,7 +58,7 @@ def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) ->
             "The ranges are of another plan (another model or recipe, or a model whose graph depends on the batch "
             f"size): {_listed(missing)} have no range here, {_listed(extra)} are no sites of this plan, and "
             f"{_listed(other)} have a range of another kind or shape. Take the ranges from this quantized model "
-            f"({len(wanted)} of them), or calibrate again."
+            f"({len(names)} of them), or calibrate again."
         )
 
 

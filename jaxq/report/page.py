@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from jaxq import __version__
-from jaxq.analyze.difference import decibels
+from jaxq.analyze.difference import sqnr_text
 from jaxq.report import charts
 from jaxq.report.document import Content, Node
 from jaxq.report.layout import Layout, layout
@@ -31,7 +31,7 @@ def page(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"commas": "{:,}".format, "decibels": decibels, "percent": _percent}
+    environment.filters |= {"commas": "{:,}".format, "decibels": sqnr_text, "percent": _percent}
     environment.filters |= {"cut": _cut, "tail": _tail}
     tables = charts.page_tables(content)
     return environment.get_template("report.html.j2").render(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxq.analyze.difference import Difference, decibels
+from jaxq.analyze.difference import Difference, sqnr_text
 from jaxq.export.lint import ERROR
 from jaxq.plan.findings import Finding
 from jaxq.plan.target import TARGETS
@@ -130,7 +130,7 @@ def _errors(content: Content) -> Iterator[Remark]:
     """The operators that add most error of their own."""
     found = [n.difference for n in content.nodes if n.difference is not None and n.difference.own.sqnr < LOW_SQNR]
     for d in sorted(found, key=lambda d: d.own.sqnr)[:SHOWN]:
-        yield Remark(UNKNOWN, f"{d.site} ({d.kind}) adds much error: own SQNR {decibels(d.own.sqnr)} dB.", _cure(d))
+        yield Remark(UNKNOWN, f"{d.site} ({d.kind}) adds much error: own SQNR {sqnr_text(d.own.sqnr)} dB.", _cure(d))
 
 
 def _cure(d: Difference) -> str:
@@ -165,7 +165,7 @@ def three_lines(content: Content) -> list[str]:
     lines = [f"{found.headline}: {found.details[0]}" if found.details else found.headline]
     lines.append(f"{steps}; {content.size:,} bytes" if steps else f"{content.size:,} bytes")
     if worst is not None:
-        lines.append(f"most error of its own: {worst.site}, SQNR {decibels(worst.own.sqnr)} dB")
+        lines.append(f"most error of its own: {worst.site}, SQNR {sqnr_text(worst.own.sqnr)} dB")
     elif sqnr:
         lines.append("; ".join(f"SQNR of {name} {value:.1f} dB" for name, value in sqnr.items()))
     else:

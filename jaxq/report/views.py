@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from jaxq.analyze.difference import decibels
+from jaxq.analyze.difference import sqnr_text
 from jaxq.export.targets import TARGETS
 from jaxq.report.document import Content, Node
 
@@ -76,7 +76,7 @@ def _text_of_sqnr(own: bool) -> Callable[[Node], str]:
     def text(node: Node) -> str:
         if node.difference is None:
             return ""
-        number = decibels((node.difference.own if own else node.difference.total).sqnr)
+        number = sqnr_text((node.difference.own if own else node.difference.total).sqnr)
         return number if number == "exact" else f"{number} dB"
 
     return text

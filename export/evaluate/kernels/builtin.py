@@ -64,7 +64,7 @@ def prelu(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = ratio32
     """PRELU: `MBQM(d, s_x / s_y)` where d >= 0, else `MBQM(d * (alpha - z_a), s_x s_a / s_y)`."""
     x, alpha, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     if x.dtype == "int16":
-        raise ExportError("PRELU of int16: the operator's kernel is modelled for 8 bits.")
+        raise ExportError("PRELU of int16: its kernel is modelled for 8 bits. Convert the model with 8 bits there.")
     positive = quantize_multiplier(ratio(scale(y), scale(x)))
     negative = quantize_multiplier(ratio(scale(y), scale(x), scale(alpha)))
     d, slope = centred(present(op, values), x), centred(present(op, values, 1), alpha)

@@ -55,6 +55,7 @@ from jaxq.numerics.fixed_point import rescale_by_15_bits
 
 Tensors = tuple[Tensor, ...]
 Values = list[jax.Array | None]
+INT32 = 2  # TensorType, as the option quantized_bias_type holds it
 Align = Callable[[jax.Array, tuple[np.ndarray, np.ndarray], int], jax.Array]
 ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB by the inputs' type
 
@@ -309,9 +310,6 @@ def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -
     return saturate(steps + zero_point(y), y, *builtin_bounds(y, activation(op)))
 
 
-INT32 = 2  # TensorType, as the option quantized_bias_type holds it
-
-
 def long_bias(op: Operator, tensors: Tensors, position: int = 2) -> bool:
     """Whether an op has int64 sums and a multiplier of 15 bits: with an int64 bias, and a TRANSPOSE_CONV of int16
     without a bias.
@@ -334,7 +332,10 @@ def check_bias(op: Operator, tensors: Tensors, position: int = 2) -> None:
         )
     largest = 0 if bias.data is None else int(np.max(np.abs(bias.data.astype(np.float64)), initial=0))
     if largest >= 2**31:
-        raise ExportError(f"{op.kind} has a bias of {largest:.4g}: sums beyond int32 are not modelled.")
+        raise ExportError(
+            f"{op.kind} has a bias of {largest:.4g}: sums beyond int32 are not modelled. Lower the bias, or "
+            "raise the scales of input and weights."
+        )
 
 
 def _table(real: lut.Real, op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
