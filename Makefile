@@ -41,7 +41,7 @@ arm64-short: .venv/stamp ## the same of one processor and a part of the zoo, in 
 	.venv/bin/python tests/arm64/compare.py --short
 
 browser: .venv/stamp node-packages ## the proof page in headless Chromium; needs chromium, node and npm
-	.venv/bin/python -m pytest -q tests/test_device_proof.py
+	.venv/bin/python -m pytest -q tests/test_device_proof_browser.py
 
 # What the browser's tests need from npm, in build/node; where something is missing, one sentence.
 node-packages:

@@ -21,7 +21,7 @@ from tests import test_kernels  # noqa: E402
 from tests.arm64.compare import type_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "kernels.md"
-WEB = {"CONV_2D int8 by int4", "MUL int8", "SOFTMAX int8"}  # tests/test_device_proof.py, in Chromium
+WEB = {"CONV_2D int8 by int4", "MUL int8", "SOFTMAX int8"}  # tests/test_device_proof_browser.py
 TEXT = """# Which kernels are proven where
 
 *Written by docs/make_kernels.py.* Every row is an operator that `tests/test_kernels.py` has a case of, with the type of

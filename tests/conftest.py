@@ -16,20 +16,20 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 
 import jax
 import pytest
 
 from tests.effort import little_effort
+from tests.web import CHROMIUM, MODULES, WEB_RUNTIME
 
 # tflite-micro has wheels for Linux on x86-64 alone.
 MICRO = importlib.util.find_spec("tflite_micro") is not None
 TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
-CHROMIUM = shutil.which("chromium") is not None
 collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
+collect_ignore += [] if WEB_RUNTIME else ["test_device_proof_browser.py"]
 collect_ignore += [] if TENSORFLOW else ["test_tensorflow.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -70,7 +70,9 @@ SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_t
 def pytest_report_header() -> list[str]:
     missing = [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
     missing += [] if TENSORFLOW else ["tensorflow is not installed: test_tensorflow.py is not run"]
-    return [*missing, *([] if CHROMIUM else ["chromium is not installed: test_report_browser.py is not run"])]
+    missing += [] if CHROMIUM else ["chromium is not installed: test_report_browser.py is not run"]
+    lacks = f"chromium or npm's packages in {MODULES} (make browser): test_device_proof_browser.py is not run"
+    return [*missing, *([] if WEB_RUNTIME else [f"missing {lacks}"])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxq import report
+from tests.web import CHROMIUM
 
 FILE = pathlib.Path(__file__).parent / "golden" / "mobilenet_v2.tflite"
 OFFLINE = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
@@ -29,7 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def drawn(page: pathlib.Path, width: int, profile: pathlib.Path, *options: str) -> str:
     """The page as it stands after its scripts ran."""
     window = [f"--window-size={width},2000", "--virtual-time-budget=8000", f"--user-data-dir={profile}"]
-    command = ["chromium", *OFFLINE, *window, *options, "--dump-dom", page.as_uri()]
+    command = [str(CHROMIUM), *OFFLINE, *window, *options, "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
