@@ -29,8 +29,8 @@ from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import Scheme
 from jaxq.quantize import bind, given_back
 from jaxq.range_methods import METHODS as RANGE_METHODS
-from jaxq.simulate.forward import reals
 from jaxq.simulate.norm_statistics import states_of
+from jaxq.simulate.reals import reals
 from jaxq.simulate.weights import bound_scale, floored, weight_values
 
 Ranges = dict[str, dict[str, jax.Array]]

@@ -20,7 +20,7 @@ import jaxq.export
 from jaxq.errors import BatchStatisticsError, CaptureError, ControlFlowError
 from jaxq.graph import Graph
 from jaxq.recipes import mnist
-from jaxq.simulate.forward import reals
+from jaxq.simulate.reals import reals
 
 Shape = tuple[int, ...]
 

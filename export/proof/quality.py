@@ -28,8 +28,8 @@ from jaxq.export.lowering.freeze import Frozen
 from jaxq.export.proof.examples import apart
 from jaxq.plan.plan import Plan
 from jaxq.simulate.effort import LONG, quickly
-from jaxq.simulate.forward import reals
 from jaxq.simulate.op_by_op import RealsOpByOp
+from jaxq.simulate.reals import reals
 
 LEAST_SQNR = 15.0  # decibels
 LEVELS = 64

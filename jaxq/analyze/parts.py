@@ -30,8 +30,9 @@ from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
 from jaxq.range_methods.affine import standing
-from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges, qparams
+from jaxq.simulate.reals import reals
 from jaxq.simulate.weights import integer_bias, quantized_operand, quantized_weight, weight_values
 
 # By the width of a tensor, in steps: an own part below this is what float32 leaves of nothing.

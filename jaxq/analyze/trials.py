@@ -18,9 +18,9 @@ from jaxq.frontends.core import Bound, Captured
 from jaxq.frontends.ranges import check_ranges
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
-from jaxq.simulate.forward import reals
 from jaxq.simulate.op_by_op import OpByOp
 from jaxq.simulate.qparams import Ranges
+from jaxq.simulate.reals import reals
 
 # (result of the model, labels or the float model's result) -> one number for each example, or their mean
 Measure = Callable[[Any, Any], Any]

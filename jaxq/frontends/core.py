@@ -26,8 +26,9 @@ from jaxq.plan.findings import Finding
 from jaxq.plan.make_plan import as_in_file, make_plan
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
-from jaxq.simulate.forward import Record, reals, simulate
+from jaxq.simulate.forward import Record, simulate
 from jaxq.simulate.qparams import Ranges
+from jaxq.simulate.reals import reals
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

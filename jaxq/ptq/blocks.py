@@ -27,7 +27,8 @@ from jaxq.ptq.kernels import Grid, grid_of
 from jaxq.ptq.report import Change, Report
 from jaxq.ptq.setting import Done, Setting
 from jaxq.ptq.walk import Held, Walk, with_weights
-from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.forward import simulate
+from jaxq.simulate.reals import reals
 
 OBJECTIVE = "squared error of the block's output, relative to its power"
 LONGEST = 4  # kernels of a block where no sum ends it

@@ -26,7 +26,7 @@ from jaxq.plan.plan import Plan
 from jaxq.ptq.outputs import noise, recalibrated
 from jaxq.ptq.report import Change, Report
 from jaxq.ptq.setting import EXAMPLES, Done, Setting, run
-from jaxq.simulate.forward import reals
+from jaxq.simulate.reals import reals
 
 OBJECTIVE = "greatest over least range of a channel"
 SWEEPS = 40  # over all pairs; factors of a chain settle in about as many as it has links

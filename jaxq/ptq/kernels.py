@@ -12,7 +12,7 @@ import numpy as np
 from jaxq.graph import Op
 from jaxq.ptq.report import Change
 from jaxq.ptq.walk import Pair, Walk, preactivation
-from jaxq.simulate.forward import activated
+from jaxq.simulate.reals import activated
 
 OBJECTIVE = "squared error of the op's output, relative to its power"
 BELOW = np.float32(1 - 2.0**-20)  # keeps a weight below the largest, which sets the scale, in spite of rounding

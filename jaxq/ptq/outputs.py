@@ -15,8 +15,9 @@ from jaxq.analyze.diff import decibels
 from jaxq.calibrate import calibrated
 from jaxq.plan.plan import Plan
 from jaxq.ptq.setting import Setting
-from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges
+from jaxq.simulate.reals import reals
 
 
 def noise(settings: Sequence[Setting], reference: Sequence[Any]) -> list[dict[str, float]]:

@@ -36,7 +36,7 @@ from jaxq.ptq.kernels import OBJECTIVE, Grid, improve_kernel
 from jaxq.ptq.report import Report
 from jaxq.ptq.setting import EXAMPLES, Done, Setting, run
 from jaxq.ptq.walk import Pair, Walk, preactivation
-from jaxq.simulate.forward import activated
+from jaxq.simulate.reals import activated
 
 
 def round_weights(

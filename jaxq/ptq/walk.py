@@ -23,8 +23,9 @@ from jaxq.plan.groups import Group
 from jaxq.plan.plan import Plan
 from jaxq.ptq.setting import Setting
 from jaxq.range_methods.affine import standing
-from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges, qparams
+from jaxq.simulate.reals import reals
 from jaxq.simulate.weights import float_kernel, quantized_weight, weight_values
 
 Held = dict[int, Any]  # activations by value, as real numbers

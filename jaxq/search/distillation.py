@@ -18,7 +18,8 @@ from jaxq.losses import distilled
 from jaxq.optim import partition, qat_schedule
 from jaxq.plan.norms import norms_of
 from jaxq.plan.plan import Plan
-from jaxq.simulate.forward import reals, simulate
+from jaxq.simulate.forward import simulate
+from jaxq.simulate.reals import reals
 
 BATCH = 32
 FROZEN = 0.8  # the part of the steps after which ranges stand still

@@ -22,8 +22,8 @@ from jax import lax
 from jaxq.gradients.carriers import with_integer_gradients
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
-from jaxq.ops import OPS, builtin_ops, compute, dynamic_range, step_of
-from jaxq.ops.contract import Product, Products
+from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
+from jaxq.ops.contract import Products
 from jaxq.ops.integer_ops import Carrier, fused_bounds, requantized
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
@@ -31,6 +31,7 @@ from jaxq.range_methods import METHODS
 from jaxq.simulate.norm_statistics import Statistics, statistics, with_statistics
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.range_statistics import observe
+from jaxq.simulate.reals import activated, as_tuple, by_taps, wide
 from jaxq.simulate.weights import (
     dequantized_weight,
     float_kernel,
@@ -41,7 +42,6 @@ from jaxq.simulate.weights import (
 )
 
 Record = Callable[[int, Carrier], None]
-MOST_TAPS = 64
 
 
 def simulate(
@@ -105,7 +105,7 @@ class Run:
     def enter(self, value: int, array: jax.Array) -> None:
         """Take an input: as integers, or as floats where nothing reads it as integers."""
         if self.plan.group(value) is None:
-            self.env[value] = _wide(jnp.asarray(array))
+            self.env[value] = wide(jnp.asarray(array))
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 
@@ -141,7 +141,7 @@ class Run:
         held = "uint16" if arithmetic.is_int16 else "uint8"
         gradient = None if backward is None else functools.partial(with_integer_gradients, backward, held)
         if not self.differentiable and op.kind == "DEPTHWISE_CONV_2D":
-            gradient = functools.partial(_by_taps, op)
+            gradient = functools.partial(by_taps, op)
         return Products(arithmetic, self.plan.recipe.carrier, gradient)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
@@ -303,53 +303,7 @@ class Run:
         return outputs
 
 
-def _by_taps(op: Op, product: Product, x: jax.Array, w: jax.Array) -> jax.Array:
-    """A depthwise product of carriers, tap by tap where the window is small (each tap is code to compile)."""
-    return compute.depthwise_by_taps(op, x, w) if math.prod(w.shape[:2]) <= MOST_TAPS else product.of(x, w)
-
-
 def _by_method(group: Group, q: jax.Array, steps: jax.Array, scale: jax.Array) -> jax.Array:
     """`q`, with the gradient by the scale that the group's range method gives it."""
     gradient = METHODS[group.scheme.ranges].gradient if group.has_range else None
     return q if gradient is None else gradient(q, steps, scale)
-
-
-# --- the float reading ----------------------------------------------------------------------------------------------
-
-
-def reals(
-    plan: Plan, params: Sequence[Any], inputs: Sequence[Any], differentiable: bool = True
-) -> dict[int, jax.Array]:
-    """Every activation of the folded graph in real numbers, unquantized; `differentiable` as in `simulate`."""
-    env = weight_values(plan.graph, params)
-    for value, array in zip(plan.graph.inputs, inputs, strict=True):
-        env[value] = array if plan.group(value) is None else jnp.asarray(array, jnp.float32)
-    for op in plan.graph.ops:
-        env.update(zip(op.outputs, real_results(plan, op, [env[v] for v in op.inputs], differentiable), strict=True))
-    return {v: env[v] for v in plan.graph.activations}
-
-
-def real_results(plan: Plan, op: Op, arguments: Sequence[Any], differentiable: bool) -> Sequence[jax.Array]:
-    """One op of the float reading."""
-    arrays = [jnp.asarray(a) for a in arguments]
-    if op.call is not None:
-        return op.call(*(a.astype(plan.graph.avals[v].dtype) for a, v in zip(arrays, op.inputs, strict=True)))
-    if not differentiable and op.kind == "DEPTHWISE_CONV_2D":
-        x, w, bias = (_wide(a) for a in arrays)
-        return (activated(op, _by_taps(op, Product(functools.partial(compute.conv_2d, op), 0), x, w) + bias),)
-    return as_tuple(activated(op, OPS[op.kind].compute(op, *(_wide(a) for a in arrays))))
-
-
-def _wide(array: jax.Array) -> jax.Array:
-    return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
-
-def activated(op: Op, y: Any) -> Any:
-    """`y` after the op's fused activation."""
-    bounds = op.attrs.get("activation")
-    return y if bounds is None else clip_ste(y, jnp.float32(bounds[0]), jnp.float32(bounds[1]))
-
-
-def as_tuple(y: Any) -> tuple[jax.Array, ...]:
-    """A tuple of outputs, from a rule of one or of several."""
-    return y if isinstance(y, tuple) else (y,)

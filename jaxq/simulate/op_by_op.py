@@ -23,8 +23,9 @@ from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import QParams
 from jaxq.simulate.effort import for_results, small
-from jaxq.simulate.forward import Record, Run, real_results
+from jaxq.simulate.forward import Record, Run
 from jaxq.simulate.qparams import Ranges, qparams
+from jaxq.simulate.reals import real_results
 from jaxq.simulate.weights import traced, weight_values
 
 Step = Callable[..., tuple[Any, ...]]
@@ -176,7 +177,7 @@ def _width(group: Group | None) -> int | None:
 
 
 class RealsOpByOp:
-    """The float reading of the folded graph (`jaxq.simulate.forward.reals`), one op at a time."""
+    """The float reading of the folded graph (`jaxq.simulate.reals.reals`), one op at a time."""
 
     def __init__(self, plan: Plan, params: Sequence[Any]) -> None:
         self.plan, self.weights = plan, functools.cache(lambda: weight_values(plan.graph, params))
