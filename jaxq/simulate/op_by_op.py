@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxq.graph import Equation, Op
+from jaxq.graph import Equation, Graph, Op
 from jaxq.graph.recent import Recent
 from jaxq.graph.shared import prepared
 from jaxq.ops import OPS
@@ -79,7 +79,7 @@ class OpByOp:
         given: Mapping[int, Any],
         batched: frozenset[int],
     ) -> Run:
-        env = weight_values(plan.graph, self.params, self._weight)
+        env = self._weight_values(plan.graph)
         parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
         run, many = Run(plan, env, parameters, ranges, record, given, observing=False), set(batched)
         for value, array in zip(plan.graph.inputs, inputs, strict=True):
@@ -109,6 +109,13 @@ class OpByOp:
         if many.intersection(op.inputs):
             many.update(op.outputs)
 
+    def _weight_values(self, graph: Graph) -> dict[int, Any]:
+        """The weight values. Those of the first plan are compiled as one function; another plan adds few."""
+        if not self._weights:
+            made = compiled_weight_values(graph, self.params)
+            self._weights.update((eq, [made[v] for v in eq.outputs]) for eq in graph.weights)
+        return weight_values(graph, self.params, self._weight)
+
     def _weight(self, eq: Equation, arguments: Sequence[Any]) -> Sequence[Any]:
         if eq not in self._weights:
             self._weights[eq] = traced(eq, arguments)
@@ -121,6 +128,18 @@ class OpByOp:
             return jax.jit(many, compiler_options=small())
 
         return self._steps.get((step_key(plan, op), axes), compiled)
+
+
+def compiled_weight_values(graph: Graph, params: Sequence[Any]) -> dict[int, Any]:
+    """What `weight_values` gives, from one compiled function. A call for each equation would compile each."""
+    made = [v for eq in graph.weights for v in eq.outputs]
+
+    def compute(params: Sequence[Any]) -> list[Any]:
+        env = weight_values(graph, params)
+        return [env[v] for v in made]
+
+    computed = jax.jit(compute, compiler_options=small())(list(params)) if made else []
+    return {**graph.constants, **dict(zip((*graph.params, *made), (*params, *computed), strict=True))}
 
 
 def _array(held: Any) -> Any:
@@ -180,7 +199,8 @@ class RealsOpByOp:
     """The float reading of the folded graph (`jaxq.simulate.reals.reals`), one op at a time."""
 
     def __init__(self, plan: Plan, params: Sequence[Any]) -> None:
-        self.plan, self.weights = plan, functools.cache(lambda: weight_values(plan.graph, params))
+        self.plan, self.params = plan, params
+        self.weights = functools.cache(lambda: compiled_weight_values(plan.graph, params))
         self._steps: dict[Hashable, Step] = {}
 
     def __call__(self, inputs: Sequence[Any], batched: frozenset[int]) -> dict[int, jax.Array]:
