@@ -105,7 +105,8 @@ class Artifact:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
 
         Args:
-          inputs: the arrays of the model's arguments, in the order of the manifest; of any number of examples.
+          inputs: the model's arguments, or their arrays in the order of the manifest; of any number of examples.
+            Keyword arguments come last, in the order of their names.
 
         Returns:
           The model's result in the model's structure (a dict, a tuple), float32 arrays; None in the place of what is no
@@ -120,16 +121,17 @@ class Artifact:
           (8, 3)
         """
         formulas = self.manifest["inputs"]
-        if len(inputs) != len(formulas):
-            raise InputError(f"The file has {len(formulas)} inputs; {len(inputs)} were given.")
-        for entry, array in zip(formulas, inputs, strict=True):
+        arrays = jax.tree.leaves(inputs, is_leaf=lambda given: isinstance(given, list))
+        if len(arrays) != len(formulas):
+            raise InputError(f"The file has {len(formulas)} inputs; {len(arrays)} were given.")
+        for entry, array in zip(formulas, arrays, strict=True):
             refuse_non_finite(entry["name"], np.asarray(array))
-        integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, inputs, strict=True)]
+        integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, arrays, strict=True)]
         outputs = litert.run(self.data, integers, "xnnpack")
         assert isinstance(outputs, tuple)
         found = [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
         result = self.result_of(found)
-        return [result] if isinstance(result, np.ndarray) else result
+        return [result] if isinstance(result, np.ndarray | np.generic) else result
 
     def save_proof(
         self,

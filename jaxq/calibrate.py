@@ -86,7 +86,7 @@ def calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
     seen = _Observed(bound)
     with bar(progress) as shown:
         for index, batch in enumerate(shown.track(batches, description="calibrating")):
-            seen.add(index, *batch_arguments(batch))
+            seen.add(index, *batch_arguments(bound, batch))
     if seen.captured is None:
         raise CalibrationError(
             "The calibration data is empty: the iterable gave no batch. (A generator can be read only once.)"

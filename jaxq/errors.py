@@ -3,7 +3,7 @@
     JaxqError
     ├── CaptureError          a model that cannot become a graph
     │   ├── ControlFlowError      scan, while, cond
-    │   └── BatchStatisticsError  a normalization that reads its own batch
+    │   └── BatchStatisticsError  a result that depends on other examples of the batch
     ├── GraphError            a rewrite of jaxq that broke a graph: a fault of jaxq
     ├── RecipeError           a recipe that cannot be read, or that says something impossible
     │   └── UnmatchedRuleError    a rule whose pattern matches no site
@@ -39,7 +39,7 @@ class ControlFlowError(CaptureError):
 
 
 class BatchStatisticsError(CaptureError):
-    """A normalization reads statistics of its own batch, so its output depends on the other examples."""
+    """An op reads across the examples of a batch, such as a normalization on the statistics of its own batch."""
 
 
 class GraphError(JaxqError):

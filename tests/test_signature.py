@@ -45,6 +45,24 @@ def test_names_and_structure_of_a_function() -> None:
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+class Batched(nnx.Module):
+    """Takes one dict, as data loaders give it."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.image, self.word = nnx.Linear(4, 3, rngs=rngs), nnx.Embed(9, 3, rngs=rngs)
+
+    def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"sum": self.image(batch["x"]) + self.word(batch["ids"]), "best": jnp.argmax(self.image(batch["x"]), -1)}
+
+
+def test_a_dict_that_the_model_takes_is_a_batch_as_it_is() -> None:
+    model, batch = Batched(nnx.Rngs(0)), {"x": X, "ids": np.arange(8, dtype=np.int32)}
+    q = jaxq.quantize(model, "int8", {name: array[:1] for name, array in batch.items()})
+    jaxq.calibrate(q, [batch], progress=False)
+    artifact = jaxq.export.to_tflite(q, verify=batch, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, artifact.run(batch), q(batch))
+
+
 class Detector(nnx.Module):
     """Two inputs, two results."""
 

@@ -156,6 +156,19 @@ class Grouped(nnx.Module):
         return self.doubled(jax.nn.relu(self.norm(self.grouped(jax.nn.relu(self.first(x))))))
 
 
+class Stacked(nnx.Module):
+    """Layers in stacks: each position has matrices of its own, and three members vote."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.groups = nnx.Einsum("ntgi,gio->ntgo", (2, 3, 5), rngs=rngs)
+        self.mix = nnx.Einsum("ntgo,goc->ntc", (2, 5, 8), rngs=rngs)
+        self.members = nnx.Param(jax.random.normal(rngs.params(), (3, 8, 4)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.nn.relu(self.mix(jax.nn.gelu(self.groups(x.reshape(*x.shape[:2], 2, 3)))))
+        return jax.vmap(lambda w: jnp.tanh(y @ w))(self.members[...]).mean(0)
+
+
 class Series(nnx.Module):
     """A causal-looking 1-D network: strided, dilated, depthwise, and an average over time."""
 
@@ -522,6 +535,7 @@ ZOO: dict[str, Callable[[], Case]] = dict(
         _entry("series", Series, SERIES),
         _entry("shuffles", Shuffles, IMAGE),
         _entry("squeeze_excite", SqueezeExcite, IMAGE),
+        _entry("stacked", Stacked, SERIES),
         _entry("tied", Tied, ROW),
         _entry("two_inputs", TwoInputs, picture=IMAGE, facts=ROW),
         _entry("windows", Windows, IMAGE),

@@ -52,8 +52,8 @@ class Quality:
         self.power[name] = self.power.get(name, 0.0) + float(np.sum(floats**2))
         self.noise[name] = self.noise.get(name, 0.0) + float(np.sum((floats - reals) ** 2))
         theirs, ours = self.rows.setdefault(name, (set(), set()))
-        theirs.update(row.tobytes() for row in floats + 0.0)  # of -0.0 too it makes 0.0
-        ours.update(row.tobytes() for row in reals + 0.0)
+        theirs.update(row.tobytes() for row in np.atleast_1d(floats + 0.0))  # of -0.0 too it makes 0.0
+        ours.update(row.tobytes() for row in np.atleast_1d(reals + 0.0))
 
     @property
     def sqnr(self) -> dict[str, float]:

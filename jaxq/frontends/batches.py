@@ -8,20 +8,32 @@ from typing import Any
 import numpy as np
 
 from jaxq.errors import InputError
+from jaxq.frontends.call import places
 from jaxq.frontends.core import Bound
 
 BATCH = 64  # examples at a time
 
 
-def batch_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def batch_arguments(bound: Bound, batch: Any) -> Arguments:
     """A batch as call arguments: an array; a tuple of positional inputs, the last of which may be a dict of keyword
-    inputs; or such a dict alone.
+    inputs; or such a dict alone. A dict is one positional input where that of the example is.
     """
+    readings, known = _readings(batch), places(*bound.core.example)
+    return next((reading for reading in readings if places(*reading) == known), readings[0])
+
+
+def _readings(batch: Any) -> list[Arguments]:
     if isinstance(batch, Mapping):
-        return (), dict(batch)
+        return [((), dict(batch)), ((batch,), {})]
     if not isinstance(batch, tuple | list):
-        return (batch,), {}
-    return (tuple(batch[:-1]), dict(batch[-1])) if batch and isinstance(batch[-1], Mapping) else (tuple(batch), {})
+        return [((batch,), {})]
+    positional = [(tuple(batch), dict[str, Any]()), ((batch,), dict[str, Any]())]
+    if batch and isinstance(batch[-1], Mapping):
+        return [(tuple(batch[:-1]), dict(batch[-1])), *positional]
+    return positional
 
 
 def chunks(bound: Bound, batches: Any, purpose: str, size: int = BATCH) -> Iterator[list[np.ndarray]]:
@@ -29,7 +41,7 @@ def chunks(bound: Bound, batches: Any, purpose: str, size: int = BATCH) -> Itera
 
     Args:
       bound: the model.
-      batches: an array of examples, a tuple or dict of arrays (several inputs), or an iterable of these. An input
+      batches: an array of examples, a tuple or dict of inputs, or an iterable of these. An input
         without a batch (`jaxq.graph.batch.batched_inputs`) is in every chunk, whole.
       purpose: ends the sentence "examples to ...".
       size: of a chunk.
@@ -37,7 +49,7 @@ def chunks(bound: Bound, batches: Any, purpose: str, size: int = BATCH) -> Itera
     Raises: InputError for NaN.
     """
     for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
-        arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(batch))]
+        arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(bound, batch))]
         for i, array in enumerate(arrays):
             refuse_non_finite(f"Input {i} of the examples to {purpose}", array)
         yield from in_chunks(arrays, bound.core.batched(arrays), size)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Aval, Equation, Graph, Op
+from jaxq.graph.mixing import refuse_mixing
 
 LEAST_BATCH = 11  # the smallest generic batch size
 
@@ -32,7 +33,10 @@ class Sized(NamedTuple):
 
 
 class BatchedGraphs:
-    """The graphs of one function. `record(batch)` captures the function with inputs of that batch size."""
+    """The graphs of one function. `record(batch)` captures the function with inputs of that batch size.
+
+    A function that mixes the examples of a batch is refused (`jaxq.graph.mixing`), where it takes batches at all.
+    """
 
     def __init__(self, record: Callable[[int], Graph]) -> None:
         self._record = record
@@ -51,6 +55,8 @@ class BatchedGraphs:
         if self._generic is None and not self._is_fixed:
             self._generic = self._at_generic(LEAST_BATCH, recorded)
             self._is_fixed = self._generic is None
+            if self._generic is not None:
+                refuse_mixing(*self._generic)
         return self._generic
 
     def _at_generic(self, least: int, *known: Sized) -> Sized | None:

@@ -93,13 +93,15 @@ def _conv_2d(builder: Builder, x: int, w: int, window: _Window, groups: int, sou
 
 
 def dot_general(builder: Builder, eq: Equation) -> bool:
-    """FULLY_CONNECTED, for an activation of any rank by a weight of any rank, on either side; BATCH_MATMUL for two
-    activations, and wherever there are batch axes.
+    """FULLY_CONNECTED, for an activation of any rank by a weight of any rank, on either side; a grouped CONV_2D where
+    they share batch axes; BATCH_MATMUL for two activations.
     """
-    (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
+    (left_dims, right_dims), (left_batch, _) = eq.params["dimension_numbers"]
     left, right = eq.inputs
-    if left_batch or right_batch or {left, right} <= builder.dynamic:
+    if {left, right} <= builder.dynamic:
         return _batch_matmul(builder, eq)
+    if left_batch:
+        return _grouped(builder, eq)
     swapped = right in builder.dynamic
     x, w, x_dims, w_dims = (right, left, right_dims, left_dims) if swapped else (left, right, left_dims, right_dims)
     x, w = builder.resolve(x), builder.resolve(w)
@@ -123,13 +125,42 @@ def dot_general(builder: Builder, eq: Equation) -> bool:
     return True
 
 
+def _grouped(builder: Builder, eq: Equation) -> bool:
+    """A product with a matrix of its own for each place of the batch axes, as in a stack of layers.
+
+    [rows, groups, inner] by [groups, inner, columns] is a convolution of one pixel in groups. BATCH_MATMUL would have
+    one scale for all weights; a convolution keeps one for each output channel.
+    """
+    (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
+    left, right = eq.inputs
+    sides = [(builder.resolve(left), left_batch, left_dims), (right, right_batch, right_dims)]
+    swapped = right in builder.dynamic
+    (x, x_batch, x_dims), (w, w_batch, w_dims) = (sides[1], sides[0]) if swapped else sides
+    x_free, w_free = _others(builder, x, x_batch, x_dims), _others(builder, w, w_batch, w_dims)
+    rows, batch, columns = ([builder.shape(v)[d] for d in dims] for v, dims in ((x, x_free), (x, x_batch), (w, w_free)))
+    groups, inner, outer = math.prod(batch), math.prod(builder.shape(x)[d] for d in x_dims), math.prod(columns)
+    x = builder.transpose(x, (*x_free, *x_batch, *x_dims), eq.source)
+    w = builder.transpose(w, (*w_dims, *w_batch, *w_free), eq.source)
+    x = builder.reshape(x, (*(rows[:1] or [1]), 1, math.prod(rows[1:]), groups * inner), eq.source)
+    w = builder.reshape(w, (1, 1, inner, groups * outer), eq.source)
+    y = _conv_2d(builder, x, w, _Window((1, 1), ((0, 0), (0, 0)), (1, 1)), groups, eq.source)
+    y = builder.reshape(y, (*rows, *batch, *columns), eq.source)
+    axes = list(range(len(rows) + len(batch) + len(columns)))
+    of_rows, of_batch = axes[: len(rows)], axes[len(rows) : len(rows) + len(batch)]
+    of_columns = axes[len(rows) + len(batch) :]
+    back = (*of_batch, *of_columns, *of_rows) if swapped else (*of_batch, *of_rows, *of_columns)
+    builder.becomes(eq.outputs[0], builder.transpose(y, back, eq.source))
+    return True
+
+
 def _batch_matmul(builder: Builder, eq: Equation) -> bool:
-    """BATCH_MATMUL of [batch, M, K] by [batch, K, N]. The right side has zero point 0 (XNNPACK refuses others): weights
-    go there, and what cannot have it, such as probabilities, goes left.
+    """BATCH_MATMUL of [batch, M, K] by [batch, K, N], both activations.
+
+    The right side has zero point 0 (XNNPACK refuses others): what cannot have it, such as probabilities, goes left.
     """
     (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
     left, right = (builder.resolve(v) for v in eq.inputs)
-    swapped = left not in builder.dynamic or _is_offset(builder, right)
+    swapped = _is_offset(builder, right)
     sides = [(left, left_batch, left_dims), (right, right_batch, right_dims)]
     (a, a_batch, a_dims), (b, b_batch, b_dims) = sides[::-1] if swapped else sides
     a_free, b_free = (_others(builder, *side) for side in ((a, a_batch, a_dims), (b, b_batch, b_dims)))

@@ -95,7 +95,7 @@ class _Fuser:
         number = affine.attrs.get("uniform")
         if number is None:
             return affine
-        channels = self.builder.shape(producer.outputs[0])[-1]
+        channels = (1, *self.builder.shape(producer.outputs[0]))[-1]
         vector = self.builder.weight(lambda c: c[:1].repeat(channels), (number,), (channels,))
         return replace(affine, attrs={"mul": vector, "add": None})
 
@@ -142,7 +142,7 @@ class _Fuser:
         if op.kind != "AFFINE":
             return op
         mul, add = _parts(op)
-        channels = (self.builder.shape(op.outputs[0])[-1],)
+        channels = (1, *self.builder.shape(op.outputs[0]))[-1:]
         inputs = (op.inputs[0], mul if mul is not None else self.builder.full(1.0, channels))
         inputs += (add if add is not None else self.builder.full(0.0, channels),)
         return replace(op, inputs=inputs, attrs={"activation": op.attrs.get("activation")})

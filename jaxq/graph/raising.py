@@ -23,7 +23,6 @@ from jaxq.graph.patterns import Match
 from jaxq.graph.tables import Regions
 
 CONTROL_FLOW = frozenset({"scan", "while", "cond"})
-REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin", "reduce_prod"})
 
 
 def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
@@ -112,7 +111,6 @@ def _unbroadcast_sources(builder: Builder, values: Sequence[int]) -> list[int]:
 
 def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
     if match is not None:
-        reductions.refuse_batch_reduction(builder, eq, match.kind, match.inputs[0], match.attrs.get("axes", ()))
         if match.kind in COMPOSED:
             COMPOSED[match.kind](builder, eq, match)
         else:
@@ -123,8 +121,6 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
             f"`{eq.primitive}` at {eq.source} runs over activations; an integer graph for a device is static and "
             "has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
         )
-    if eq.primitive in REDUCTIONS:
-        reductions.refuse_batch_reduction(builder, eq, eq.primitive, eq.inputs[0], eq.params.get("axes", ()))
     rule = RAISE.get(eq.primitive)
     if rule is None or not rule(builder, eq):
         _island(builder, eq)

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.errors import BatchStatisticsError
 from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
-
-
-def refuse_batch_reduction(
-    builder: Builder, eq: Equation, name: str, operand: int, axes: Sequence[SupportsIndex]
-) -> None:
-    """Raise BatchStatisticsError where a reduction mixes the examples of a batch."""
-    if 0 in axes and len(builder.shape(operand)) > 1 and operand in builder.dynamic:
-        raise BatchStatisticsError(
-            f"`{name}` at {eq.source} reduces over axis 0, the batch: the output for one example would "
-            "depend on the others, and a device runs one. Use statistics that are stored, as `nnx.BatchNorm` and "
-            "`flax.linen.BatchNorm` do: jaxq runs these on their running statistics in every mode. A sum over examples "
-            "belongs into the loss."
-        )
 
 
 def total(builder: Builder, eq: Equation) -> bool:

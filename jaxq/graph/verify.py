@@ -172,7 +172,7 @@ class _Check:
         if x not in self.activations:
             self._fail(f"{where} reads value {x}, a weight, as its activation")
         self._reads(weights, (self.weights,), where, "weights (its kernel and its bias)")
-        kernel, bias, out = (self.graph.avals[v].shape[-1:] for v in (*weights, *op.outputs))
+        kernel, bias, out = ((1, *self.graph.avals[v].shape)[-1:] for v in (*weights, *op.outputs))  # a scalar has one
         if not kernel == bias == out:
             self._fail(f"{where} has {kernel} channels in its kernel, {bias} in its bias, {out} in its output")
 

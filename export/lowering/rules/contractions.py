@@ -104,7 +104,7 @@ def affine(w: Writer, op: Op) -> None:
     if len(shape) == 4:
         w.emit("DEPTHWISE_CONV_2D", [x, *weights], outs[:1], **options)
     else:
-        four = (1, 1, int(np.prod(shape[:-1])), shape[-1])
+        four = (1, 1, int(np.prod(shape[:-1])), (1, *shape)[-1])
         before = w.tensor(w.like(op.inputs[0], f"{op.name}:in4", four))
         after = w.tensor(w.like(op.outputs[0], f"{op.name}:out4", four))
         movement.emit_reshape(w, op.name + ":to4", x, before, four)
