@@ -1,20 +1,22 @@
-"""Texts with labels, out of .csv, .tsv and .jsonl files."""
+"""Texts with labels, numbers or scores, out of .csv, .tsv and .jsonl files."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
 from jaxq.recipes.sentences import Sentences, tested
 
-COLUMNS = ("text", "label")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+Sides = tuple[Sentences, Sentences]
 
 
 class Texts(NamedTuple):
@@ -25,8 +27,22 @@ class Texts(NamedTuple):
     classes: tuple[str, ...]
 
 
+class Numbered(NamedTuple):
+    """Texts and the number of each, float64 [n]."""
+
+    texts: list[str]
+    numbers: np.ndarray
+
+
+class Pairs(NamedTuple):
+    """Two texts each, and how near they are, float64 [n]: the greater the nearer."""
+
+    texts: list[tuple[str, str]]
+    scores: np.ndarray
+
+
 def read(path: pathlib.Path) -> Texts:
-    """The texts of a file.
+    """The texts of a file and their classes.
 
     Args:
       path: .csv or .tsv with the columns text and label in its first row, or without such a row the text first and the
@@ -34,15 +50,7 @@ def read(path: pathlib.Path) -> Texts:
 
     Raises: InputError for a file that cannot be read, a line without text or label, and fewer than two classes.
     """
-    if path.suffix not in (*DELIMITERS, ".jsonl"):
-        raise InputError(f"{path} does not end in .csv, .tsv or .jsonl.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(_objects(path, stream) if path.suffix == ".jsonl" else _rows(path, stream))
-    except OSError as e:
-        raise InputError(f"Cannot read {path}: {e.strerror}.") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise InputError(f"{path} is no text file of UTF-8: {e}.") from e
+    rows = [cells for _, cells in _lines(path, ("text", "label"))]
     classes = tuple(sorted({label for _, label in rows}))
     if len(classes) < 2:
         raise InputError(f"{path} has {len(rows):,} texts of {len(classes)} classes; there must be two or more.")
@@ -50,7 +58,26 @@ def read(path: pathlib.Path) -> Texts:
     return Texts([text for text, _ in rows], labels, classes)
 
 
-def split(texts: Texts) -> tuple[Sentences, Sentences]:
+def read_numbers(path: pathlib.Path) -> Numbered:
+    """The texts of a file and their numbers: as `read`, with a number for a label.
+
+    Raises: InputError, also where a label is no finite number, and where all are equal.
+    """
+    rows = [(cells[0], _number(path, line, "label", cells[1])) for line, cells in _lines(path, ("text", "label"))]
+    return Numbered([text for text, _ in rows], _different(path, "label", [number for _, number in rows]))
+
+
+def read_pairs(path: pathlib.Path) -> Pairs:
+    """The pairs of a file and their scores: as `read`, with the columns text_a, text_b and score.
+
+    Raises: InputError, also where a score is no finite number, and where all are equal.
+    """
+    lines = _lines(path, ("text_a", "text_b", "score"))
+    rows = [((a, b), _number(path, line, "score", score)) for line, (a, b, score) in lines]
+    return Pairs([pair for pair, _ in rows], _different(path, "score", [score for _, score in rows]))
+
+
+def split(texts: Texts) -> Sides:
     """Those to train with and those to test with, a fifth: what is tested depends on nothing but a text's words.
 
     Raises InputError where a class has nothing on one side.
@@ -66,6 +93,33 @@ def split(texts: Texts) -> tuple[Sentences, Sentences]:
     return _sentences(texts, ~side), _sentences(texts, side)
 
 
+def split_numbers(texts: Numbered) -> tuple[Sides, float, float]:
+    """As `split`: the two sides, whose ratings are (number - mean) / std, and mean and std of those to train with.
+
+    Raises InputError where a side has fewer than two different numbers.
+    """
+    side = np.array([tested(text) for text in texts.texts])
+    _enough(texts.numbers, side, "label")
+    mean, std = float(texts.numbers[~side].mean()), float(texts.numbers[~side].std())
+    ratings = ((texts.numbers - mean) / std).astype(np.float32)
+    return (_rated(texts.texts, ratings, ~side), _rated(texts.texts, ratings, side)), mean, std
+
+
+def split_pairs(pairs: Pairs) -> Sides:
+    """As `split`: the two sides, the texts of a pair one after the other, each with the pair's rating.
+
+    Ratings are scores from the least, 0, to the greatest, 1. What is tested depends on the words of both texts.
+
+    Raises InputError where a side has fewer than two different scores.
+    """
+    side = np.array([tested(" ".join(sorted(pair))) for pair in pairs.texts])
+    _enough(pairs.scores, side, "score")
+    low, high = pairs.scores.min(), pairs.scores.max()
+    ratings = np.repeat(((pairs.scores - low) / (high - low)).astype(np.float32), 2)
+    texts, both = [text for pair in pairs.texts for text in pair], np.repeat(side, 2)
+    return _rated(texts, ratings, ~both), _rated(texts, ratings, both)
+
+
 def made_up(seed: int, count: int = 160) -> Texts:
     """Texts of no language in two classes, for a smoke test."""
     rng = np.random.default_rng(seed)
@@ -74,24 +128,52 @@ def made_up(seed: int, count: int = 160) -> Texts:
     return Texts([" ".join([*w, f"class{label}"]) for w, label in zip(words, labels, strict=True)], labels, ("a", "b"))
 
 
+def made_up_pairs(seed: int, count: int = 160) -> Pairs:
+    """Pairs of texts of no language, some of them of the same words, for a smoke test."""
+    texts = made_up(seed, count).texts
+    same = np.random.default_rng((seed, 1)).integers(0, 2, count)
+    return Pairs([(a, a if s else b) for a, b, s in zip(texts, texts[::-1], same, strict=True)], same.astype(float))
+
+
 def _sentences(texts: Texts, chosen: np.ndarray) -> Sentences:
-    labels = texts.labels[chosen]
-    return Sentences([t for t, c in zip(texts.texts, chosen, strict=True) if c], labels.astype(np.float32), labels)
+    return _rated(texts.texts, texts.labels.astype(np.float32), chosen)
 
 
-def _rows(path: pathlib.Path, stream: Iterator[str]) -> Iterator[tuple[str, str]]:
+def _rated(texts: Sequence[str], ratings: np.ndarray, chosen: np.ndarray) -> Sentences:
+    kept = [text for text, c in zip(texts, chosen, strict=True) if c]
+    return Sentences(kept, ratings[chosen], ratings[chosen].astype(np.int32))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: pathlib.Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
+    """The number of each line, and its cells in the order of `columns`, none of them empty."""
+    if path.suffix not in (*DELIMITERS, ".jsonl"):
+        raise InputError(f"{path} does not end in .csv, .tsv or .jsonl.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = _objects if path.suffix == ".jsonl" else _rows
+            return [_checked(path, number, columns, cells) for number, cells in reader(path, stream, columns)]
+    except OSError as e:
+        raise InputError(f"Cannot read {path}: {e.strerror}.") from e
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise InputError(f"{path} is no text file of UTF-8: {e}.") from e
+
+
+def _rows(path: pathlib.Path, stream: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     rows = csv.reader(stream, delimiter=DELIMITERS[path.suffix])
-    places = (0, 1)
+    places = list(range(len(columns)))
     for number, row in enumerate(rows, start=1):
         names = [cell.strip().lower() for cell in row]
-        if number == 1 and set(COLUMNS) <= set(names):
-            places = (names.index("text"), names.index("label"))
+        if number == 1 and set(columns) & set(names):
+            _refuse_missing(f"{path} has the columns {', '.join(names)}", columns, names)
+            places = [names.index(column) for column in columns]
         elif row:
-            cells = [row[place].strip() if place < len(row) else "" for place in places]
-            yield _checked(path, number, cells[0], cells[1])
+            yield number, [row[place].strip() if place < len(row) else "" for place in places]
 
 
-def _objects(path: pathlib.Path, stream: Iterator[str]) -> Iterator[tuple[str, str]]:
+def _objects(path: pathlib.Path, stream: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -100,10 +182,46 @@ def _objects(path: pathlib.Path, stream: Iterator[str]) -> Iterator[tuple[str, s
         except ValueError as e:
             raise InputError(f"{path}, line {number}: {e}.") from e
         values = found if isinstance(found, dict) else {}
-        yield _checked(path, number, str(values.get("text", "")).strip(), str(values.get("label", "")).strip())
+        if values:
+            _refuse_missing(f"{path}, line {number} has {', '.join(map(str, values))}", columns, list(values))
+        yield number, [str(values.get(column, "")).strip() for column in columns]
 
 
-def _checked(path: pathlib.Path, number: int, text: str, label: str) -> tuple[str, str]:
-    if not text or not label:
-        raise InputError(f"{path}, line {number} has no {'text' if not text else 'label'}: {(text or label)[:60]!r}.")
-    return text, label
+def _refuse_missing(has: str, columns: Sequence[str], names: Sequence[str]) -> None:
+    for column in columns:
+        if column not in names:
+            raise InputError(f"{has}, and no {column}. {did_you_mean(column, names)} It needs {', '.join(columns)}.")
+
+
+def _checked(path: pathlib.Path, number: int, columns: Sequence[str], cells: list[str]) -> tuple[int, list[str]]:
+    for column, cell in zip(columns, cells, strict=True):
+        if not cell:
+            rest = next((other for other in cells if other), "")
+            raise InputError(f"{path}, line {number} has no {column}: {rest[:60]!r}.")
+    return number, cells
+
+
+def _number(path: pathlib.Path, line: int, column: str, cell: str) -> float:
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{path}, line {line}: the {column} is {cell[:60]!r}, which is no finite number.")
+    return number
+
+
+def _different(path: pathlib.Path, column: str, numbers: Sequence[float]) -> np.ndarray:
+    if len(set(numbers)) < 2:
+        what = f"every {column} is {numbers[0]:g}" if numbers else f"there is no {column}"
+        raise InputError(f"{path}: of {len(numbers):,} lines {what}; there must be two different ones or more.")
+    return np.array(numbers, np.float64)
+
+
+def _enough(numbers: np.ndarray, side: np.ndarray, column: str) -> None:
+    for name, chosen in (("train", ~side), ("test", side)):
+        if len(set(numbers[chosen].tolist())) < 2:
+            raise InputError(
+                f"{int(chosen.sum()):,} of {len(numbers):,} lines are to {name} with, and have fewer than two "
+                f"different {column}s: a fifth of the lines is tested with. Give more."
+            )

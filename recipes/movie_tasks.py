@@ -31,7 +31,8 @@ class Task(NamedTuple):
     outputs: numbers that the head gives; None: no head, the sentence's embedding. least: only sentences with |rating|
     >= least are clear enough. loss(outputs, ratings), from the data, None where only a teacher knows; and
     taught(outputs, teacher's, temperature), from the float model's outputs: float32 [n]. score(outputs, data): one
-    number, of the name `measure`. asks, says: the task and the output, for the file's metadata.
+    number, of the name `measure`. asks, says, title: the task, the output and the model, for the file's metadata.
+    group: so many sentences that follow each other belong together.
     """
 
     outputs: int | None
@@ -42,6 +43,8 @@ class Task(NamedTuple):
     score: Callable[[np.ndarray, Data], float]
     asks: str
     says: TensorMetadata
+    title: str = "Movie sentences"
+    group: int = 1
 
 
 def _cross_entropy(logits: jax.Array, ratings: jax.Array) -> jax.Array:

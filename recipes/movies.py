@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,65 +24,22 @@ from rich.table import Table
 
 import jaxq
 from jaxq import Recipe
-from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.recipes import checkpoint, identity, pages, stepping, weights
-from jaxq.recipes.bert import CONFIGS, SentenceEncoder, SentenceModel, bounded, example
-from jaxq.recipes.bert import Config as Sizes
+from jaxq.recipes.bert import SentenceEncoder, SentenceModel, bounded, example
 from jaxq.recipes.bert_policies import POLICIES
+from jaxq.recipes.movie_data import SMOKE as SMOKE
+from jaxq.recipes.movie_data import Config as Config
+from jaxq.recipes.movie_data import batch_of as batch_of
+from jaxq.recipes.movie_data import data as data
+from jaxq.recipes.movie_data import of_policy as of_policy
+from jaxq.recipes.movie_data import resized as resized
 from jaxq.recipes.movie_tasks import Data, Task
 from jaxq.recipes.notes import Notes
-from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json, vocabulary
+from jaxq.recipes.sentences import Sentences, tokenizer_json, vocabulary
 
 Network = SentenceModel | SentenceEncoder
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes, rates and lengths of the run.
-
-    pretrained: whose weights, and tokenizer; None: a small random encoder. length: tokens of a sentence in training and
-    testing. lengths: of the files besides. stages: of each policy, from calibration on; the last one's files are
-    written. share: the teacher's part of the loss where it teaches. policies: of `bert_policies.POLICIES`.
-    float_steps: 0 takes the encoder as published, and leaves the longer float training out.
-    clip: bounds what a layer adds to a token in the quantized copies, not in the float model (`bert.Config`).
-    """
-
-    pretrained: str | None = "all-MiniLM-L6-v2"
-    sizes: Sizes = CONFIGS["minilm-l6"]
-    policies: tuple[str, ...] = ("float", "int8")
-    stages: tuple[str, ...] = ("ptq", "qat+distillation", "qat")
-    length: int = 40
-    lengths: tuple[int, ...] = (32, 64, 128)
-    clip: float | None = 24.0
-    batch: int = 32
-    float_steps: int = 300
-    float_rate: float = 5e-5
-    qat_steps: int = 300
-    qat_rate: float = 2e-5
-    range_rate: float = 1e-3
-    share: float = 0.9
-    temperature: float = 2.0
-    calibrate: int = 256
-    train: int = 10_000
-    test: int = 10_000
-    verify: int = 16
-
-
-SMOKE = Config(
-    None, Sizes(1, 16, 2, 32, vocabulary=64), ("int8",), ("ptq", "qat+distillation"), length=8, lengths=(4, 16),
-    batch=8, float_steps=3, qat_steps=3, calibrate=8, train=32, test=8, verify=2,
-)  # fmt: skip
-
-
-def of_policy(config: Config, policy: str | None) -> Config:
-    """The same run of one policy alone; None: of those that it has. Raises InputError for a name that is none."""
-    if policy is None:
-        return config
-    if policy not in POLICIES:
-        raise InputError(f"The policy {policy!r} is none of {', '.join(POLICIES)}. Give one of these.")
-    return dataclasses.replace(config, policies=(policy,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +69,21 @@ def ladder(
     resume: bool = False,
     force: bool = False,
     own: tuple[Sentences, Sentences] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, quantize, export and verify; leaves .tflite files for each policy and summary.json in `out`.
 
-    `own`: sentences to train and to test with in the place of the movie sentences.
+    Args:
+      task: what is learned.
+      config: the choices.
+      out: a folder.
+      seed: of weights and batches.
+      resume: go on from the checkpoints in `out`.
+      force: replace an earlier run.
+      own: sentences to train and to test with in the place of the movie sentences.
+      notes: what else to write into summary.json.
+
+    Returns: the summary.
     """
     checkpoint.make_room(out, resume, force)
     train, test = data(task, config, own)
@@ -125,7 +92,7 @@ def ladder(
     found, devices = identity.fingerprint((train, test)), stepping.mesh_of().size
     identity.claim(out, resume, recipe=task.measure, seed=seed, config=kept, data=found, devices=devices)
     run = Run(task, config, out, seed, train, test, stepping.mesh_of(), Notes(out / "summary.json", resume=resume))
-    run.notes.add(seed=seed, measure=task.measure)
+    run.notes.add(seed=seed, measure=task.measure, **(notes or {}))
     model = fine_tuned(run)
     train, test = (of._replace(teacher=outputs_of(run, model, of)) for of in (train, test))
     run.notes.add(float=task.score(test.teacher, test))
@@ -134,7 +101,7 @@ def ladder(
         run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
     for policy in config.policies:
         _quantized(run, policy, model)
-    _report(Console(), run.notes.found)
+    _report(Console(), task.title, run.notes.found)
     return run.notes.found | {"report": run.notes.report}
 
 
@@ -198,18 +165,11 @@ def at_length(qmodel: Any, config: Config, policy: str, model: Network, length: 
     return other
 
 
-def resized(of: Data, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and masks of the first sentences, cut or padded to a length."""
-    wide = max(0, length - of.ids.shape[1])
-    ids, mask = (np.pad(a[:count, :length], ((0, 0), (0, wide))) for a in (of.ids, of.mask))
-    return ids, mask
-
-
 def metadata(task: Task, config: Config) -> Metadata:
     """What the file says of itself: `jaxq infer FILE "a sentence"` reads it."""
     words = () if config.pretrained is None else vocabulary(tokenizer_json(config.pretrained))
     inputs = (TensorMetadata("ids", "Token ids."), TensorMetadata("mask", "True at tokens, false at padding."))
-    return Metadata("Movie sentences", task.asks, inputs=inputs, outputs=(task.says,), vocabulary=words)
+    return Metadata(task.title, task.asks, inputs=inputs, outputs=(task.says,), vocabulary=words)
 
 
 def network(task: Task, config: Config, seed: int) -> Network:
@@ -235,49 +195,6 @@ def calibrated(config: Config, policy: str | Recipe, model: Network, train: Data
     n = min(config.calibrate, len(train.ids))
     jaxq.calibrate(qmodel, ((train.ids[i : i + 32], train.mask[i : i + 32]) for i in range(0, n, 32)))
     return qmodel
-
-
-def data(task: Task, config: Config, own: tuple[Sentences, Sentences] | None = None) -> tuple[Data, Data]:
-    """Sentences to train and to test with, as token ids: one's own, or movie sentences."""
-    if config.pretrained is None and own is not None:
-        train, test = (_hashed(task, config, sentences) for sentences in own)
-        return train, test
-    if config.pretrained is None:
-        return _random(task, config, config.train, 0), _random(task, config, config.test, 1)
-    settings = tokenizer_json(config.pretrained)
-    sets = zip(own or movie_sentences(task.least), (config.train, config.test), strict=True)
-    train, test = (_encoded(task, config, sentences, n, settings) for sentences, n in sets)
-    return train, test
-
-
-def _encoded(task: Task, config: Config, sentences: Sentences, count: int, settings: str) -> Data:
-    order = np.random.default_rng(0).permutation(len(sentences.texts))[:count]
-    tokens = tokenize([sentences.texts[i] for i in order], config.length, settings)
-    return Data(tokens.ids, tokens.mask, sentences.ratings[order], _untaught(task, config, len(order)))
-
-
-def _hashed(task: Task, config: Config, of: Sentences) -> Data:
-    """Sentences for an encoder without a vocabulary: a word's id is a hash of it, 0 is padding."""
-    words = [text.split()[: config.length] for text in of.texts]
-    ids = np.array(
-        [[zlib.crc32(w.encode()) % (config.sizes.vocabulary - 1) + 1 for w in row] + [0] * (config.length - len(row))
-         for row in words], np.int32,
-    )  # fmt: skip
-    return Data(ids, ids != 0, of.ratings, _untaught(task, config, len(ids)))
-
-
-def _random(task: Task, config: Config, count: int, seed: int) -> Data:
-    """Sentences of no language, for a smoke test."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(1, config.sizes.vocabulary, (count, config.length)).astype(np.int32)
-    mask = np.arange(config.length) < rng.integers(2, config.length + 1, (count, 1))
-    ratings = (ids[:, 0] % 2 * 2 - 1).astype(np.float32)
-    return Data(ids * mask, mask, ratings, _untaught(task, config, count))
-
-
-def _untaught(task: Task, config: Config, count: int) -> np.ndarray:
-    """What a teacher says before there is one."""
-    return np.zeros((count, config.sizes.width if task.outputs is None else task.outputs), np.float32)
 
 
 def outputs_of(run: Run, model: Any, of: Data) -> np.ndarray:
@@ -311,7 +228,9 @@ def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     def step_of(step: int, is_last: Callable[[], bool]) -> str:
-        batch = Data(*stepping.divide(run.mesh, *batch_of(run.train, config.batch, step, run.seed + (name != "float"))))
+        seed = run.seed + (name != "float")
+        batch = batch_of(run.train, config.batch, step, seed, run.task.group)
+        batch = Data(*stepping.divide(run.mesh, *batch))
         loss = train_step(model, optimizer, batch, share, config.temperature, task=run.task)
         return f"{name}: loss {float(loss):.3f}"
 
@@ -319,15 +238,8 @@ def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float)
         stepping.drive((model, optimizer), steps, step_of, checkpoints=checkpoints, title=name, mesh=run.mesh)
 
 
-def batch_of(train: Data, size: int, step: int, seed: int) -> Data:
-    """The batch of a step, which depends on the step and the seed alone; every epoch has an order of its own."""
-    epoch, place = divmod(step, len(train.ids) // size)
-    order = np.random.default_rng([seed, epoch]).permutation(len(train.ids))[place * size : (place + 1) * size]
-    return Data(*(array[order] for array in train))
-
-
-def _report(console: Console, summary: dict[str, Any]) -> None:
-    table, accuracy = Table(title="Movie sentences"), summary["measure"] == "accuracy"
+def _report(console: Console, title: str, summary: dict[str, Any]) -> None:
+    table, accuracy = Table(title=title), summary["measure"] == "accuracy"
     for column in ("stage", f"test {summary['measure']}"):
         table.add_column(column)
     for stage, value in summary.items():

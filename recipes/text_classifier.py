@@ -10,7 +10,7 @@ all-MiniLM-L6-v2 with a linear head on the mean of its tokens, trained as the mo
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from jaxq.export.metadata import TensorMetadata
 from jaxq.recipes import labelled_texts
 from jaxq.recipes.movie_tasks import Data, Task
 from jaxq.recipes.movies import SMOKE, Config, ladder, of_policy
+from jaxq.recipes.settings import changed
 
 FILE = (
     "This recipe reads a file of texts and labels. Give it with --data FILE.csv: a row for each text, with the columns "
@@ -36,6 +37,7 @@ def run(
     *,
     data: pathlib.Path | None = None,
     policy: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     smoke: bool = False,
     resume: bool = False,
@@ -45,11 +47,11 @@ def run(
 
     With `smoke` a small random encoder and a few steps, on made-up texts where no file is given.
     """
+    chosen = of_policy(changed(SMOKE if smoke else Config(), settings or {}), policy)
     if data is None and not smoke:
         raise InputError(FILE)
     texts = labelled_texts.made_up(seed) if data is None else labelled_texts.read(data)
     own = labelled_texts.split(texts)
-    chosen = of_policy(SMOKE if smoke else Config(), policy)
     return ladder(task(texts.classes), chosen, out, seed=seed, resume=resume, force=force, own=own)
 
 
@@ -66,4 +68,4 @@ def task(classes: Sequence[str]) -> Task:
         return float(np.mean(np.argmax(logits, -1) == of.ratings))
 
     says = TensorMetadata("class", "A score for each class.", labels=tuple(classes))
-    return Task(len(classes), 0.0, loss, taught, "accuracy", score, "Which class is it?", says)
+    return Task(len(classes), 0.0, loss, taught, "accuracy", score, "Which class is it?", says, "Text classifier")

@@ -44,6 +44,7 @@ PROMOTES = (
     "test_flax_example",
     "test_identity",
     "test_int8_training",
+    "test_keywords",
     "test_mobile",
     "test_openpose",
     "test_optim",

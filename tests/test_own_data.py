@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,7 +15,7 @@ from jaxq.cli.app import app
 from jaxq.errors import InputError
 from jaxq.export.evaluate.load import load_program
 from jaxq.export.flatbuffer.metadata import read_metadata
-from jaxq.recipes import image_classifier, labelled_texts, text_classifier
+from jaxq.recipes import image_classifier, labelled_texts, movies, text_classifier, text_embedding, text_regression
 from jaxq.recipes.movie_tasks import Data
 
 ROWS = [("A good film, truly", "praise"), ("dull", "blame"), ('she said "fine"', "praise")]
@@ -51,6 +52,103 @@ def test_what_is_no_file_of_texts_is_refused(name: str, text: str, message: str,
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         labelled_texts.read(tmp_path / name)
+
+
+PAIRS = [("one", "two", 4.5), ("three", "one, again", 0.0)]
+PAIR_FILES = {
+    "header.csv": 'score,text_b,text_a,id\n4.5,two,one,7\n0,"one, again",three,8\n',
+    "bare.tsv": "one\ttwo\t4.5\nthree\tone, again\t0\n",
+    "a.jsonl": "".join(json.dumps({"text_a": a, "text_b": b, "score": c}) + "\n" for a, b, c in PAIRS),
+}
+
+
+@pytest.mark.parametrize("name", PAIR_FILES)
+def test_pairs_are_read(name: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / name).write_text(PAIR_FILES[name])
+    found = labelled_texts.read_pairs(tmp_path / name)
+    assert found.texts == [(a, b) for a, b, _ in PAIRS] and found.scores.tolist() == [4.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\na,1\nb,good\n", "line 3: the label is 'good', which is no finite number"),
+        ("text,label\na,1\nb,nan\n", "line 3: the label is 'nan'"),
+        ("text,label\na,1e999\n", "line 2: the label is '1e999'"),
+        ("text,label\na,2\nb,2\n", "of 2 lines every label is 2; there must be two different ones"),
+        ("text,label\n", "of 0 lines there is no label"),
+        ("text,rating\na,1\n", "has the columns text, rating, and no label. .*It needs text, label"),
+    ],
+)
+def test_what_is_no_file_of_numbers_is_refused(text: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        labelled_texts.read_numbers(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text_a,text_b,scores\na,b,1\n", "and no score. Did you mean 'scores'"),
+        ("a.csv", "text_a,text_b,score\na,b,1\na,c\n", "line 3 has no score: 'a'"),
+        ("a.jsonl", '{"text_a": "a", "text_b": "b", "score": NaN}', "line 1: the score is 'nan'"),
+        ("a.jsonl", '{"text_a": "a", "score": 1}', "line 1 has text_a, score, and no text_b"),
+    ],
+)
+def test_what_is_no_file_of_pairs_is_refused(name: str, text: str, message: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        labelled_texts.read_pairs(tmp_path / name)
+
+
+def test_numbers_are_split_and_normalized() -> None:
+    numbers = np.random.default_rng(0).normal(1e6, 250.0, 200)
+    texts = labelled_texts.Numbered([f"text {i}" for i in range(200)], numbers)
+    (train, test), mean, std = labelled_texts.split_numbers(texts)
+    np.testing.assert_allclose([train.ratings.mean(), train.ratings.std()], [0, 1], atol=1e-4)
+    back = dict(zip(train.texts + test.texts, [*train.ratings, *test.ratings], strict=True))
+    np.testing.assert_allclose([std * back[t] + mean for t in texts.texts], numbers, rtol=1e-6)
+    with pytest.raises(InputError, match="of 3 lines are to t(rain|est) with, and have fewer than two diff"):
+        labelled_texts.split_numbers(labelled_texts.Numbered(["a", "b", "c"], np.arange(3.0)))
+
+
+def test_pairs_are_split_whole() -> None:
+    pairs = labelled_texts.made_up_pairs(0)
+    train, test = labelled_texts.split_pairs(pairs._replace(scores=pairs.scores * 4 + 1))
+    known = dict(zip(pairs.texts, pairs.scores, strict=True))
+    for side in (train, test):
+        for a, b, first, second in zip(
+            side.texts[::2], side.texts[1::2], side.ratings[::2], side.ratings[1::2], strict=True
+        ):
+            assert first == second == known[a, b]
+    assert len(train.texts) + len(test.texts) == 320 and len(test.texts) > 20
+
+
+def test_a_batch_keeps_pairs_together() -> None:
+    rows = np.arange(20, dtype=np.int32)
+    data = Data(rows[:, None], rows[:, None] >= 0, rows.astype(np.float32), rows[:, None])
+    seen = [movies.batch_of(data, 8, step, 0, 2).ids[:, 0] for step in range(2)]
+    for ids in seen:
+        assert (ids[::2] % 2 == 0).all() and (ids[1::2] == ids[::2] + 1).all()
+    assert len(set(np.concatenate(seen).tolist())) == 16
+    assert sorted(movies.batch_of(data, 32, 5, 0).ids[:, 0].tolist()) == rows.tolist()  # fewer than a batch
+
+
+def test_the_loss_and_the_score_are_of_the_pair() -> None:
+    outputs = np.array([[1, 0], [1, 1], [0, 2], [0, 1], [1, 0], [-1, 0]], np.float32)  # cosines 0.7, 1, -1
+    ratings = np.repeat(np.array([0.5, 1.0, 0.25], np.float32), 2)
+    wanted = [(0.5**0.5 - 0.5) ** 2, 0.0, 1.25**2]
+    found = text_embedding.loss(outputs, ratings)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(found, np.repeat(wanted, 2), atol=1e-6)
+    assert text_embedding.score(outputs, Data(ratings, ratings, ratings, ratings)) == pytest.approx(1.0)
+    other = np.repeat(np.array([0.5, 0.5, 0.75], np.float32), 2)
+    theirs, _ = scipy.stats.spearmanr([0.7, 1.0, -1.0], other[::2])
+    assert text_embedding.score(outputs, Data(other, other, other, other)) == pytest.approx(theirs)
+
+
+def test_the_task_says_how_to_get_the_label() -> None:
+    said = text_regression.task(1234.5, 0.25).says.description
+    assert said == "label = 0.25 * number + 1234.5"
 
 
 def test_a_fifth_is_tested_with_and_every_class_is_on_both_sides() -> None:
@@ -100,6 +198,26 @@ def test_a_text_classifier_of_three_classes(tmp_path: pathlib.Path) -> None:
     said = read_metadata(data, program)
     assert said is not None and said.outputs[0].labels == ("x", "y", "z")
     assert (out / "int8.html").is_file() and f"report: {out / 'int8.html'}" in done.stdout
+
+
+@pytest.mark.slow
+def test_numbers_and_pairs_of_one_s_own(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    words = [f"w{a} w{b}" for a, b in rng.integers(0, 30, (150, 2))]
+    (tmp_path / "n.csv").write_text("text,label\n" + "".join(f"{t} x,{rng.normal(50, 9)}\n" for t in words))
+    rows = [f"{a}\t{b}\t{a == b:d}\n" for a, b in zip(words, [*words[:80], *words[:70]], strict=True)]
+    (tmp_path / "p.tsv").write_text("text_a\ttext_b\tscore\n" + "".join(rows))
+    for recipe, file, shape in (("regression", "n.csv", (1, 1)), ("embedding", "p.tsv", (1, 16))):
+        out = tmp_path / recipe
+        command = ["train", f"recipes/text_{recipe}", "--data", str(tmp_path / file), "--out", str(out), "--smoke"]
+        done = CliRunner().invoke(app, [*command, "--set", "lengths=4", "--set", "stages=ptq"])
+        assert done.exit_code == 0, done.output
+        program, summary = load_program(out / "int8.tflite"), json.loads((out / "summary.json").read_text())
+        assert program.tensors[program.outputs[0]].shape == shape
+        assert summary["int8 differing"] == {"xnnpack": 0, "reference": 0}
+        assert not (out / "int8_16.tflite").exists() and "int8 qat+distillation" not in summary
+    regression = json.loads((tmp_path / "regression" / "summary.json").read_text())
+    assert abs(regression["label_mean"] - 50) < 3 and abs(regression["label_std"] - 9) < 3
 
 
 @pytest.mark.slow

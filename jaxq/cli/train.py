@@ -26,7 +26,8 @@ Data = Annotated[
     pathlib.Path | None,
     typer.Option(
         "--data", metavar="PATH", show_default=False,
-        help="A folder of images (train/CLASS/, test/CLASS/), or for text_classifier a .csv, .tsv or .jsonl file.",
+        help="Of image_classifier a folder (train/CLASS/, test/CLASS/), of keyword_spotting a folder (CLASS/*.wav), of "
+        "text_classifier, text_regression and text_embedding a .csv, .tsv or .jsonl file.",
     ),
 ]  # fmt: skip
 Network = Annotated[
@@ -44,6 +45,20 @@ Policy = Annotated[
     str | None,
     typer.Option("--policy", metavar="NAME", show_default=False, help="Of a movie recipe: int8, int16 or float."),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", show_default=False,
+        help="A setting of the recipe, such as batch=64; may be given several times. A wrong name lists all.",
+    ),
+]  # fmt: skip
+ConfigFile = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--config", metavar="FILE.toml", show_default=False, exists=True, dir_okay=False,
+        help="Settings of the recipe in a file; --set wins.",
+    ),
+]  # fmt: skip
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps only, to see that everything runs.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of the order of the data.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
@@ -51,7 +66,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 
 # Options that not all recipes take.
 LACKS = {"data": "brings its own data", "epochs": "has a length of its own",
-         "network": "has one network", "policy": "has no policies to choose from"}  # fmt: skip
+         "network": "has one network", "policy": "has no policies to choose from",
+         "settings": "has no settings"}  # fmt: skip
+OPTION = {"settings": "set"}  # where it is not the name
 
 
 def train(
@@ -61,6 +78,8 @@ def train(
     policy: Policy = None,
     network: Network = None,
     epochs: Epochs = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
     smoke: Smoke = False,
     seed: Seed = 0,
     force: Force = False,
@@ -74,10 +93,11 @@ def train(
     if folder.exists() and not folder.is_dir():
         raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
     run = recipe_module(recipe, "run").run
-    options_given = {"data": data, "policy": policy, "network": network, "epochs": epochs}
+    chosen = _settings(config, settings)
+    options_given = {"data": data, "policy": policy, "network": network, "epochs": epochs, "settings": chosen or None}
     given = {name: value for name, value in options_given.items() if value is not None}
     for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
-        raise usage(f"--{name}: the recipe {recipe} {LACKS[name]}.")
+        raise usage(f"--{OPTION.get(name, name)}: the recipe {recipe} {LACKS[name]}.")
     try:
         summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
     except BaseException as error:
@@ -94,8 +114,21 @@ def train(
 def going_on(recipe: str, out: pathlib.Path, smoke: bool, seed: int, given: dict[str, Any]) -> str:
     """The command that goes on with an interrupted run; given: what this recipe takes and others may not."""
     chosen = {"out": out, **given, **({"seed": seed} if seed else {})}
+    settings = chosen.pop("settings", {})
     words = [word for option, value in chosen.items() for word in (f"--{option}", str(value))]
+    words += [word for name, value in settings.items() for word in ("--set", f"{name}={_written(value)}")]
     return shlex.join(["jaxq", "train", recipe, *words, *(["--smoke"] if smoke else []), "--resume"])
+
+
+def _settings(file: pathlib.Path | None, given: list[str] | None) -> dict[str, Any]:
+    from jaxq.recipes.settings import read
+
+    return read(file, given or [])
+
+
+def _written(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _by_interrupt(error: BaseException | None) -> bool:
