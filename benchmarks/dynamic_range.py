@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ import jaxq
 import jaxq.export
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.runtimes import litert
+from jaxq.export.tflite_converter import convert
 from jaxq.recipes import weights
 from jaxq.recipes.photos import photos
 
@@ -41,19 +43,13 @@ def by_jaxq(model: nnx.Module, images: np.ndarray) -> bytes:
 
 def by_tensorflow(model: nnx.Module, images: np.ndarray) -> bytes:
     """jax2tf, then TFLiteConverter with its default optimization and no representative data."""
-    import tensorflow as tf
-    from jax.experimental import jax2tf
+    return convert(of_images(model), [images[:1]], "dynamic-range-int8")
 
+
+def of_images(model: nnx.Module) -> Callable[[jax.Array], jax.Array]:
+    """A model as a function of its images."""
     graph, state = nnx.split(model)
-
-    def forward(x: jax.Array) -> jax.Array:
-        return nnx.merge(graph, state)(x)  # pyright: ignore[reportCallIssue]
-
-    signature = [tf.TensorSpec((1, *images.shape[1:]), tf.float32)]
-    function = tf.function(jax2tf.convert(forward), input_signature=signature, autograph=False)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], function)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter.convert()
+    return lambda x: nnx.merge(graph, state)(x)  # pyright: ignore[reportCallIssue]
 
 
 def logits(data: bytes, x: np.ndarray, family: str) -> np.ndarray:

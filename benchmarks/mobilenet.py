@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from jaxq.export.flatbuffer.read import read
 from jaxq.export.io_formulas import dequantized, formula, quantized
 from jaxq.export.runtimes import litert
 from jaxq.export.runtimes.bench import Contestant, measure
+from jaxq.export.tflite_converter import convert
 from jaxq.recipes import weights
 from jaxq.recipes.photos import photos
 
@@ -64,33 +65,14 @@ def by_jaxq(model: nnx.Module, images: np.ndarray) -> Made:
 
 def by_tensorflow(model: nnx.Module, images: np.ndarray) -> Made:
     """jax2tf, then TFLiteConverter: calibrated on all images, and on one, which is nearly the export alone."""
-    import tensorflow as tf
-    from jax.experimental import jax2tf
-
     graph, state = nnx.split(model)
 
     def forward(x: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(x)  # pyright: ignore[reportCallIssue]
 
-    def converted(count: int) -> bytes:
-        signature = [tf.TensorSpec((1, *images.shape[1:]), tf.float32)]
-        function = tf.function(jax2tf.convert(forward), input_signature=signature, autograph=False)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], function)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: samples(images[:count])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-        return converter.convert()
-
-    data, whole = timed(lambda: converted(len(images)))
-    _, alone = timed(lambda: converted(1))
+    data, whole = timed(lambda: convert(forward, [images[:1]], "int8", [[images]]))
+    _, alone = timed(lambda: convert(forward, [images[:1]], "int8", [[images[:1]]]))
     return Made(data, whole, alone)
-
-
-def samples(images: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """One image at a time, as the converter wants them."""
-    for i in range(len(images)):
-        yield [images[i : i + 1]]
 
 
 def logits(data: bytes, x: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jaxq.export.artifact import Artifact as Artifact
 from jaxq.export.artifact import to_tflite as to_tflite
+from jaxq.export.compare_files import compare as compare
 from jaxq.export.evaluate.load import load as load
 from jaxq.export.evaluate.program import evaluate as evaluate
 from jaxq.export.lowering.freeze import freeze as freeze
@@ -21,6 +22,7 @@ from jaxq.export.proof.certificate import Certificate as Certificate
 from jaxq.export.proof.diff import Comparison as Comparison
 from jaxq.export.proof.diff import diff as diff
 from jaxq.export.saved_model import to_saved_model as to_saved_model
+from jaxq.export.side_by_side import SideBySide as SideBySide
 
 __all__ = [
     "Artifact",
@@ -28,7 +30,9 @@ __all__ = [
     "Comparison",
     "Metadata",
     "Program",
+    "SideBySide",
     "TensorMetadata",
+    "compare",
     "diff",
     "evaluate",
     "freeze",

@@ -163,13 +163,15 @@ def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
     """What calibration and export need of a quantized module and its variables."""
     user = {name: value for name, value in variables.items() if name != RANGES}
 
+    target = _target(qmodule.module, user, {})
+
     def captured(*args: Any, **kwargs: Any) -> Captured:
         args, kwargs = qmodule.core.completed(args, kwargs)
-        return qmodule.core.capture(_target(qmodule.module, user, {}), args, kwargs)
+        return qmodule.core.capture(target, args, kwargs)
 
     ranges = {n: {k: jnp.asarray(value) for k, value in r.items()} for n, r in variables.get(RANGES, {}).items()}
     statistics = frozenset(leaf_names({k: v for k, v in user.items() if k != "params"}, frozenset(user)))
-    return Bound(qmodule.core, captured, (user, {}), ranges, statistics)
+    return Bound(qmodule.core, captured, (user, {}), ranges, target.fn, statistics)
 
 
 def parameters_of(variables: Mapping[str, Any]) -> Any:

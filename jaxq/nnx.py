@@ -148,7 +148,7 @@ def bind_nnx(qmodel: QuantizedModel) -> Bound:
     state = nnx.state(qmodel.model)
     pairs = zip(leaf_names(state), nnx.to_flat_state(state), strict=True)
     statistics = frozenset(name for name, (_, variable) in pairs if not isinstance(variable, nnx.Param))
-    return Bound(qmodel.core, captured, state, qmodel.pure_ranges(), statistics)
+    return Bound(qmodel.core, captured, state, qmodel.pure_ranges(), _target(qmodel.model).fn, statistics)
 
 
 def parameters_of(reference: Any) -> Any:

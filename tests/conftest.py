@@ -30,7 +30,7 @@ TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 collect_ignore = [] if MICRO else ["test_targets_micro.py", "test_tflm.py"]
 collect_ignore += [] if CHROMIUM else ["test_report_browser.py"]
 collect_ignore += [] if WEB_RUNTIME else ["test_device_proof_browser.py"]
-collect_ignore += [] if TENSORFLOW else ["test_tensorflow.py"]
+collect_ignore += [] if TENSORFLOW else ["test_tensorflow.py", "test_tflite_converter.py"]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FULL_EFFORT = ("test_dynamic", "test_exact", "test_random_networks", "test_recurrent", "test_simulate", "test_tour")
@@ -70,7 +70,11 @@ SLOW_CASES = frozenset((pathlib.Path(__file__).parent / "slow_cases.txt").read_t
 
 def pytest_report_header() -> list[str]:
     missing = [] if MICRO else ["tflite-micro is not installed: the tflm family (test_tflm.py) is not tested"]
-    missing += [] if TENSORFLOW else ["tensorflow is not installed: test_tensorflow.py is not run"]
+    missing += (
+        []
+        if TENSORFLOW
+        else ["tensorflow is not installed: test_tensorflow.py and test_tflite_converter.py are not run"]
+    )
     missing += [] if CHROMIUM else ["chromium is not installed: test_report_browser.py is not run"]
     lacks = f"chromium or npm's packages in {MODULES} (make browser): test_device_proof_browser.py is not run"
     return [*missing, *([] if WEB_RUNTIME else [f"missing {lacks}"])]

@@ -35,8 +35,8 @@ NAMES = [
     "search",
 ]
 EXPORT_NAMES = [
-    *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "TensorMetadata"),
-    *("diff", "evaluate", "freeze", "load", "lower", "to_saved_model", "to_tflite"),
+    *("Artifact", "Certificate", "Comparison", "Metadata", "Program", "SideBySide"),
+    *("TensorMetadata", "compare", "diff", "evaluate", "freeze", "load", "lower", "to_saved_model", "to_tflite"),
 ]
 ANALYZE_NAMES = [
     *("Difference", "Differences", "Error", "Health", "Score", "Sensitivity", "SiteHealth"),
@@ -56,6 +56,9 @@ SIGNATURES = {
     "analyze.health": "(target, batches, *state, reference=None)",
     "analyze.sensitivity": (
         "(target, batches, *state, labels=None, loss=None, choices=('w4', 'a16', 'float'), progress=True)"
+    ),
+    "export.compare": (
+        "(target, batches, *state, against='tflite-converter', labels=None, samples=None, rounds=50, progress=True)"
     ),
     "export.diff": "(target, batches, *state, file=None, progress=True)",
     "export.to_tflite": (

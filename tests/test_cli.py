@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -213,7 +214,8 @@ def test_plan_of_linen_and_of_a_function(folder: pathlib.Path, name: str, site: 
 
 
 def test_plan_of_a_shipped_recipe():
-    assert "stem/kernel" in call("plan", "recipes/mnist.py", "--json").json["weights"]
+    with jax.numpy_dtype_promotion("standard"):  # flax's avg_pool divides float32 by int32
+        assert "stem/kernel" in call("plan", "recipes/mnist.py", "--json").json["weights"]
 
 
 def test_plan_with_a_recipe_file(folder: pathlib.Path):

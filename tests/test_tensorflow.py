@@ -5,6 +5,7 @@ The SavedModels run in a process that has no JAX, as a server.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -26,6 +27,7 @@ from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.io_formulas import dequantized, quantized
+from jaxq.export.program import Program
 from jaxq.export.runtimes import litert
 from tests.test_exact import exported
 from tests.test_kernels import chain
@@ -129,6 +131,28 @@ def test_the_command_verifies_by_tf_lite(tmp_path: pathlib.Path) -> None:
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and found["differing_integers"] == {"xnnpack": 0, "reference": 0}
     assert found["runtime"].startswith("tensorflow")
+
+
+def test_a_tampered_file_is_reported_as_different() -> None:
+    found = exported("separable", "int8")
+    proof = found.artifact.proof
+    assert proof is not None
+    tampered = dataclasses.replace(proof, data=write(with_another_weight(proof.program)))
+    seen = tampered.verify(found.case.arrays, ("xnnpack", "reference"), proof.machine, False, "tf.lite")
+    assert not seen.ok and min(seen.differing_integers.values()) > 0
+    first = next(op for op in proof.program.operators if op.kind.endswith("CONV_2D"))
+    assert {tally.first for tally in seen.families.values()} == {proof.program.tensors[first.outputs[0]].name}
+
+
+def with_another_weight(program: Program) -> Program:
+    """The program with the sign of the largest weight of its first convolution changed."""
+    op = next(op for op in program.operators if op.kind.endswith("CONV_2D"))
+    tensors, index = list(program.tensors), op.inputs[1]
+    weights = tensors[index].data
+    assert weights is not None
+    changed = np.where(weights == np.abs(weights).max(), -weights, weights)
+    tensors[index] = dataclasses.replace(tensors[index], data=changed)
+    return dataclasses.replace(program, tensors=tuple(tensors))
 
 
 # --- SavedModel -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import typer.core
 from jaxq.cli import (
     bench,
     check,
+    compare,
     diff,
     doctor,
     explain,
@@ -149,7 +150,17 @@ COMMANDS = (
     *(plan.plan, train.train, export.export, verify.verify),
     *(sensitivity.sensitivity, report.report, snippet.snippet, doctor.doctor, explain.explain),
     *(search.search, search.tune),
-    *(diff.diff, inspect.inspect, lint.lint, check.check, bench.bench, infer.infer, weights.weights, proof.proof),
+    *(
+        diff.diff,
+        compare.compare,
+        inspect.inspect,
+        lint.lint,
+        check.check,
+        bench.bench,
+        infer.infer,
+        weights.weights,
+        proof.proof,
+    ),
 )
 for _command in COMMANDS:
     app.command()(_command)

@@ -19,7 +19,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipes": ("jaxq train, published weights, checkpoints",
                 ("mlxtend", "orbax-checkpoint", "pillow", "safetensors")),
     "report": ("jaxq report, jaxq snippet", ("altair", "jinja2", "vl-convert-python")),
-    "tensorflow": ("tf.lite as a referee, SavedModels, TFLiteConverter in benchmarks", ("tensorflow",)),
+    "tensorflow": ("tf.lite as a referee, SavedModels, jaxq compare", ("tensorflow",)),
     "text": ("sentences for jaxq infer and the movie recipes", ("tokenizers",)),
     "weights": ("weight files of Keras and ONNX", ("h5py", "onnx")),
     "vela": ("jaxq check --compile for Ethos-U", ("ethos-u-vela",)),

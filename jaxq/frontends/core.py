@@ -283,15 +283,23 @@ def _shaped(leaf: Any) -> Any:
 class Bound(NamedTuple):
     """A quantized target with its state, in the one form that calibration, analysis and export take.
 
-    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's. statistics: the
-    names of leaves of params that no gradient trains, such as BatchNorm's running mean.
+    captured(*args, **kwargs) gives the plan for those shapes, without arguments for the example's. fn: the function
+    that is captured, `fn(params, *args, **kwargs)`. statistics: the names of leaves of params that no gradient trains,
+    such as BatchNorm's running mean.
     """
 
     core: Core
     captured: Callable[..., Captured]
     params: Any
     ranges: Mapping[str, Mapping[str, jax.Array]]
+    fn: Callable[..., Any]
     statistics: frozenset[str] = frozenset()
+
+    def outputs(self, *arrays: Any) -> list[Any]:
+        """The float model's outputs that are activations, in the graph's order, for the arrays of a call."""
+        args, kwargs = self.core.with_arrays(arrays)
+        leaves, graph = jax.tree.leaves(self.fn(self.params, *args, **kwargs)), self.core.plan.graph
+        return [leaf for leaf, v in zip(leaves, graph.outputs, strict=True) if v in graph.activations]
 
 
 def replanned(bound: Bound, recipe: Recipe) -> Bound:
@@ -304,4 +312,6 @@ def replanned(bound: Bound, recipe: Recipe) -> Bound:
         found = bound.captured(*args, **kwargs)
         return replans.get(found, lambda: found.under(recipe, in_file))
 
-    return Bound(core, captured, bound.params, {**initial_ranges(captured().plan), **bound.ranges})
+    return bound._replace(
+        core=core, captured=captured, ranges={**initial_ranges(captured().plan), **bound.ranges}, statistics=frozenset()
+    )

@@ -80,4 +80,4 @@ def bind_function(function: QuantizedFunction, params: Any, ranges: Ranges) -> B
         args, kwargs = function.core.completed(args, kwargs)
         return function.captured(params, *args, **kwargs)
 
-    return Bound(function.core, captured, params, ranges)
+    return Bound(function.core, captured, params, ranges, function.core.call.called)
