@@ -11,7 +11,7 @@ from jaxq.export.evaluate.program import evaluate
 from jaxq.export.program import Operator, Program, Quantization, Tensor
 from jaxq.graph import Op
 from jaxq.ops import OPS
-from jaxq.ops.integer_ops import Carrier
+from jaxq.ops.integer_ops import Carrier, table
 
 CODES = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16)
 CASES = {
@@ -51,3 +51,14 @@ def test_training_computes_the_kernels_integers(case: str) -> None:
         np.testing.assert_array_equal(
             ours, kernel(kind, CASES[case], (s_x, z_x), (s_y, z_y)), f"{s_x} {z_x} {s_y} {z_y}"
         )
+
+
+def test_a_function_of_whole_numbers_is_divided_by_its_step_once() -> None:
+    """A whole number at the end of a range is a tie of its step: 5 / (10 / 255) is 127.5."""
+    rounded, op = table(lambda _, x: jnp.round(x)), Op("TABLE", "table", (0,), (1,), {}, "")
+    zero = jnp.float32(0)
+    step = jax.jit(lambda q, s_x, s_y: rounded(op, Carrier(q, s_x, zero), scale=s_y, zero_point=zero))
+    q, s_x = CODES.astype(np.float32), np.float32(1 / 32)
+    for bound in range(1, 60):
+        s_y = np.float32(2 * bound) / np.float32(255)
+        np.testing.assert_array_equal(step(q, s_x, s_y), np.round(q * s_x) / s_y, f"{bound}")

@@ -190,10 +190,13 @@ def multiply(op: Op, x: Array, w: Array) -> Array:
 
 
 def table(function: Callable[..., Array]) -> Rule:
-    """Rule of an op that a device looks up: the float function on the output's grid, within one step of the table."""
+    """Rule of an op that a device looks up: the float function on the output's grid, within one step of the table.
+
+    The quotient is rounded once, as in the table: the ends of a range are ties of it (a sign has 1 / (2 / 255)).
+    """
 
     def rule(op: Op, x: Carrier, *numbers: Array, scale: Array, zero_point: Array) -> Array:
-        return function(op, x.real, *numbers) / scale
+        return true_divide(function(op, x.real, *numbers), scale)
 
     return rule
 
