@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
+from jaxq.graph.updates import sliced
 
 
 def conv_general_dilated(builder: Builder, eq: Equation) -> bool:
@@ -37,6 +38,7 @@ def conv_general_dilated(builder: Builder, eq: Equation) -> bool:
     if transposed:
         y = _transpose_conv(builder, x, w, window, eq.source)
     else:
+        x, window = _cropped(builder, x, window, eq.source)
         y = _conv_2d(builder, x, w, window, int(p["feature_group_count"]), eq.source)
     if spatial == 1:
         shape = builder.shape(y)
@@ -44,6 +46,16 @@ def conv_general_dilated(builder: Builder, eq: Equation) -> bool:
     back = np.argsort((spec.out_spec[0], *spec.out_spec[2:], spec.out_spec[1]))
     builder.becomes(eq.outputs[0], builder.transpose(y, [int(i) for i in back], eq.source))
     return True
+
+
+def _cropped(builder: Builder, x: int, window: _Window, source: str) -> tuple[int, _Window]:
+    """A padding below zero is a SLICE of the image."""
+    crops = [(max(0, -low), max(0, -high)) for low, high in window.padding]
+    n, *sizes, channels = builder.shape(x)
+    begin = (0, *(low for low, _ in crops), 0)
+    size = (n, *(whole - low - high for whole, (low, high) in zip(sizes, crops, strict=True)), channels)
+    padding = [(max(0, low), max(0, high)) for low, high in window.padding]
+    return sliced(builder, x, begin, size, source), _Window(window.stride, padding, window.dilation)
 
 
 def _transposable(builder: Builder, eq: Equation) -> bool:

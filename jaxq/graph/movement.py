@@ -1,16 +1,13 @@
-"""Primitives that move or select numbers, and pooling: one rule each, `(builder, equation) -> bool`."""
+"""Primitives that move or select numbers: one rule each, `(builder, equation) -> bool`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation, with_ones
-from jaxq.graph.patterns import Match
 
 
 def reshape(builder: Builder, eq: Equation) -> bool:
@@ -131,16 +128,6 @@ def slice(builder: Builder, eq: Equation) -> bool:
     return True
 
 
-def pad(builder: Builder, eq: Equation) -> bool:
-    """PAD with zeros, not between elements nor negative."""
-    config = eq.params["padding_config"]
-    if builder.view.scalar(eq.inputs[1]) != 0.0 or any(low < 0 or high < 0 or inner for low, high, inner in config):
-        return False
-    pads = tuple((int(low), int(high)) for low, high, _ in config)
-    builder.op("PAD", eq.inputs[:1], {"pads": pads}, eq.source, outputs=eq.outputs)
-    return True
-
-
 def reverse(builder: Builder, eq: Equation) -> bool:
     """REVERSE_V2, one axis at a time: TFLite's kernel takes several only where they are neighbours."""
     value = builder.resolve(eq.inputs[0])
@@ -152,38 +139,3 @@ def reverse(builder: Builder, eq: Equation) -> bool:
         return True
     builder.op("REVERSE_V2", (value,), {"axes": (axes[-1],)}, eq.source, outputs=eq.outputs)
     return True
-
-
-def max_pool(builder: Builder, eq: Equation) -> bool:
-    """MAX_POOL_2D of windows over the axes between batch and channels, of which there are one or two."""
-    window, stride, padding = (tuple(eq.params[k]) for k in ("window_dimensions", "window_strides", "padding"))
-    dilated = set(eq.params["base_dilation"]) | set(eq.params["window_dilation"]) != {1}
-    if len(window) not in (3, 4) or (window[0], window[-1]) != (1, 1) or dilated:
-        return False
-    attrs: dict[str, Any] = {
-        "window": window[1:-1],
-        "stride": stride[1:-1],
-        "padding": tuple(map(tuple, padding[1:-1])),
-    }
-    if any(map(any, (padding[0], padding[-1]))) or (stride[0], stride[-1]) != (1, 1):
-        return False
-    if len(window) == 3:
-        _pool_1d(builder, eq, "MAX_POOL_2D", eq.inputs[0], attrs)
-    else:
-        builder.op("MAX_POOL_2D", eq.inputs, attrs, eq.source, outputs=eq.outputs)
-    return True
-
-
-def average_pool_1d(builder: Builder, eq: Equation, match: Match) -> None:
-    """AVERAGE_POOL_2D of windows over one axis."""
-    _pool_1d(builder, eq, "AVERAGE_POOL_2D", match.inputs[0], match.attrs)
-
-
-def _pool_1d(builder: Builder, eq: Equation, kind: str, value: int, attrs: Mapping[str, Any]) -> None:
-    """A pool of TFLite's over rows of one number: RESHAPE to [N, 1, L, C], the pool, RESHAPE back."""
-    (n, size, channels), (m, out, _) = builder.shape(value), builder.shape(eq.outputs[0])
-    flat = {"window": (1,), "stride": (1,), "padding": ((0, 0),)}
-    attrs = dict(attrs) | {name: (*first, *attrs[name]) for name, first in flat.items()}
-    image = builder.reshape(builder.resolve(value), (n, 1, size, channels), eq.source)
-    pooled = builder.op(kind, (image,), attrs, eq.source, shape=(m, 1, out, channels))
-    builder.becomes(eq.outputs[0], builder.reshape(pooled, (m, out, channels), eq.source))

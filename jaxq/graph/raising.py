@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ControlFlowError
-from jaxq.graph import arithmetic, masks, matchers, movement, reductions
+from jaxq.graph import arithmetic, masks, matchers, movement, pools, reductions, updates
 from jaxq.graph.builder import Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
@@ -97,7 +97,7 @@ def _times_reciprocal(builder: Builder, eq: Equation, match: Match) -> None:
 
 # Matches that are more than one op.
 COMPOSED = {
-    "AVERAGE_POOL_1D": movement.average_pool_1d,
+    "AVERAGE_POOL_1D": pools.average_pool_1d,
     "DIV": _times_reciprocal,
     "SOFTMAX": reductions.softmax,
     "VARIANCE": reductions.variance,
@@ -181,6 +181,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "div": masks.around("DIV", arithmetic.divide),
     "dot_general": dot_general,
     "dynamic_slice": movement.dynamic_slice,
+    "dynamic_update_slice": updates.dynamic_update_slice,
     "eq": masks.compare("EQUAL"),
     "expand_dims": movement.reshape,
     "gather": movement.gather,
@@ -198,13 +199,18 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "neg": masks.around("NEG", arithmetic.negate),
     "not": masks.logical_not,
     "optimization_barrier": _alias,
-    "pad": movement.pad,
+    "pad": updates.pad,
     "reduce_max": reductions.reduction("REDUCE_MAX"),
     "reduce_min": reductions.reduction("REDUCE_MIN"),
     "reduce_sum": reductions.total,
-    "reduce_window_max": movement.max_pool,
+    "reduce_window_max": pools.max_pool,
+    "reduce_window_min": pools.min_pool,
+    "reduce_window_sum": pools.sum_pool,
     "reshape": movement.reshape,
     "rev": movement.reverse,
+    "scatter": updates.scatter(None),
+    "scatter-add": updates.scatter(0.0, "ADD"),
+    "scatter-mul": updates.scatter(1.0, "MUL"),
     "select_n": masks.select,
     "slice": movement.slice,
     "split": movement.split,

@@ -1,0 +1,131 @@
+"""Changes of a part of an array at a constant place: one rule each, `(builder, equation) -> bool`.
+
+`x.at[:, 1].set(y)` and `lax.dynamic_update_slice` put y between what is left of x, as CONCATENATION; `.add` and
+`.multiply` are arithmetic with an array of zeros or ones into which y is put.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from jaxq.graph import arithmetic
+from jaxq.graph.builder import Builder
+from jaxq.graph.ir import Equation
+from jaxq.numerics.rounding import namespace
+
+
+def dynamic_update_slice(builder: Builder, eq: Equation) -> bool:
+    """The update at a constant place."""
+    x, part, *starts = eq.inputs
+    begin = [builder.view.scalar(v) for v in starts]
+    if any(b is None for b in begin):
+        return False
+    limits = [whole - size for whole, size in zip(builder.shape(x), builder.shape(part), strict=True)]
+    place = [min(max(int(b or 0), 0), limit) for b, limit in zip(begin, limits, strict=True)]
+    builder.becomes(eq.outputs[0], _replaced(builder, x, part, place, eq.source))
+    return True
+
+
+def scatter(neutral: float | None, primitive: str = "") -> Callable[[Builder, Equation], bool]:
+    """A part that replaces another, or that a primitive combines with it: of x and `neutral` it makes x."""
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        x, _, part = eq.inputs
+        place = _place(builder, eq)
+        if place is None:
+            return False
+        inserted = eq.params["dimension_numbers"].inserted_window_dims
+        shape = list(builder.shape(part))
+        for axis in sorted(inserted):
+            shape.insert(axis, 1)
+        part = builder.reshape(part, shape, eq.source)
+        if any(b < 0 or b + n > whole for b, n, whole in zip(place, shape, builder.shape(x), strict=True)):
+            return False  # JAX drops what lies outside
+        if neutral is None:
+            builder.becomes(eq.outputs[0], _replaced(builder, x, part, place, eq.source))
+            return True
+        other = _amid(builder, neutral, part, place, builder.shape(x), eq.source)
+        return arithmetic.binary(primitive)(builder, dataclasses.replace(eq, inputs=(x, other)))
+
+    return rule
+
+
+def _place(builder: Builder, eq: Equation) -> list[int] | None:
+    """Where one window begins in each axis; None for several windows, or a place that is not constant."""
+    _, indices, part = eq.inputs
+    numbers, rank = eq.params["dimension_numbers"], len(builder.shape(eq.inputs[0]))
+    axes = tuple(numbers.scatter_dims_to_operand_dims)
+    whole = tuple(numbers.update_window_dims) == tuple(range(len(builder.shape(part))))
+    if not whole or numbers.operand_batching_dims or builder.shape(indices) != (len(axes),):
+        return None
+    found = _numbers(builder, indices)
+    return None if found is None else [dict(zip(axes, found, strict=True)).get(axis, 0) for axis in range(rank)]
+
+
+def _numbers(builder: Builder, value: int) -> list[int] | None:
+    """The numbers of a constant vector that is written element by element."""
+    eq = builder.view.producer.get(value)
+    if eq is not None and eq.primitive == "concatenate":
+        parts = [_numbers(builder, v) for v in eq.inputs]
+        return None if None in parts else [n for part in parts if part is not None for n in part]
+    number = builder.view.scalar(value)
+    return None if number is None else [int(number)] * math.prod(builder.shape(value))
+
+
+def pad(builder: Builder, eq: Equation) -> bool:
+    """PAD with zeros, behind a SLICE where a side is cut; CONCATENATION with another number. Not between elements."""
+    x, config, number = builder.resolve(eq.inputs[0]), eq.params["padding_config"], builder.view.scalar(eq.inputs[1])
+    if number is None or not math.isfinite(number) or any(inner for _, _, inner in config):
+        return False
+    shape = builder.shape(x)
+    begin = [max(0, -int(low)) for low, _, _ in config]
+    size = [whole - b - max(0, -int(high)) for whole, b, (_, high, _) in zip(shape, begin, config, strict=True)]
+    if 0 in size:
+        return False
+    x = sliced(builder, x, begin, size, eq.source)
+    place = [max(0, int(low)) for low, _, _ in config]
+    builder.becomes(eq.outputs[0], _amid(builder, number, x, place, builder.shape(eq.outputs[0]), eq.source))
+    return True
+
+
+def _amid(builder: Builder, number: float, part: int, place: Sequence[int], shape: Sequence[int], source: str) -> int:
+    """An array of one number with `part` at a place: a PAD where the number is zero."""
+    size = builder.shape(part)
+    if number != 0.0 or size == tuple(shape) or part not in builder.dynamic:
+        return _replaced(builder, builder.full(number, shape), part, place, source)
+    pads = tuple((b, whole - b - n) for b, n, whole in zip(place, size, shape, strict=True))
+    return builder.op("PAD", (builder.resolve(part),), {"pads": pads}, source, shape=shape)
+
+
+def sliced(builder: Builder, value: int, begin: Sequence[int], size: Sequence[int], source: str) -> int:
+    """A part of a value: itself, a SLICE, or a weight."""
+    begin, size = tuple(begin), tuple(size)
+    if size == builder.shape(value):
+        return value
+    if value not in builder.dynamic:
+        part = tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))
+        return builder.weight(lambda w: w[part], (value,), size)
+    return builder.op("SLICE", (builder.resolve(value),), {"begin": begin, "size": size}, source, shape=size)
+
+
+def _replaced(builder: Builder, x: int, part: int, place: Sequence[int], source: str) -> int:
+    """`x` with `part` at a place: along the first axis where they differ what is before, the middle, what is after."""
+    shape, size = builder.shape(x), builder.shape(part)
+    axis = next((a for a, (whole, n) in enumerate(zip(shape, size, strict=True)) if whole != n), None)
+    if axis is None:
+        return part
+
+    def between(start: int, end: int) -> int:
+        begin, sizes = [0] * len(shape), list(shape)
+        begin[axis], sizes[axis] = start, end - start
+        return sliced(builder, x, begin, sizes, source)
+
+    first, last = place[axis], place[axis] + size[axis]
+    middle = _replaced(builder, between(first, last), part, place, source)
+    parts = [between(0, first)] if first else []
+    parts += [middle, *([between(last, shape[axis])] if last < shape[axis] else [])]
+    if builder.dynamic.isdisjoint(parts):
+        return builder.weight(lambda *arrays: namespace(arrays[0]).concatenate(arrays, axis), parts, shape)
+    return builder.op("CONCATENATION", tuple(map(builder.resolve, parts)), {"axis": axis}, source, shape=shape)
