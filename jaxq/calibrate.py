@@ -19,6 +19,7 @@ from jaxq.frontends.batches import batch_arguments
 from jaxq.frontends.calibration_data import refuse_non_finite, refuse_soft_masks
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
+from jaxq.frontends.gathered import gathered
 from jaxq.frontends.ranges import check_range_names
 from jaxq.graph import MASK, Op
 from jaxq.graph.recent import Recent
@@ -73,7 +74,7 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
 
 
 def _refuse_overwriting(bound: Bound) -> None:
-    done = [name for name, r in bound.ranges.items() if all(np.all(np.isfinite(np.asarray(a))) for a in r.values())]
+    done = [name for name, r in bound.ranges.items() if all(np.all(np.isfinite(gathered(a))) for a in r.values())]
     if done:
         raise CalibrationError(
             f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or "
@@ -101,7 +102,7 @@ def fingerprint(params: Any) -> int:
     """A number that tells parameters apart: CRC-32 of all their bytes."""
     found = 0
     for leaf in jax.tree.leaves(params):
-        found = zlib.crc32(np.asarray(leaf).tobytes() if not is_key(leaf) else b"", found)
+        found = zlib.crc32(gathered(leaf).tobytes() if not is_key(leaf) else b"", found)
     return found
 
 
@@ -131,18 +132,19 @@ class _Observed:
         captured = self.captured = self.bound.captured(*args, **kwargs)
         check_range_names(captured.plan, self.bound.ranges, self.bound.core.plans)
         refuse_soft_masks(index, captured.plan.graph, arrays)
-        extremes, values, channels = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
+        found = self._observe(captured)(jax.tree.leaves(self.bound.params), arrays)
+        extremes, values, channels = jax.tree.map(gathered, found)
         refuse_non_finite(index, arrays, extremes)
         for name, pair in extremes.items():
             observer = _observer(captured.plan.groups[name])
-            batch = Batch(np.asarray(pair), [np.asarray(array) for array in values.get(name, ())])
+            batch = Batch(pair, values.get(name, []))
             self.states[name] = observer.update(self.states.get(name, observer.start()), batch)
         self._add_channels(captured, channels)
 
-    def _add_channels(self, captured: Captured, channels: Mapping[str, jax.Array]) -> None:
+    def _add_channels(self, captured: Captured, channels: Mapping[str, np.ndarray]) -> None:
         values = {name: value for value, name in captured.plan.graph.site_names.items()}
         for site, pair in channels.items():
-            low, high = np.asarray(pair)
+            low, high = pair
             shape = captured.plan.graph.avals[values[site]].shape
             extent = Extent(low, high, math.prod(shape) // max(len(low), 1))
             self.extents[site] = self.extents[site].merged(extent) if site in self.extents else extent
@@ -267,7 +269,7 @@ def awakened(
     for op in reversed(silent):
         sums = [r for r in plan.graph.consumers(op.outputs[0]) if r.kind in {"ADD", "SUB"}]
         group = plan.group(sums[0].outputs[0]) if sums else None
-        if group is not None and group.name in found and not any(np.any(np.asarray(env[v])) for v in op.inputs[1:]):
+        if group is not None and group.name in found and not any(np.any(gathered(env[v])) for v in op.inputs[1:]):
             bound = max(map(abs, found[group.name]))
             found[names[op.name]] = (-bound, bound)
     return found
@@ -296,7 +298,7 @@ def _weight_ranges(bound: Bound, captured: Captured, ranges: Ranges) -> Ranges:
     trained = {site: op for op in plan.graph.ops if (site := plan.weight_site(op)) is not None}
     env = weight_values(plan.graph, jax.tree.leaves(bound.params)) if trained else {}  # seconds where there are many
     for site, op in trained.items():
-        found[site] = weight_range(np.asarray(env[op.inputs[1]], np.float32), plan.weights[op.name])
+        found[site] = weight_range(gathered(env[op.inputs[1]]).astype(np.float32), plan.weights[op.name])
     return found
 
 

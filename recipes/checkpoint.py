@@ -1,5 +1,7 @@
 """Training state on disk, through orbax: parameters, ranges and optimizer, saved whole and resumed bit for bit.
 
+Of several processes each writes what it holds, into a folder that all of them see; any number of them can read it.
+
 Beside the steps, `plan.json` says which plan the ranges are of: by the module's number, the fingerprint of its plan and
 what it is a hash of. Ranges of another plan are refused.
 """
@@ -19,6 +21,7 @@ from flax import nnx
 
 from jaxq.errors import ExportError, InputError
 from jaxq.export.files import write_whole
+from jaxq.recipes import processes
 from jaxq.recipes.identity import differing
 
 PLAN = "plan.json"
@@ -85,19 +88,24 @@ def _plans(modules: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
 def _note_plans(folder: pathlib.Path, modules: tuple[Any, ...]) -> None:
     """Before the checkpoint that it speaks of: whenever the process ends, ranges have their plan."""
     text = json.dumps(_plans(modules), indent=2).encode() + b"\n"
-    if _plans(modules) and not ((folder / PLAN).is_file() and (folder / PLAN).read_bytes() == text):
+    known = (folder / PLAN).read_bytes() if (folder / PLAN).is_file() else None
+    if processes.writes() and _plans(modules) and known != text:
         write_whole({folder / PLAN: text})
 
 
 def make_room(out: pathlib.Path, resume: bool, force: bool) -> None:
     """Refuse a folder that holds an earlier run, unless told to go on with it or to start again. Raises ExportError."""
-    if not resume and (force or not (out / "checkpoints").exists()):
-        (out / "log.jsonl").unlink(missing_ok=True)  # the curves of another run
     earlier = [path for path in (out / "model.tflite", out / "checkpoints") if path.exists()]
-    if resume or not earlier:
-        return
-    if not force:
+    if earlier and not (resume or force):
         raise ExportError(f"{earlier[0]} exists. Go on with --resume, start again with --force, or give another --out.")
+    processes.wait("the folder was looked at")
+    if processes.writes() and not resume:
+        _clear(out)
+    processes.wait("the folder has room")
+
+
+def _clear(out: pathlib.Path) -> None:
+    (out / "log.jsonl").unlink(missing_ok=True)  # the curves of another run
     gone = out / "checkpoints.old"  # in one step: a half-removed folder is no run
     shutil.rmtree(gone, ignore_errors=True)
     if (out / "checkpoints").exists():

@@ -29,7 +29,7 @@ import jaxq
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
 from jaxq.plan.recipe import Weights
-from jaxq.recipes import checkpoint, identity, images, pages, stepping, train, weights
+from jaxq.recipes import checkpoint, identity, images, pages, processes, stepping, train, weights
 from jaxq.recipes.images import Images
 from jaxq.recipes.notes import Notes
 from jaxq.recipes.train import Training
@@ -101,7 +101,10 @@ def pretrained(name: str, classes: int, rngs: nnx.Rngs) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its choices, images, devices, folder, and what has been found so far."""
+    """One run: its choices, images, devices, folder, and what has been found so far.
+
+    workers: processes that read the training images; 0: threads.
+    """
 
     config: Finetune
     out: pathlib.Path
@@ -112,6 +115,7 @@ class Run:
     writer: train.Writer
     notes: Notes
     smoke: bool = False
+    workers: int = 0
 
     def inputs(self, count: int | None = None) -> np.ndarray:
         """Test images as they enter the network."""
@@ -127,21 +131,27 @@ def ladder(
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Climb it; leaves model.tflite, its manifest and report, log.jsonl and summary.json in `out`.
+
+    workers: processes that decode training images as steps need them. 0: threads decode them, or once and for all where
+    they fit in `images.HELD` bytes.
 
     Returns the summary, and under "report" lines about its page.
     Raises InputError and WeightsError for images and weights that are not here, before anything is computed.
     """
     checkpoint.make_room(out, resume, force)
     training, test = _images(config, data, smoke, seed)
+    found = identity.fingerprint((training, test))
+    training = training if workers else images.held(training)
     model = config.network(len(training.classes), nnx.Rngs(seed))
     out.mkdir(parents=True, exist_ok=True)
-    found = identity.fingerprint((training, test))
     devices = stepping.mesh_of().size
     identity.claim(out, resume, recipe="finetune", seed=seed, config=config, data=found, devices=devices)
     notes = Notes(out / "summary.json", resume=resume)
-    run = Run(config, out, seed, training, test, stepping.mesh_of(), train.JsonLines(out / "log.jsonl"), notes, smoke)
+    writer, mesh = train.JsonLines(out / "log.jsonl"), stepping.mesh_of()
+    run = Run(config, out, seed, training, test, mesh, writer, notes, smoke, workers)
     run.notes.add(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
     model.train()
     _train(run, "float", model, config.first)
@@ -153,7 +163,8 @@ def ladder(
     _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
-    print(table(run.notes.found))
+    if processes.writes():
+        print(table(run.notes.found))
     return run.notes.found | {"report": run.notes.report}
 
 
@@ -164,7 +175,7 @@ def _images(config: Finetune, data: pathlib.Path | None, smoke: bool, seed: int)
         return images.synthetic(4, config.train, side, seed), images.synthetic(4, config.test, side, seed + 1)
     if data is None:
         raise InputError(FOLDER)
-    return images.read_splits(data, side, config.train, config.test, seed)
+    return images.read_splits(data, side, config.train, config.test, seed, held=False)
 
 
 def _per_tensor(run: Run, model: Any) -> float:
@@ -179,11 +190,13 @@ def _quantized(run: Run, model: Any, recipe: jaxq.Recipe, name: str, file: str) 
     accuracy, logits = _accuracy(run, qmodel)
     run.notes.add(**{f"{name}_qat": accuracy})
     said = jaxq.export.Metadata.image_classifier(run.test.classes, run.config.mean, run.config.std)
-    artifact = jaxq.export.to_tflite(qmodel, verify=run.inputs(run.config.verify), metadata=said)
-    artifact.save(run.out / file, force=True)
+    artifact = jaxq.export.to_tflite(processes.local(qmodel), verify=run.inputs(run.config.verify), metadata=said)
+    if processes.writes():
+        artifact.save(run.out / file, force=True)
     _compare(run, name, artifact, logits)
     shown = None if run.smoke else run.inputs(run.config.verify)
-    run.notes.report += pages.written(artifact, (run.out / file).with_suffix(".html"), run.out, shown)
+    if processes.writes():
+        run.notes.report += pages.written(artifact, (run.out / file).with_suffix(".html"), run.out, shown)
 
 
 def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:
@@ -192,7 +205,7 @@ def _calibrated(run: Run, model: Any, recipe: jaxq.Recipe) -> Any:
     qmodel = jaxq.quantize(model, recipe, run.inputs(1))
     pick = np.random.default_rng((run.seed, 2)).permutation(len(run.train.labels))[: config.calibrate]
     chosen = config.preprocess(train.middle(run.train.images[pick], size))
-    jaxq.calibrate(qmodel, (chosen[i : i + 64] for i in range(0, len(chosen), 64)))
+    jaxq.calibrate(qmodel, (stepping.spread(run.mesh, chosen[i : i + 64]) for i in range(0, len(chosen), 64)))
     return qmodel
 
 
@@ -207,7 +220,7 @@ def _train(run: Run, name: str, model: Any, training: Training) -> None:
     with checkpoint.manager(folder, every=training.save) as checkpoints:
         found = train.fit(
             model, optimizer, run.train, training, preprocess=run.config.preprocess, checkpoints=checkpoints,
-            title=name.replace("_", " "), seed=run.seed, mesh=run.mesh, writer=run.writer,
+            title=name.replace("_", " "), seed=run.seed, mesh=run.mesh, writer=run.writer, workers=run.workers,
         )  # fmt: skip
     seconds = run.notes.found.get(f"{name}_seconds", 0.0) + (time.perf_counter() - start if found else 0.0)
     run.notes.add(**{f"{name}_steps": count, f"{name}_seconds": round(seconds, 1)})
@@ -224,7 +237,7 @@ def _accuracy(run: Run, model: Any) -> tuple[float, np.ndarray]:
 def _on_device(run: Run, qmodel: Any) -> np.ndarray:
     """The logits of all test images from the model's file on LiteRT: the training forward's integers, but sooner."""
     qmodel.eval()
-    return _file_logits(run, jaxq.export.to_tflite(qmodel))
+    return _file_logits(run, jaxq.export.to_tflite(processes.local(qmodel)))
 
 
 def _file_logits(run: Run, artifact: Artifact) -> np.ndarray:

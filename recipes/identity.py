@@ -18,19 +18,33 @@ import numpy as np
 
 from jaxq.errors import InputError
 from jaxq.export.files import write_whole
+from jaxq.recipes import processes
+from jaxq.recipes.images import Squares
 
 FILE = "run.json"
 SHOWN = 8  # differences in a message
 
 
 def fingerprint(data: Any) -> str:
-    """CRC-32 of all arrays of a pytree, with their shapes and types: `9f2ab301`."""
+    """CRC-32 of all arrays of a pytree, with their shapes and types: `9f2ab301`. Of image files that are not decoded,
+    of their bytes.
+    """
     found = 0
     for leaf in jax.tree.leaves(data):
-        array = np.ascontiguousarray(leaf)
-        found = zlib.crc32(f"{array.dtype}{array.shape}".encode(), found)
-        found = zlib.crc32(array if array.dtype.kind not in "OSU" else repr(array.tolist()).encode(), found)
+        found = _of_files(leaf, found) if isinstance(leaf, Squares) else _of_array(np.ascontiguousarray(leaf), found)
     return f"{found:08x}"
+
+
+def _of_array(array: Any, found: int) -> int:
+    found = zlib.crc32(f"{array.dtype}{array.shape}".encode(), found)
+    return zlib.crc32(array if array.dtype.kind not in "OSU" else repr(array.tolist()).encode(), found)
+
+
+def _of_files(squares: Squares, found: int) -> int:
+    found = zlib.crc32(f"{squares.shape}".encode(), found)
+    for file in squares.files:
+        found = zlib.crc32(file.read_bytes(), zlib.crc32(file.name.encode(), found))
+    return found
 
 
 def claim(out: pathlib.Path, resume: bool, **identity: Any) -> None:
@@ -46,7 +60,9 @@ def claim(out: pathlib.Path, resume: bool, **identity: Any) -> None:
     now, file = _flat("", _plain(identity)), out / FILE
     if resume and (out / "checkpoints").is_dir():
         _refuse_another(out, _known(file), now)
-    write_whole({file: (json.dumps(now, indent=2) + "\n").encode()})
+    processes.wait("the run was known")
+    if processes.writes():
+        write_whole({file: (json.dumps(now, indent=2) + "\n").encode()})
 
 
 def _known(file: pathlib.Path) -> dict[str, Any] | None:

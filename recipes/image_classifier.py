@@ -61,9 +61,13 @@ def run(
     smoke: bool = False,
     resume: bool = False,
     force: bool = False,
+    workers: int = 0,
 ) -> dict[str, Any]:
-    """Run the recipe on the images in `data`; returns the summary. With `smoke` a small random network, a few steps."""
+    """Run the recipe on the images in `data`; returns the summary. With `smoke` a small random network, a few steps.
+
+    workers: processes that decode the training images.
+    """
     chosen = config(network or DEFAULT, **({} if epochs is None else {"epochs": epochs}))
     if smoke:
         chosen = dataclasses.replace(SMOKE[network or DEFAULT], four_bits=False)
-    return ladder(chosen, out, data=data, smoke=smoke, seed=seed, resume=resume, force=force)
+    return ladder(chosen, out, data=data, smoke=smoke, seed=seed, resume=resume, force=force, workers=workers)

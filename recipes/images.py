@@ -1,7 +1,9 @@
-"""Folders of images, `train/<class>/*.jpg` and `test/<class>/*.jpg`, as arrays in memory."""
+"""Folders of images, `train/<class>/*.jpg` and `test/<class>/*.jpg`: as arrays in memory, or decoded when read."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,36 +17,78 @@ from jaxq.recipes.pictures import read_picture
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
-class Images(NamedTuple):
-    """Images uint8 [n, side, side, 3], RGB, labels int32 [n] and the names of the classes, by label."""
+HELD = 2**30  # bytes of training images that are decoded once and held in memory
 
-    images: np.ndarray
+
+@dataclasses.dataclass(frozen=True)
+class Squares:
+    """Image files as an array uint8 [n, side, side, 3] whose numbers are decoded when they are asked for.
+
+    `squares[3]` is one image; a slice or an array of numbers gives several. Raises InputError for a file that is no
+    image, when it is asked for.
+    """
+
+    files: tuple[pathlib.Path, ...]
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[n, side, side, 3]."""
+        return len(self.files), self.side, self.side, 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, int | np.integer):
+            return _square(self.files[index], self.side)
+        return np.stack([_square(self.files[i], self.side) for i in np.arange(len(self.files))[index]])
+
+
+class Images(NamedTuple):
+    """Images uint8 [n, side, side, 3], RGB, an array or `Squares`, labels int32 [n] and the names of the classes, by
+    label.
+    """
+
+    images: Any
     labels: np.ndarray
     classes: tuple[str, ...]
 
 
-def read_folder(folder: pathlib.Path, split: str, side: int, *, limit: int | None = None, seed: int = 0) -> Images:
+def read_folder(
+    folder: pathlib.Path, split: str, side: int, *, limit: int | None = None, seed: int = 0, held: bool = True
+) -> Images:
     """The images of `folder/split/<class>/`, their middle square scaled to `side` (bicubic). Classes in sorted order.
 
-    limit: take so many in all, equally many of each class, drawn by `seed`. Memory: 3 side^2 bytes an image. Raises
-    InputError for a folder, class or image that is missing, and for a file that is no image.
+    limit: take so many in all, equally many of each class, drawn by `seed`. held: decode them now, into 3 side^2 bytes
+    of memory an image; else when they are asked for. Raises InputError for a folder, class or image that is missing,
+    and for a file that is no image.
     """
     names = classes_of(folder, split)
     each = None if limit is None else -(-limit // len(names))
     files = [(file, i) for i, name in enumerate(names) for file in _chosen(folder / split / name, each, seed)]
-    images = np.stack([_square(file, side) for file, _ in files])
-    return Images(images, np.array([label for _, label in files], np.int32), names)
+    squares = Squares(tuple(file for file, _ in files), side)
+    return Images(squares[:] if held else squares, np.array([label for _, label in files], np.int32), names)
 
 
 def read_splits(
-    folder: pathlib.Path, side: int, train: int | None, test: int | None, seed: int
+    folder: pathlib.Path, side: int, train: int | None, test: int | None, seed: int, *, held: bool = True
 ) -> tuple[Images, Images]:
-    """The images to train on and to test on. Raises InputError, also where their classes differ."""
+    """The images to train on and to test on. Raises InputError, also where their classes differ.
+
+    held: as in `read_folder`, of those to train on.
+    """
     found = classes_of(folder, "train"), classes_of(folder, "test")
     if found[0] != found[1]:
         odd = sorted(set(found[0]) ^ set(found[1]))[0]
         raise InputError(f"{folder}: the class {odd} is in one of train/ and test/ only; both must have every class.")
-    return read_folder(folder, "train", side, limit=train, seed=seed), read_folder(folder, "test", side, limit=test)
+    training = read_folder(folder, "train", side, limit=train, seed=seed, held=held)
+    return training, read_folder(folder, "test", side, limit=test)
+
+
+def held(data: Images) -> Images:
+    """The images decoded, where they fit in HELD bytes."""
+    return data if math.prod(data.images.shape) > HELD else data._replace(images=data.images[:])
 
 
 def classes_of(folder: pathlib.Path, split: str) -> tuple[str, ...]:

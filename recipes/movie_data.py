@@ -8,9 +8,11 @@ import zlib
 import numpy as np
 
 from jaxq.errors import InputError
+from jaxq.recipes import processes
 from jaxq.recipes.bert import CONFIGS
 from jaxq.recipes.bert import Config as Sizes
 from jaxq.recipes.bert_policies import POLICIES
+from jaxq.recipes.input_pipeline import Batches, Rows
 from jaxq.recipes.movie_tasks import Data, Task
 from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json
 
@@ -112,15 +114,14 @@ def resized(of: Data, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
-def batch_of(train: Data, size: int, step: int, seed: int, group: int = 1) -> Data:
-    """The batch of a step, which depends on the step and the seed alone; every epoch has an order of its own.
+def batches_from(train: Data, size: int, steps: int, seed: int, first: int = 0, *, group: int = 1) -> Batches:
+    """The batches of the steps from `first` on, columns of `Data`; every epoch has an order of its own.
 
     Groups stay together. Of fewer sentences than a batch, all are in each.
     """
     size = max(group, min(size, len(train.ids)) // group * group)
-    epoch, place = divmod(step, len(train.ids) // size)
-    order = mixed(np.random.default_rng([seed, epoch]), len(train.ids), group)[place * size : (place + 1) * size]
-    return Data(*(array[order] for array in train))
+    source, share = Rows(train, group), processes.share()
+    return Batches(source, batch=size, steps=steps, seed=seed, first=first, share=share, group=group)
 
 
 def mixed(rng: np.random.Generator, count: int, group: int) -> np.ndarray:

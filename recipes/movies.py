@@ -26,12 +26,13 @@ import jaxq
 from jaxq import Recipe
 from jaxq.export.artifact import Artifact
 from jaxq.export.metadata import Metadata, TensorMetadata
-from jaxq.recipes import checkpoint, identity, pages, stepping, weights
+from jaxq.recipes import checkpoint, identity, pages, processes, stepping, weights
 from jaxq.recipes.bert import SentenceEncoder, SentenceModel, bounded, example
 from jaxq.recipes.bert_policies import POLICIES
+from jaxq.recipes.input_pipeline import Batches
 from jaxq.recipes.movie_data import SMOKE as SMOKE
 from jaxq.recipes.movie_data import Config as Config
-from jaxq.recipes.movie_data import batch_of as batch_of
+from jaxq.recipes.movie_data import batches_from as batches_from
 from jaxq.recipes.movie_data import data as data
 from jaxq.recipes.movie_data import of_policy as of_policy
 from jaxq.recipes.movie_data import resized as resized
@@ -101,7 +102,8 @@ def ladder(
         run.notes.once("float, longer", lambda: run.score(_longer(run, model)))
     for policy in config.policies:
         _quantized(run, policy, model)
-    _report(Console(), task.title, run.notes.found)
+    if processes.writes():
+        _report(Console(), task.title, run.notes.found)
     return run.notes.found | {"report": run.notes.report}
 
 
@@ -135,7 +137,8 @@ def _quantized(run: Run, policy: str, model: Network) -> None:
     (outputs,) = artifact.run(run.test.ids, run.test.mask)
     run.notes.add(**{f"{policy} artifact": run.task.score(outputs, run.test)})
     shown = None if config.pretrained is None else resized(run.test, config.length, config.verify)
-    run.notes.report += pages.written(artifact, run.out / f"{policy}.html", run.out, shown)
+    if processes.writes():
+        run.notes.report += pages.written(artifact, run.out / f"{policy}.html", run.out, shown)
     for length in config.lengths:
         _written(run, f"{policy}_{length}", at_length(qmodel, config, policy, model, length), length)
 
@@ -145,8 +148,9 @@ def _written(run: Run, name: str, qmodel: Any, length: int) -> Artifact:
     qmodel.eval()
     said = metadata(run.task, run.config)
     sample = resized(run.test, length, run.config.verify)
-    artifact = jaxq.export.to_tflite(qmodel, verify=sample, metadata=said)
-    artifact.save(run.out / f"{name}.tflite", force=True)
+    artifact = jaxq.export.to_tflite(processes.local(qmodel), verify=sample, metadata=said)
+    if processes.writes():
+        artifact.save(run.out / f"{name}.tflite", force=True)
     assert artifact.certificate is not None
     run.notes.add(
         **{
@@ -227,15 +231,17 @@ def _fit(run: Run, name: str, model: Any, rate: float, steps: int, share: float)
     tx = jaxq.optim.partition(tx, optax.adam(config.range_rate)) if integers else tx
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
-    def step_of(step: int, is_last: Callable[[], bool]) -> str:
+    def begin(first: int) -> Batches:
         seed = run.seed + (name != "float")
-        batch = batch_of(run.train, config.batch, step, seed, run.task.group)
-        batch = Data(*stepping.divide(run.mesh, *batch))
-        loss = train_step(model, optimizer, batch, share, config.temperature, task=run.task)
+        return batches_from(run.train, config.batch, steps, seed, first, group=run.task.group)
+
+    def step_of(step: int, batch: Any, is_last: Callable[[], bool]) -> str:
+        divided = Data(*stepping.divide(run.mesh, *batch))
+        loss = train_step(model, optimizer, divided, share, config.temperature, task=run.task)
         return f"{name}: loss {float(loss):.3f}"
 
     with checkpoint.manager(run.out / "checkpoints" / name, every=100, keep=1) as checkpoints:
-        stepping.drive((model, optimizer), steps, step_of, checkpoints=checkpoints, title=name, mesh=run.mesh)
+        stepping.drive((model, optimizer), steps, begin, step_of, checkpoints=checkpoints, title=name, mesh=run.mesh)
 
 
 def _report(console: Console, title: str, summary: dict[str, Any]) -> None:

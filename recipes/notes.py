@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxq.export.files import write_whole
+from jaxq.recipes import processes
 
 
 class Notes:
-    """`found`, and the file that holds it as JSON: of an earlier run, where this one resumes it.
+    """`found`, and the file that holds it as JSON: of an earlier run, where this one resumes it. One process writes.
 
     `report`: lines about the pages that this run wrote, for the terminal; not in the file.
     """
@@ -24,7 +25,8 @@ class Notes:
     def add(self, **found: Any) -> None:
         """Keep some results."""
         self.found.update(found)
-        write_whole({self.file: (json.dumps(self.found, indent=2) + "\n").encode()})
+        if processes.writes():
+            write_whole({self.file: (json.dumps(self.found, indent=2) + "\n").encode()})
 
     def once(self, name: str, measure: Callable[[], Any]) -> None:
         """Keep a measurement, unless it was made before the run was cut off."""

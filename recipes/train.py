@@ -10,6 +10,7 @@ step's number alone, so a run that was cut off and resumed equals one that was n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +24,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jaxq
-from jaxq.recipes import stepping
+from jaxq.recipes import processes, stepping
 from jaxq.recipes.images import Images
+from jaxq.recipes.input_pipeline import Batches, Rows
+from jaxq.recipes.processes import Share
 from jaxq.recipes.writers import JsonLines as JsonLines
 from jaxq.recipes.writers import Logged as Logged
 from jaxq.recipes.writers import TensorBoard as TensorBoard
@@ -65,28 +68,32 @@ def schedule(config: Training, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, config.rate, warm, max(steps, warm + 1), config.rate / 100)
 
 
-# --- data: a batch is a function of seed and step -----------------------------------------------------------------
+# --- data: a batch is a function of seed and step (jaxq.recipes.input_pipeline) ------------------------------------
 
 
-def batch_at(data: Images, config: Training, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images uint8 [batch, resolution, resolution, 3] and labels of one step, cropped and flipped at random.
+def batches_from(
+    data: Images, config: Training, seed: int, first: int = 0, *, share: Share | None = None, workers: int = 0
+) -> Batches:
+    """Images uint8 [batch, resolution, resolution, 3] and labels of the steps from `first` on, cropped and flipped at
+    random. Every epoch is a permutation of all images.
 
-    Every epoch is a permutation of all images.
+    Args:
+      share: this process's part of each batch.
+      workers: processes that make them; 0: threads of this one.
     """
-    places = np.arange(step * config.batch, (step + 1) * config.batch)
-    epochs, within = np.divmod(places, len(data.labels))
-    orders = {e: np.random.default_rng((seed, 0, e)).permutation(len(data.labels)) for e in set(epochs.tolist())}
-    pick = np.array([orders[e][i] for e, i in zip(epochs.tolist(), within, strict=True)])
-    return augmented(data.images[pick], config.resolution, np.random.default_rng((seed, 1, step))), data.labels[pick]
+    source, steps = Rows((data.images, data.labels)), config.steps(len(data.labels))
+    change = functools.partial(augmented, size=config.resolution)
+    return Batches(
+        source, batch=config.batch, steps=steps, seed=seed, first=first, change=change, share=share, workers=workers
+    )
 
 
-def augmented(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of `size` out of each image, half of them mirrored."""
-    margin = np.array(images.shape[1:3]) - size
-    corners = rng.integers(0, margin + 1, (len(images), 2))
-    cut = np.stack([image[y : y + size, x : x + size] for image, (y, x) in zip(images, corners, strict=True)])
-    mirrored = rng.random(len(images)) < 0.5
-    return np.where(mirrored[:, None, None, None], cut[:, :, ::-1], cut)
+def augmented(example: tuple[np.ndarray, Any], rng: np.random.Generator, *, size: int) -> tuple[np.ndarray, Any]:
+    """A random square of `size` out of an image, half of the time mirrored, and its label."""
+    image, label = example
+    top, left = (int(rng.integers(0, side - size + 1)) for side in image.shape[:2])
+    cut = image[top : top + size, left : left + size]
+    return (cut[:, ::-1] if rng.random() < 0.5 else cut), label
 
 
 def middle(images: np.ndarray, size: int) -> np.ndarray:
@@ -131,23 +138,31 @@ def fit(
     seed: int = 0,
     mesh: Mesh | None = None,
     writer: Writer | None = None,
+    workers: int = 0,
+    place: Callable[..., None] = stepping.replicate,
 ) -> Metrics | None:
     """Train on every device, from the newest checkpoint if there is one. The metrics of the last step, if one was left.
 
-    Raises KeyboardInterrupt (`stepping.drive`).
+    workers: processes that make the batches (`batches_from`). place: `stepping.shard` divides parameters, ranges and
+    optimizer over the devices, where one device cannot hold them. Raises KeyboardInterrupt (`stepping.drive`).
     """
     mesh, metrics = stepping.mesh_of() if mesh is None else mesh, None
     report = Report(title, config, writer)
 
-    def step_of(step: int, is_last: Callable[[], bool]) -> str:
+    def begin(first: int) -> Batches:
+        report.batches = batches_from(data, config, seed, first, share=processes.share(), workers=workers)
+        return report.batches
+
+    def step_of(step: int, batch: Any, is_last: Callable[[], bool]) -> str:
         nonlocal metrics
-        images, labels = batch_at(data, config, step, seed)
-        inputs = preprocess(images)
-        metrics = train_step(model, optimizer, *stepping.divide(mesh, inputs, labels))
+        inputs = preprocess(batch[0])
+        metrics = train_step(model, optimizer, *stepping.divide(mesh, inputs, batch[1]))
         return report.after(step, metrics, model, inputs, is_last())
 
     count = config.steps(len(data.labels))
-    stepping.drive((model, optimizer), count, step_of, checkpoints=checkpoints, title=title, mesh=mesh)
+    stepping.drive(
+        (model, optimizer), count, begin, step_of, checkpoints=checkpoints, title=title, mesh=mesh, place=place
+    )
     return metrics
 
 
@@ -155,27 +170,43 @@ def fit(
 
 
 class Report:
-    """What is seen of a running phase: loss, accuracy, images a second, what ranges clip, channels that died."""
+    """What is seen of a running phase: loss, accuracy, images a second, what share of the time steps waited for their
+    batches, what ranges clip, channels that died.
+
+    batches: of the phase, which know how long they let steps wait.
+    """
 
     def __init__(self, title: str, config: Training, writer: Writer | None) -> None:
-        self.title, self.config, self.writer = title, config, writer
-        self.since, self.images, self.health, self.text = time.perf_counter(), 0, "", title
+        self.title, self.config, self.writer = title, config, writer if processes.writes() else None
+        self.batches: Batches | None = None
+        self.health, self.text = "", title
+        self._begin()
+
+    def _begin(self) -> None:
+        self.since, self.images = time.perf_counter(), 0
+        self.waited = 0.0 if self.batches is None else self.batches.waited
 
     def after(self, step: int, metrics: Metrics, model: Any, inputs: np.ndarray, last: bool) -> str:
-        """Take note of one finished step, and say so; its metrics are waited for only where they are shown."""
-        self.images += len(inputs)
+        """Take note of one finished step, and say so; its metrics are waited for only where they are shown.
+
+        inputs: of this process.
+        """
+        self.images += len(inputs) * jax.process_count()
         if step % self.config.log == 0 or last:
-            loss, right = float(metrics.loss), float(metrics.accuracy)  # this waits for the steps so far
-            seconds = time.perf_counter() - self.since
-            self._write(step, {"loss": loss, "accuracy": right, "images_per_second": self.images / seconds})
-            self.text = f"{self.title}: loss {loss:.3f}, {100 * right:.0f} %, {self.images / seconds:.0f} images/s"
-            self.since, self.images = time.perf_counter(), 0
+            self._numbers(step, float(metrics.loss), float(metrics.accuracy))  # this waits for the steps so far
+            self._begin()
         if hasattr(model, "ranges") and self.config.look and (step % self.config.look == 0 or last):
-            found = jaxq.analyze.health(model, inputs)
+            found = jaxq.analyze.health(processes.local(model) if jax.process_count() > 1 else model, inputs)
             self._write(step, {"clipped": found.clipped, "dead_channels": found.dead})
             self.health = f", {100 * found.clipped:.2f} % clipped, {found.dead} dead"
-            self.since, self.images = time.perf_counter(), 0  # looking is not training
+            self._begin()  # looking is not training
         return self.text + self.health
+
+    def _numbers(self, step: int, loss: float, right: float) -> None:
+        seconds = time.perf_counter() - self.since
+        rate, waited = self.images / seconds, (self.batches.waited - self.waited) / seconds if self.batches else 0.0
+        self._write(step, {"loss": loss, "accuracy": right, "images_per_second": rate, "waiting": waited})
+        self.text = f"{self.title}: loss {loss:.3f}, {100 * right:.0f} %, {rate:.0f} images/s"
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self.writer is not None:

@@ -18,6 +18,9 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # before JAX reads it: tests leave nothing in the user's cache
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+
 import jax
 import pytest
 

@@ -1,6 +1,7 @@
 """Training steps of one quantized network on one device and on eight, compared; run by tests/test_train.py.
 
-Needs `XLA_FLAGS=--xla_force_host_platform_device_count=8`, and "images" or "sentences". Prints one JSON document.
+Needs `XLA_FLAGS=--xla_force_host_platform_device_count=8`, and "images", "sharded" or "sentences". Prints one JSON
+document.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from flax import nnx
 
 import jaxq
 from jaxq.errors import InputError
-from jaxq.plan.recipe import Activations
+from jaxq.plan.recipe import Activations, Weights
 from jaxq.recipes import images, movies, stepping, train
 from jaxq.recipes.bert import example
 from jaxq.recipes.movie_tasks import SENTIMENT, Data
@@ -38,29 +39,35 @@ class Net(nnx.Module):
         return self.head(jax.nn.relu6(self.conv(x)).mean((1, 2)))
 
 
-def trained(devices: Any) -> dict[str, Any]:
+def trained(devices: Any, place: Any = stepping.replicate) -> dict[str, Any]:
     """Logits and ranges before training, observations after a step, losses and the state after three."""
     mesh = stepping.mesh_of(devices)
-    recipe = jaxq.Recipe(name="int8", activations=Activations(observe=True))
+    weights = Weights(ranges="learned" if place is stepping.shard else "follow")  # a range with an axis to divide
+    recipe = jaxq.Recipe(name="int8", activations=Activations(observe=True), weights=weights)
     model = jaxq.quantize(Net(nnx.Rngs(0)), recipe, np.zeros((1, 8, 8, 3), np.float32))
-    stepping.replicate(mesh, model)
+    place(mesh, model)
     pictures = train.middle(DATA.images, 8)
     jaxq.calibrate(model, [preprocess(pictures)], progress=False)
     optimizer = nnx.Optimizer(model, jaxq.optim.partition(optax.adam(1e-3), observe=1), wrt=nnx.Param)
-    stepping.replicate(mesh, model, optimizer)
+    place(mesh, model, optimizer)
     found: dict[str, Any] = {
         "calibrated": state_of(model, jaxq.nnx.Range),
-        "logits": [stepping.outputs_of(model, [pictures], preprocess=preprocess, size=16, mesh=mesh)],
+        "logits": [stepping.outputs_of(model, [pictures], preprocess=preprocess, size=16, mesh=mesh, place=place)],
         "loss": [],
     }
-    for step in range(3):
-        batch, labels = train.batch_at(DATA, CONFIG, step, 0)
+    for step, (batch, labels) in zip(range(3), train.batches_from(DATA, CONFIG, 0), strict=True):
         metrics = train.train_step(model, optimizer, *stepping.divide(mesh, preprocess(batch), labels))
         found["loss"].append(np.asarray(metrics.loss))
         if step == 0:
             found["observed"] = state_of(model, jaxq.nnx.Range)
     assert all(len(leaf.devices()) == mesh.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    found["held"] = [np.float64(share_of_a_device((model, optimizer)))]
     return {**found, "state": state_of(model, nnx.Param)}
+
+
+def sharded(devices: Any) -> dict[str, Any]:
+    """The same with parameters, ranges and optimizer divided over the devices, before and after the steps."""
+    return trained(devices, stepping.shard)
 
 
 def taught(devices: Any) -> dict[str, Any]:
@@ -79,11 +86,19 @@ def taught(devices: Any) -> dict[str, Any]:
     stepping.replicate(mesh, model, optimizer)
     logits = stepping.outputs_of(model, (sentences.ids, sentences.mask), size=16, mesh=mesh)
     calibrated = state_of(model, jaxq.nnx.Range)
-    batch = Data(*stepping.divide(mesh, *movies.batch_of(sentences, 16, 0, 0)))
+    with movies.batches_from(sentences, 16, 1, 0) as batches:
+        batch = Data(*stepping.divide(mesh, *next(batches)))
     loss = movies.train_step(model, optimizer, batch, 0.5, 2.0, task=SENTIMENT)
     return {
         "calibrated": calibrated, "logits": [logits], "loss": [np.asarray(loss)], "state": state_of(model, nnx.Param),
     }  # fmt: skip
+
+
+def share_of_a_device(modules: Any) -> float:
+    """What share of the bytes of a state one device holds."""
+    leaves = [leaf for leaf in jax.tree.leaves(nnx.state(modules)) if hasattr(leaf, "sharding")]
+    held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    return float(held / sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 
 
 def state_of(model: Any, kind: type) -> list[np.ndarray]:
@@ -106,7 +121,7 @@ def refusal() -> str:
 
 
 if __name__ == "__main__":
-    run = {"images": trained, "sentences": taught}[sys.argv[1]]
+    run = {"images": trained, "sharded": sharded, "sentences": taught}[sys.argv[1]]
     one, eight = run(jax.devices()[:1]), run(jax.devices())
     pairs = {name: list(zip(one[name], eight[name], strict=True)) for name in one}
     differing = {
@@ -116,7 +131,11 @@ if __name__ == "__main__":
     }
     largest = {
         n: max(float(np.max(np.abs(a - b) / np.maximum(np.max(np.abs(a)), 1e-3))) for a, b in pairs[n])
-        for n in ("loss", "state")
+        for n in ("loss", "state", "calibrated", "observed")
+        if n in pairs
     }
+    held = [float(of["held"][0]) for of in (one, eight) if "held" in of]
     counts = [1, len(jax.devices())]
-    print(json.dumps({"devices": counts, "differing": differing, "largest": largest, "refused": refusal()}))
+    print(
+        json.dumps({"devices": counts, "differing": differing, "largest": largest, "refused": refusal(), "held": held})
+    )

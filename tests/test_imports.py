@@ -43,6 +43,7 @@ WALLS = {
     "flatbuffers": ["export/flatbuffer/*"],
     "ai_edge_litert": ["export/runtimes/worker.py"],
     "ai_edge_litert.schema_py_generated": ["export/flatbuffer/*"],
+    "grain": ["recipes/input_pipeline.py"],
     "jinja2": ["report/page.py", "snippets/render.py"],
     "h5py": ["recipes/weight_files.py"],
     "onnx": ["recipes/weight_files.py"],

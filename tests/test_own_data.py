@@ -127,11 +127,14 @@ def test_pairs_are_split_whole() -> None:
 def test_a_batch_keeps_pairs_together() -> None:
     rows = np.arange(20, dtype=np.int32)
     data = Data(rows[:, None], rows[:, None] >= 0, rows.astype(np.float32), rows[:, None])
-    seen = [movies.batch_of(data, 8, step, 0, 2).ids[:, 0] for step in range(2)]
+    with movies.batches_from(data, 8, 2, 0, group=2) as batches:
+        seen = [Data(*batch).ids[:, 0] for batch in batches]
     for ids in seen:
         assert (ids[::2] % 2 == 0).all() and (ids[1::2] == ids[::2] + 1).all()
     assert len(set(np.concatenate(seen).tolist())) == 16
-    assert sorted(movies.batch_of(data, 32, 5, 0).ids[:, 0].tolist()) == rows.tolist()  # fewer than a batch
+    with movies.batches_from(data, 32, 6, 0, first=5) as batches:
+        (last,) = batches
+    assert sorted(Data(*last).ids[:, 0].tolist()) == rows.tolist()  # fewer than a batch
 
 
 def test_the_loss_and_the_score_are_of_the_pair() -> None:

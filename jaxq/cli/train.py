@@ -59,6 +59,33 @@ ConfigFile = Annotated[
         help="Settings of the recipe in a file; --set wins.",
     ),
 ]  # fmt: skip
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", show_default=False,
+        help="Of image_classifier: processes that decode images; 0, the default: threads do.",
+    ),
+]  # fmt: skip
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator", metavar="HOST:PORT", show_default=False,
+        help="Where process 0 of several listens; the same in each of them, with --processes and --process.",
+    ),
+]  # fmt: skip
+Processes = Annotated[
+    int | None, typer.Option("--processes", metavar="N", show_default=False, help="How many processes train together.")
+]
+Process = Annotated[
+    int | None, typer.Option("--process", metavar="I", show_default=False, help="Which one this is, from 0.")
+]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        "--compilation-cache/--no-compilation-cache",
+        help="Keep compiled programs for the next run, unless JAX_COMPILATION_CACHE_DIR says where.",
+    ),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps only, to see that everything runs.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the weights and of the order of the data.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in --out.")]
@@ -67,8 +94,23 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 # Options that not all recipes take.
 LACKS = {"data": "brings its own data", "epochs": "has a length of its own",
          "network": "has one network", "policy": "has no policies to choose from",
-         "settings": "has no settings"}  # fmt: skip
+         "settings": "has no settings", "workers": "has no files to decode"}  # fmt: skip
 OPTION = {"settings": "set"}  # where it is not the name
+
+# Recipes that several processes can run together (`jaxq.recipes.processes`).
+MANY_PROCESSES = frozenset(
+    {
+        "cifar10_efficientnet_lite0",
+        "cifar10_mobilenet_v2",
+        "image_classifier",
+        "movie_embedding",
+        "movie_rating",
+        "movie_sentiment",
+        "text_classifier",
+        "text_embedding",
+        "text_regression",
+    }
+)
 
 
 def train(
@@ -80,6 +122,11 @@ def train(
     epochs: Epochs = None,
     settings: Settings = None,
     config: ConfigFile = None,
+    workers: Workers = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+    compilation_cache: Cache = True,
     smoke: Smoke = False,
     seed: Seed = 0,
     force: Force = False,
@@ -94,21 +141,48 @@ def train(
         raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
     run = recipe_module(recipe, "run").run
     chosen = _settings(config, settings)
-    options_given = {"data": data, "policy": policy, "network": network, "epochs": epochs, "settings": chosen or None}
+    options_given = {
+        "data": data, "policy": policy, "network": network, "epochs": epochs, "settings": chosen or None,
+        "workers": workers,
+    }  # fmt: skip
     given = {name: value for name, value in options_given.items() if value is not None}
     for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
         raise usage(f"--{OPTION.get(name, name)}: the recipe {recipe} {LACKS[name]}.")
+    cluster = {"coordinator": coordinator, "processes": processes, "process": process}
+    _join(recipe, **cluster)
+    from jaxq.recipes.compilation_cache import kept
+
     try:
-        summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
+        with kept(compilation_cache):
+            summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
     except BaseException as error:
         if not _by_interrupt(error):
             raise
-        again = going_on(recipe, folder, smoke, seed, given)
+        joined = {name: value for name, value in cluster.items() if value is not None}
+        again = going_on(recipe, folder, smoke, seed, given | joined)
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
     said = {name: value for name, value in summary.items() if name != "report"}
     lines = summary.get("report", [])
     shown = {"recipe": plain_name(recipe), "out": folder, "summary": said, "report": lines}
     return Result(shown, [_table(said), *(["\n".join(lines)] if lines else [])])
+
+
+def _join(recipe: str, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes of the run, where there are any."""
+    if coordinator is None and processes is None and process is None:
+        return
+    if coordinator is None or processes is None or process is None:
+        raise usage(
+            "--coordinator HOST:PORT, --processes N and --process I belong together; give all of them, or none."
+        )
+    if not 0 <= process < processes:
+        raise usage(f"--process {process}: the processes of {processes} are numbered from 0 to {processes - 1}.")
+    if plain_name(recipe) not in MANY_PROCESSES:
+        can = ", ".join(sorted(MANY_PROCESSES))
+        raise usage(f"--processes: the recipe {recipe} trains in one process. These can in several: {can}.")
+    from jaxq.recipes.processes import join
+
+    join(coordinator, processes, process)
 
 
 def going_on(recipe: str, out: pathlib.Path, smoke: bool, seed: int, given: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxq.errors import CalibrationError
 from jaxq.frontends.call import is_key
+from jaxq.frontends.gathered import gathered
 from jaxq.graph import Graph
 from jaxq.graph.masks import INDICATOR
 
@@ -17,7 +18,7 @@ def refuse_soft_masks(index: int, graph: Graph, arrays: Sequence[Any]) -> None:
     """Raise CalibrationError for numbers beside 0 and 1 in an input that is taken for a mask."""
     for op in graph.ops:
         for i in _inputs_behind(graph, op.inputs[0]) if op.attrs.get(INDICATOR) else ():
-            others = np.setdiff1d(np.asarray(arrays[i], np.float64), (0, 1))
+            others = np.setdiff1d(gathered(arrays[i]).astype(np.float64), (0, 1))
             others = others[np.isfinite(others)]
             if others.size:
                 raise CalibrationError(
@@ -47,7 +48,7 @@ def refuse_non_finite(index: int, arrays: Sequence[Any], extremes: Mapping[str, 
     for i, array in enumerate(arrays):
         if is_key(array):
             continue
-        bad = int(np.size(array) - np.count_nonzero(np.isfinite(np.asarray(array, np.float32))))
+        bad = int(np.size(array) - np.count_nonzero(np.isfinite(gathered(array).astype(np.float32))))
         if bad:
             raise CalibrationError(
                 f"Calibration batch {index}: input {i} holds {bad} of {np.size(array)} values that are NaN or "

@@ -10,6 +10,7 @@ import jax.core
 import numpy as np
 
 from jaxq.errors import RangeError
+from jaxq.frontends.gathered import gathered
 from jaxq.plan.plan import Plan
 from jaxq.plan.scheme import Grid
 from jaxq.range_methods import METHODS, RangeMethod, new_state
@@ -88,11 +89,11 @@ def _listed(names: Sequence[str], shown: int = 4) -> str:
 
 
 def _check_finite(name: str, held: Mapping[str, Any], key: str) -> None:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in held.values()) or np.all(np.isfinite(np.asarray(held[key]))):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in held.values()) or np.all(np.isfinite(gathered(held[key]))):
         return
-    if not np.all(np.isfinite(np.asarray(held.get("observed", held[key])))):
-        raise RangeError(f"{name} has no range yet ({key} {np.asarray(held[key])}). Call jaxq.calibrate first.")
+    if not np.all(np.isfinite(gathered(held.get("observed", held[key])))):
+        raise RangeError(f"{name} has no range yet ({key} {gathered(held[key])}). Call jaxq.calibrate first.")
     raise RangeError(
-        f"{name} has {key} {np.asarray(held[key])}: not finite. Did training diverge? Restore the last good "
+        f"{name} has {key} {gathered(held[key])}: not finite. Did training diverge? Restore the last good "
         "checkpoint, or lower the ranges' rate."
     )
