@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxq.display.progress import bar
 from jaxq.errors import CalibrationError, PrecisionWarning
-from jaxq.frontends.batches import batch_arguments
+from jaxq.frontends.batches import batch_arguments, batches_of
 from jaxq.frontends.calibration_data import refuse_non_finite, refuse_soft_masks
 from jaxq.frontends.call import is_key
 from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
@@ -43,7 +43,7 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
     Args:
       target: what `jaxq.quantize` gave.
       batches: any iterable of inputs: an array, a tuple of positional inputs, a dict of keyword inputs, or a
-        tuple that ends in such a dict. Read once.
+        tuple that ends in such a dict. Read once. An array alone is examples, read 64 at a time.
       state: nothing for NNX (ranges are set in place), `variables` for Linen, `params, ranges` for a function.
       overwrite: replace ranges that have been set already, by calibration or by training.
       progress: show a progress bar.
@@ -86,7 +86,7 @@ def calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
     """The ranges of a bound model from batches, and its findings in the core."""
     seen = _Observed(bound)
     with bar(progress) as shown:
-        for index, batch in enumerate(shown.track(batches, description="calibrating")):
+        for index, batch in enumerate(shown.track(batches_of(bound, batches), description="calibrating")):
             seen.add(index, *batch_arguments(bound, batch))
     if seen.captured is None:
         raise CalibrationError(

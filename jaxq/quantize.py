@@ -50,6 +50,11 @@ def quantize(
 
 def frontend_of(target: Any) -> Callable[..., Any]:
     """The function `(target, recipe, example, example_kwargs) -> quantized` for this kind of target."""
+    if isinstance(target, tuple(kind for kind, _, _ in BINDERS)):
+        raise InputError(
+            f"This {type(target).__name__} is quantized already. Quantize the float model that it was made of "
+            "(`.model` in NNX, `.module` in Linen): they share their parameters, so nothing that was trained is lost."
+        )
     if nnx.takes(target):
         return nnx.quantize_nnx
     if linen.takes(target):

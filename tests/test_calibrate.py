@@ -42,3 +42,13 @@ def test_memory_does_not_grow_with_the_number_of_batches(calibration: str) -> No
     (device, host), (later_device, later_host) = held[3], held[-1]  # 3: all is compiled
     assert later_device == device
     assert abs(later_host - host) < np.prod(BATCH)  # a quarter of the bytes of one batch
+
+
+def test_an_array_is_read_as_batches_of_examples() -> None:
+    x = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
+    whole, parts, stacked = (jaxq.quantize(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), "int8", x[:1]) for _ in range(3))
+    jaxq.calibrate(whole, x, progress=False)
+    jaxq.calibrate(parts, [x[:64], x[64:]], progress=False)
+    jaxq.calibrate(stacked, x.reshape(7, 10, 3), progress=False)
+    for other in (parts, stacked):
+        jax.tree.map(np.testing.assert_array_equal, whole.pure_ranges(), other.pure_ranges())

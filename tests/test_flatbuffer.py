@@ -398,6 +398,7 @@ FOREIGN_ERRORS = [
     ({"shape": [1] * 33}, "has 33 dimensions; at most 32"),
     ({"shape": [65536, 65536]}, "more than 2,147,483,647 elements"),
     ({"shape": [0, 2**31 - 1, 2**31 - 1]}, "more than 2,147,483,647 elements"),
+    ({"shape": [2**31 - 1, 0]}, r"shape \(2147483647, 0\): no elements, and an axis of more than 1,048,576"),
     ({"buffer": 9}, r"tensor 1 \('t1'\) has buffer 9, of 2 buffers"),
     ({"quantization": quantization(3, 3)}, r"has 3 scales along dimension 0 of shape \(2, 4\)"),
     ({"quantization": quantization(4, 4, axis=5)}, r"has 4 scales along dimension 5 of shape \(2, 4\)"),

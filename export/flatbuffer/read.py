@@ -24,6 +24,7 @@ from jaxq.export.program import Operator, Option, Program, Quantization, Tensor
 _MOST_DIMENSIONS = 32
 _LONGEST_CUSTOM_CODE = 1000  # characters; every operator of that code is shown with it
 _MOST_ELEMENTS = 2**31 - 1
+_LONGEST_EMPTY = 2**20  # of an array without numbers, whose other axes are counted all the same
 _AGAIN = "The file is corrupt: copy or convert it again."
 
 
@@ -125,6 +126,10 @@ def _shape(table: Table, where: str) -> tuple[int, ...]:
         )
     if math.prod(d for d in shape if d) > _MOST_ELEMENTS:  # numpy counts so too: a dimension of 0 hides no other
         raise FormatError(f"The file's {where} has shape {shape}, more than {_MOST_ELEMENTS:,} elements. {_AGAIN}")
+    if 0 in shape and max(shape) > _LONGEST_EMPTY:
+        raise FormatError(
+            f"The file's {where} has shape {shape}: no elements, and an axis of more than {_LONGEST_EMPTY:,}. {_AGAIN}"
+        )
     return shape
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxq.errors import InputError
-from jaxq.frontends.call import places
+from jaxq.frontends.call import places, split_call
 from jaxq.frontends.core import Bound
 
 BATCH = 64  # examples at a time
@@ -23,6 +23,16 @@ def batch_arguments(bound: Bound, batch: Any) -> Arguments:
     """
     readings, known = _readings(batch), places(*bound.core.example)
     return next((reading for reading in readings if places(*reading) == known), readings[0])
+
+
+def batches_of(bound: Bound, batches: Any) -> Iterable[Any]:
+    """Calibration data as batches: an array of examples in parts of `BATCH`, a dict of inputs alone, else as it is."""
+    if isinstance(batches, Mapping):
+        return [batches]
+    first = split_call(*bound.core.example).arrays[0]
+    if getattr(batches, "ndim", None) == len(first.shape):
+        return (batches[start : start + BATCH] for start in range(0, len(batches), BATCH))
+    return batches
 
 
 def _readings(batch: Any) -> list[Arguments]:

@@ -161,6 +161,11 @@ class Core:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""
         here, known = places(args, kwargs), places(*self.example)
         if here != known:
+            if any(isinstance(leaf, int | float) for leaf in jax.tree.leaves((args, kwargs))):
+                raise InputError(
+                    f"The model was quantized with the arrays {', '.join(known)}; this call holds Python numbers. Give "
+                    "arrays: np.asarray(x, np.float32)."
+                )
             raise InputError(
                 f"The model was quantized with the inputs {', '.join(known)}; this call gives "
                 f"{', '.join(here) or 'none'} (numbers are positions). Give them as in the example of jaxq.quantize (a "

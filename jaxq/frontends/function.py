@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxq.errors import InputError
 from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Called, Captured, Core, Target
 from jaxq.frontends.ranges import initial_ranges
@@ -52,7 +53,12 @@ class QuantizedFunction(NamedTuple):
 def quantize_function(
     fn: Callable[..., Any], recipe: Recipe, example: Sequence[Any], example_kwargs: Mapping[str, Any]
 ) -> QuantizedFunction:
-    """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`."""
+    """Quantize `fn(params, *inputs)`; the example is `(params, *inputs)`. Raises InputError for one without inputs."""
+    if len(example) < 2 and not (example and example_kwargs):
+        raise InputError(
+            f"The example of a function is its parameters and an input, and {len(example)} was given: "
+            'jaxq.quantize(f, "int8", params, images[:1]). Give a module itself, not its method or a closure over it.'
+        )
 
     def target(params: Any) -> Target:
         return Target(fn, fn, params, leaf_names(params))
