@@ -21,6 +21,7 @@ from jaxq.frontends.call import is_key
 from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
 from jaxq.frontends.gathered import gathered
 from jaxq.frontends.ranges import check_range_names
+from jaxq.gradients.statistics import is_gradient_state
 from jaxq.graph import MASK, Op
 from jaxq.graph.recent import Recent
 from jaxq.observers import METHODS, WEIGHT_METHODS, Batch, Observer, Wanted
@@ -74,10 +75,11 @@ def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool 
 
 
 def _refuse_overwriting(bound: Bound) -> None:
-    done = [name for name, r in bound.ranges.items() if all(np.all(np.isfinite(gathered(a))) for a in r.values())]
+    ranges = {name: r for name, r in bound.ranges.items() if not is_gradient_state(r)}
+    done = [name for name, r in ranges.items() if all(np.all(np.isfinite(gathered(a))) for a in r.values())]
     if done:
         raise CalibrationError(
-            f"{len(done)} of {len(bound.ranges)} ranges are set already (the first is {done[0]}), by calibration or "
+            f"{len(done)} of {len(ranges)} ranges are set already (the first is {done[0]}), by calibration or "
             "by training. To discard them: jaxq.calibrate(..., overwrite=True)."
         )
 
@@ -232,7 +234,8 @@ def _ranges(bound: Bound, captured: Captured, found: Mapping[str, tuple[float, f
         if name in bound.ranges:
             ranges[name] = range_of(group, *found[name])
     norms = states_of(captured.plan.norms, jax.tree.leaves(bound.params))
-    return {**ranges, **norms, **_weight_ranges(bound, captured, ranges)}
+    gradients = {site: dict(bound.ranges[site]) for site in captured.plan.gradients}
+    return {**ranges, **norms, **gradients, **_weight_ranges(bound, captured, ranges)}
 
 
 # The least share of a sum's scale that an operand's has: below a 2^10th TFLite's kernels abort.

@@ -46,6 +46,7 @@ PROMOTES = (
     "test_finetune",
     "test_flax_example",
     "test_identity",
+    "test_int8_qat",
     "test_int8_training",
     "test_keywords",
     "test_mobile",
@@ -62,7 +63,6 @@ PROMOTES = (
 SAME_RANKS = (
     "test_activations",
     "test_int8_contraction",
-    "test_int8_qat",
     "test_losses",
     "test_observers",
     "test_shapes",

@@ -1,11 +1,12 @@
 """Training steps of one quantized network on one device and on eight, compared; run by tests/test_train.py.
 
-Needs `XLA_FLAGS=--xla_force_host_platform_device_count=8`, and "images", "sharded" or "sentences". Prints one JSON
-document.
+Needs `XLA_FLAGS=--xla_force_host_platform_device_count=8`, and "gradients", "images", "sharded" or "sentences". Prints
+one JSON document.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ from flax import nnx
 
 import jaxq
 from jaxq.errors import InputError
+from jaxq.int8 import Backward, BackwardRule
 from jaxq.plan.recipe import Activations, Weights
 from jaxq.recipes import images, movies, stepping, train
 from jaxq.recipes.bert import example
@@ -39,11 +41,16 @@ class Net(nnx.Module):
         return self.head(jax.nn.relu6(self.conv(x)).mean((1, 2)))
 
 
-def trained(devices: Any, place: Any = stepping.replicate) -> dict[str, Any]:
+# Integers of gradients by schemes with a state.
+BACKWARD = Backward(scheme="adaptive", stochastic=False, rules=(BackwardRule("head/*", scheme="unified"),))
+
+
+def trained(devices: Any, place: Any = stepping.replicate, backward: Backward | None = None) -> dict[str, Any]:
     """Logits and ranges before training, observations after a step, losses and the state after three."""
     mesh = stepping.mesh_of(devices)
     weights = Weights(ranges="learned" if place is stepping.shard else "follow")  # a range with an axis to divide
-    recipe = jaxq.Recipe(name="int8", activations=Activations(observe=True), weights=weights)
+    activations = Activations(observe=True)
+    recipe = jaxq.Recipe(name="int8", activations=activations, weights=weights, backward=backward)
     model = jaxq.quantize(Net(nnx.Rngs(0)), recipe, np.zeros((1, 8, 8, 3), np.float32))
     place(mesh, model)
     pictures = train.middle(DATA.images, 8)
@@ -121,7 +128,8 @@ def refusal() -> str:
 
 
 if __name__ == "__main__":
-    run = {"images": trained, "sharded": sharded, "sentences": taught}[sys.argv[1]]
+    gradients = functools.partial(trained, backward=BACKWARD)
+    run = {"gradients": gradients, "images": trained, "sharded": sharded, "sentences": taught}[sys.argv[1]]
     one, eight = run(jax.devices()[:1]), run(jax.devices())
     pairs = {name: list(zip(one[name], eight[name], strict=True)) for name in one}
     differing = {

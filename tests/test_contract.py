@@ -110,7 +110,7 @@ def test_the_gradient_is_that_of_the_plain_product(name: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_hook_changes_gradients_and_no_integer() -> None:
+def test_other_sums_change_gradients_and_no_integer() -> None:
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def halved(product: Product, x: jax.Array, w: jax.Array) -> jax.Array:
         return product.of(x, w)
@@ -127,7 +127,7 @@ def test_the_hook_changes_gradients_and_no_integer() -> None:
     halved.defvjp(forward, backward)
     for terms in (8, 1500):
         x, w = jnp.asarray(DENSE_X[:, :terms], jnp.float32), jnp.asarray(DENSE_W[:terms], jnp.float32)
-        plain, hooked = (jax.value_and_grad(total)(x, w, Products(gradient=cast(Any, hook))) for hook in (None, halved))
+        plain, hooked = (jax.value_and_grad(total)(x, w, Products(sums=cast(Any, hook))) for hook in (None, halved))
         assert plain[0] == hooked[0]
         np.testing.assert_array_equal(hooked[1], 0.5 * plain[1])
 

@@ -238,21 +238,24 @@ def devices(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "bitwise"),
+    ("kind", "bitwise", "tolerance"),
     [
-        ("images", {"logits", "calibrated", "observed"}),
-        pytest.param("sentences", {"logits", "calibrated"}, marks=pytest.mark.slow),
+        ("images", {"logits", "calibrated", "observed"}, 1e-5),
+        # A deviation is 1 - cos: a last bit of the cosine is 1.2e-4 of the least number that devices.py divides by.
+        pytest.param("gradients", {"logits", "calibrated"}, 2e-4, marks=pytest.mark.slow),
+        pytest.param("sentences", {"logits", "calibrated"}, 1e-5, marks=pytest.mark.slow),
     ],
+    ids=["images", "gradients", "sentences"],
 )
-def test_eight_devices_train_as_one_does(kind: str, bitwise: set[str]) -> None:
+def test_eight_devices_train_as_one_does(kind: str, bitwise: set[str], tolerance: float) -> None:
     """Bitwise: calibrated ranges, logits, and the ranges after a step that observes: integers and extremes are exact.
 
     To 1e-5: losses, weights and ranges after three steps (one, of sentences), for the sums over a batch are taken in
-    another order.
+    another order. States of gradients' schemes are found in the whole batch too.
     """
     found = devices(kind)
-    assert found["differing"] == dict.fromkeys(bitwise, 0)
-    assert found["largest"]["loss"] < 1e-5 and found["largest"]["state"] < 1e-5
+    assert {name: found["differing"][name] for name in bitwise} == dict.fromkeys(bitwise, 0)
+    assert found["largest"]["loss"] < 1e-5 and found["largest"]["state"] < tolerance
     assert found["refused"] == "A batch of 12 cannot be divided by 8 devices: take a multiple of 8."
 
 

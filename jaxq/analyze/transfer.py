@@ -35,7 +35,8 @@ def transferred(old: Plan, ranges: Ranges, new: Plan, params: Sequence[Any]) -> 
     copies = {op.name: new.graph.site_names[op.inputs[0]] for op in new.graph.ops if is_copy(op)}
     found = {g.name: _of_group(old, ranges, g, copies) for g in new.groups.values() if g.has_range}
     norms = {**states_of(new.norms, params), **{site: dict(ranges[site]) for site in new.norms if site in ranges}}
-    return {**found, **norms, **_of_weights(old, ranges, new, params)}
+    gradients = {site: dict(ranges.get(site, kept.new_state())) for site, kept in new.gradients.items()}
+    return {**found, **norms, **gradients, **_of_weights(old, ranges, new, params)}
 
 
 def _of_group(old: Plan, ranges: Ranges, group: Group, copies: Mapping[str, str]) -> dict[str, jax.Array]:

@@ -18,13 +18,15 @@ from jaxq.simulate.qparams import Ranges
 
 
 def initial_ranges(plan: Plan) -> dict[str, dict[str, jax.Array]]:
-    """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale."""
+    """A range for each group that has one, not yet calibrated (NaN), and for each weight with a trained scale; the
+    statistics of BatchNorms that follow and of quantized gradients.
+    """
     ranges = {g.name: new_state(METHODS[g.scheme.ranges], g.grid) for g in plan.groups.values() if g.has_range}
     for op in plan.graph.ops:
         if (site := plan.weight_site(op)) is not None:
             scheme, channels = plan.weights[op.name], plan.graph.avals[op.inputs[1]].shape[-1]
             ranges[site] = new_state(METHODS[scheme.ranges], scheme.grid, (channels,))
-    return ranges | {site: norm.new_state() for site, norm in plan.norms.items()}
+    return ranges | {site: found.new_state() for site, found in plan.statistics.items()}
 
 
 def check_ranges(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) -> None:
@@ -47,13 +49,13 @@ def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) ->
     plans: those of the same quantized model, called with other flags; ranges of their sites are not of another model.
     """
     wanted = range_states(plan)
-    names = (*wanted, *plan.norms)
+    names = (*wanted, *plan.statistics)
     missing, extra = ([n for n in a if n not in b] for a, b in ((names, ranges), (ranges, names)))
     if extra:
-        own = {name for other in plans for name in (*range_states(other), *other.norms)}
+        own = {name for other in plans for name in (*range_states(other), *other.statistics)}
         extra = [name for name in extra if name not in own]
     other = [n for n, (method, shape) in wanted.items() if n in ranges and not _is_state(ranges[n], method, shape)]
-    other += [n for n, norm in plan.norms.items() if n in ranges and not norm.holds(ranges[n])]
+    other += [n for n, found in plan.statistics.items() if n in ranges and not found.holds(ranges[n])]
     if missing or extra or other:
         raise RangeError(
             "The ranges are of another plan (another model or recipe, or a model whose graph depends on the batch "

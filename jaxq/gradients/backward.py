@@ -17,7 +17,6 @@ from jaxq.errors import RecipeError, UnmatchedRuleError
 
 SchemeName = Literal["row", "unified", "adaptive", "tensor-sr", "tensor"]
 Compute = Literal["auto", "int8", "carriers"]
-STATELESS = ("row", "tensor", "tensor-sr")  # schemes that keep nothing from step to step
 
 
 class BackwardRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ decided by two maps: axes of x that stay axes of y, and axes of w that do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +54,10 @@ class Geometry(NamedTuple):
     def output_channels(self) -> tuple[int, ...]:
         """The axes of y that come from w alone."""
         return tuple(sorted(set(self.channel_axes) - set(self.example_axes)))
+
+    def channels(self, w: Sequence[int]) -> tuple[int, ...]:
+        """The sizes of `output_channels`, for w of this shape."""
+        return tuple(w[self.channel_axes[axis]] for axis in self.output_channels)
 
     @property
     def groups(self) -> int:

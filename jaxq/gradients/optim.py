@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxq.gradients.schemes import DEVIATION
-from jaxq.gradients.statistics import added_gradients, is_gradient_state, scaled_gradients
+from jaxq.gradients.statistics import SITE, added_gradients, is_gradient_state, scaled_gradients
 
 
 def scale_by_deviation(alpha: float = 20.0, floor: float = 0.1) -> optax.GradientTransformation:
@@ -61,7 +61,7 @@ def _deviations(updates: Any, params: Any) -> dict[str, jax.Array]:
     for (path, held), update in zip(old, new, strict=True):
         if is_gradient_state(held):
             d = jnp.max(jnp.asarray(_value(held[DEVIATION])) + jnp.asarray(_value(update[DEVIATION])))
-            site = _text(path[-1:]).partition("#")[0]
+            site = _text(path[-1:]).removesuffix(SITE).partition("#")[0]
             found[site] = jnp.maximum(found[site], d) if site in found else d
     return found
 

@@ -16,7 +16,7 @@ average of max|g| (0: not yet found); `deviation` []. The others have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -51,14 +51,16 @@ Find = Callable[[Array, Array, Geometry, int, State], Scales]
 
 
 class Scheme(NamedTuple):
-    """start(shape of w, geometry): the state before the first step. find: the scales. stochastic: the rounding."""
+    """start(channels): the state before the first step, of an output with axes of channels of these sizes. find: the
+    scales. stochastic: the rounding.
+    """
 
-    start: Callable[[tuple[int, ...], Geometry], State]
+    start: Callable[[Sequence[int]], State]
     find: Find
     stochastic: bool
 
 
-def _nothing(w: tuple[int, ...], shape: Geometry) -> State:
+def _nothing(channels: Sequence[int]) -> State:
     return {}
 
 
@@ -72,7 +74,7 @@ def _per_row(gx: Array, gw: Array, shape: Geometry, top: int, state: State) -> S
     return Scales(scale_of(gx, rows, top), scale_of(gw, columns, top), state)
 
 
-def _unified_start(w: tuple[int, ...], shape: Geometry) -> State:
+def _unified_start(channels: Sequence[int]) -> State:
     return {"clip": jnp.zeros((2,), jnp.float32), DEVIATION: jnp.zeros((), jnp.float32)}
 
 
@@ -96,9 +98,8 @@ def _searched(g: Array, clip: Array, top: int) -> tuple[Array, Array, Array]:
     return tried[best], scale.reshape((1,) * g.ndim), found[best]
 
 
-def _adaptive_start(w: tuple[int, ...], shape: Geometry) -> State:
-    sizes = [w[shape.channel_axes[a]] for a in shape.output_channels]
-    return {"channel": jnp.zeros(sizes, jnp.float32), DEVIATION: jnp.zeros((), jnp.float32)}
+def _adaptive_start(channels: Sequence[int]) -> State:
+    return {"channel": jnp.zeros(tuple(channels), jnp.float32), DEVIATION: jnp.zeros((), jnp.float32)}
 
 
 def _adaptive(gx: Array, gw: Array, shape: Geometry, top: int, state: State) -> Scales:

@@ -5,16 +5,48 @@ The cotangent of a state is `state - found`, where `found` is what the scheme sa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxq.gradients.schemes import DEVIATION
+from jaxq.gradients.schemes import DEVIATION, SCHEMES, State
 
 STATES = (frozenset({"clip", DEVIATION}), frozenset({"channel", DEVIATION}))
+SITE = ":gradient"  # in a recipe, a state's name is its op's with this behind it
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientSite:
+    """A contraction whose scheme keeps a state.
+
+    Attributes:
+      scheme: a key of SCHEMES.
+      channels: the number of the contraction's output channels.
+    """
+
+    scheme: str
+    channels: int
+
+    def new_state(self) -> State:
+        """The state before the first step."""
+        return SCHEMES[self.scheme].start((self.channels,))
+
+    def holds(self, node: Any) -> bool:
+        """Whether a node of a pytree is a state of this contraction."""
+        wanted = self.new_state()
+        return isinstance(node, Mapping) and {k: np.shape(v) for k, v in node.items()} == {
+            k: v.shape for k, v in wanted.items()
+        }
+
+
+def gradient_site(op: str) -> str:
+    """The name of the state of an op's gradient, among the ranges of a quantized model."""
+    return op + SITE
 
 
 def is_gradient_state(node: Any) -> bool:

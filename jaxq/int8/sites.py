@@ -48,7 +48,7 @@ class Site(NamedTuple):
         """The state before the first step, {} where the scheme has none."""
         if self.how is None:
             return {}
-        state = SCHEMES[self.how.scheme].start(self.kernel, self.shape)
+        state = SCHEMES[self.how.scheme].start(self.shape.channels(self.kernel))
         return {k: jnp.broadcast_to(v, (*self.repeats, *v.shape)) for k, v in state.items()}
 
 
@@ -105,7 +105,7 @@ def _site(found: _Found, name: str, line: str, how: Backward | None) -> Site:
         _check_numbers(found, name, line)
         if found.forward_only:  # there is no gradient: nothing to keep a state for
             how = Backward(compute=how.compute)
-        if found.stateless and SCHEMES[how.scheme].start(tuple(w.shape), shape):
+        if found.stateless and SCHEMES[how.scheme].start(shape.channels(w.shape)):
             raise CaptureError(
                 f"{name} at {line} is inside a shard_map, where the scheme {how.scheme!r} cannot keep its state: every "
                 f'device would have its own. Use "row" for it, with BackwardRule({name!r}, scheme="row").'

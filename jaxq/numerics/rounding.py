@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
@@ -163,12 +164,17 @@ def saturate(v: Array, zero_point: Array, qmin: Array, qmax: Array) -> Array:
     return jnp.clip(jnp.round(v), qmin - zero_point, qmax - zero_point)
 
 
-@saturate.defjvp
-def _saturate_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+def _saturate_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     v, zero_point, qmin, qmax = primals
     rounded = jnp.round(v)
     inside = (rounded >= qmin - zero_point) & (rounded <= qmax - zero_point)
-    return saturate(v, zero_point, qmin, qmax), jnp.where(inside, tangents[0], -tangents[1])
+    dv = jnp.zeros_like(v) if isinstance(tangents[0], SymbolicZero) else tangents[0]
+    # A prescribed zero point has no tangent. An array of zeros in its place would be held for the backward pass.
+    outside = 0.0 * dv if isinstance(tangents[1], SymbolicZero) else -tangents[1]
+    return saturate(v, zero_point, qmin, qmax), jnp.where(inside, dv, outside)
+
+
+saturate.defjvp(_saturate_jvp, symbolic_zeros=True)
 
 
 def positive(scale: HostOrTraced) -> HostOrTraced:

@@ -5,9 +5,9 @@ as long as no partial sum passes 2^24, in whatever order it is formed. Partial s
 products; sums that can be too long are formed in parts, each exact, which are added in int32, unless the weights at
 hand bound them too (decision 011).
 
-`contract` is also the seam for other ways to compute a product. `Products.gradient` is the one hook: a function that
-takes the place of `Product.of` wherever a gradient is taken, with a derivative of its own (`jax.custom_vjp`), such as
-one that quantizes the cotangent. It changes gradients and never the integers of the forward pass.
+`Products` has the seams for other ways to compute a product. `sums` computes the same sums in another way. `gradient`
+gives an op's result a derivative of its own, such as one that quantizes the cotangent. Neither changes an integer of
+the forward pass.
 """
 
 from __future__ import annotations
@@ -54,13 +54,35 @@ class Products:
     Attributes:
       arithmetic: what the device does.
       dtype: what carriers are multiplied in, "float32" or "bfloat16". Sums are float32. Both are exact.
-      gradient: takes the place of `Product.of` for differentiation: `gradient(product, x, w)` returns
-        `product.of(x, w)` with a derivative of its own. None for JAX's own derivative.
+      sums: `sums(product, x, w)`, the float32 sums `product.of(x, w)` computed in another way. None for `product.of`.
+      gradient: `gradient(product, result, operands)`, `result(operands)[0]` with a derivative of its own. None for
+        JAX's own derivative.
     """
 
     arithmetic: Arithmetic = Arithmetic()
     dtype: str = "float32"
-    gradient: Callable[[Product, Array, Array], Array] | None = None
+    sums: Callable[[Product, Array, Array], Array] | None = None
+    gradient: Callable[[Product, Result, Operands], Array] | None = None
+
+
+class Operands(NamedTuple):
+    """What an op's result is computed of.
+
+    Attributes:
+      x: carriers of activations.
+      w: carriers of weights, or of the right-hand side of a BATCH_MATMUL.
+      bias: in the accumulator's steps.
+      scales: of x, of w and of the output, where the accumulator is brought to an output's scale; else none.
+    """
+
+    x: Array
+    w: Array
+    bias: Array
+    scales: tuple[Array, ...] = ()
+
+
+# An op's result, and the float32 sums that it is formed of: the accumulator with its bias.
+Result = Callable[[Operands], tuple[Array, Array]]
 
 
 class Accumulator(NamedTuple):
@@ -86,7 +108,7 @@ def contract(
 
     Args:
       product: the contraction.
-      how: the arithmetic of the device, the dtype of carriers, and the hook for another gradient.
+      how: the arithmetic of the device, the dtype of carriers, and how the sums are computed.
       x: carriers of activations: magnitude at most 255 of 8 bits, 32768 of 16 bits.
       w: carriers of weights, or of the right-hand side of a BATCH_MATMUL: magnitude at most 128.
       bias: integers in the accumulator's steps, float32, broadcast against the sums.
@@ -109,16 +131,16 @@ def is_bounded(terms: int, reach: int, how: Arithmetic) -> bool:
 def _differentiable(product: Product, how: Products, x: Array, w: Array) -> Array:
     """The float32 sums that carry the gradient; of 16 bits, of the two bytes, for bfloat16 holds no more."""
     if not how.arithmetic.is_int16:
-        return _sums(product, how, x, w, how.gradient)
+        return _sums(product, how, x, w, how.sums)
     high, low = _digits(x, BYTE)
-    return _sums(product, how, high, w, how.gradient) * BYTE + _sums(product, how, low, w, how.gradient)
+    return _sums(product, how, high, w, how.sums) * BYTE + _sums(product, how, low, w, how.sums)
 
 
 def _sums(
-    product: Product, how: Products, x: Array, w: Array, gradient: Callable[[Product, Array, Array], Array] | None
+    product: Product, how: Products, x: Array, w: Array, sums: Callable[[Product, Array, Array], Array] | None
 ) -> Array:
     x, w = x.astype(how.dtype), w.astype(how.dtype)
-    total = product.of(x, w) if gradient is None else gradient(product, x, w)
+    total = product.of(x, w) if sums is None else sums(product, x, w)
     return total.astype(jnp.float32)
 
 

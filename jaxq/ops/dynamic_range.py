@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxq.graph import Op
 from jaxq.numerics.dynamic_range import ASYMMETRIC_IN_VECTORS, XNNPACK, Way
-from jaxq.ops.contract import Products, contract
+from jaxq.ops.contract import Operands, Product, Products, contract
 from jaxq.ops.integer_ops import product_of
 
 # By `Arithmetic.dynamic`: the kernel's way, and whether each row (pixel) has a range of its own.
@@ -30,5 +31,14 @@ def contraction(
     way, by_row = WAYS[products.arithmetic.dynamic or ""]
     axes = (x.ndim - 1,) if by_row else tuple(range(1, x.ndim))
     held = way.quantize(x, axes)
-    total = contract(product_of(accumulate, op, w.q), products, held.q, w.q)
-    return way.scale(total.real, held.scale, w.scale) + bias
+    sums = _sums(product_of(accumulate, op, w.q), products, held.q, w.q)
+    return way.scale(sums, held.scale, w.scale) + bias
+
+
+def _sums(product: Product, products: Products, x: Array, w: Array) -> Array:
+    def result(operands: Operands) -> tuple[Array, Array]:
+        total = contract(product, products, operands.x, operands.w).real
+        return total, total
+
+    operands = Operands(x, w, jnp.zeros(()))
+    return result(operands)[0] if products.gradient is None else products.gradient(product, result, operands)

@@ -22,7 +22,7 @@ from jaxq.graph import CLIPS, Op
 from jaxq.numerics.rounding import round_away, round_ste, straight_through, true_divide, unfused
 from jaxq.ops import compute
 from jaxq.ops.builtin_ops import REQUANTIZE
-from jaxq.ops.contract import EXACT, REACH, Product, Products, contract
+from jaxq.ops.contract import EXACT, REACH, Operands, Product, Products, contract
 
 
 class Carrier(NamedTuple):
@@ -53,10 +53,21 @@ def contraction(accumulate: Callable[..., Array]) -> Rule:
         op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array, products: Products
     ) -> Array:
         q_bias = round_ste(true_divide(bias, x.scale * w.scale))
-        total = contract(product_of(accumulate, op, w.q), products, x.q, w.q, q_bias)
-        return REQUANTIZE[products.arithmetic.requantize](total, x.scale, w.scale, scale)
+        operands = Operands(x.q, w.q, q_bias, (x.scale, w.scale, scale))
+        return _in_output_steps(product_of(accumulate, op, w.q), products, operands)
 
     return rule
+
+
+def _in_output_steps(product: Product, products: Products, operands: Operands) -> Array:
+    """The accumulator in units of the output's step, with the gradient that `products` gives it."""
+    result = functools.partial(_requantized, product, products)
+    return result(operands)[0] if products.gradient is None else products.gradient(product, result, operands)
+
+
+def _requantized(product: Product, products: Products, operands: Operands) -> tuple[Array, Array]:
+    total = contract(product, products, operands.x, operands.w, operands.bias)
+    return REQUANTIZE[products.arithmetic.requantize](total, *operands.scales), total.real
 
 
 def product_of(accumulate: Callable[..., Array], op: Op, w: Array) -> Product:
@@ -72,8 +83,7 @@ def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
 def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array, products: Products) -> Array:
     """`sum q_a q_b * f32(f32(s_a s_b) / s_y)`, b with zero point 0 (XNNPACK batch-matrix-multiply-qs8)."""
     product = Product(functools.partial(compute.batch_matmul, op), a.q.shape[-1], of_activations=True)
-    total = contract(product, products, a.q, b.q)
-    return REQUANTIZE[products.arithmetic.requantize](total, a.scale, b.scale, scale)
+    return _in_output_steps(product, products, Operands(a.q, b.q, jnp.zeros(()), (a.scale, b.scale, scale)))
 
 
 def add(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> Array:

@@ -18,6 +18,7 @@ from jaxq.graph import Graph, Op, verify
 from jaxq.ops import OPS
 from jaxq.ops.arithmetic import FLOAT32, Arithmetic
 from jaxq.plan.decompositions import composed
+from jaxq.plan.gradients import gradient_sites
 from jaxq.plan.groups import Group as Group
 from jaxq.plan.groups import solve_groups
 from jaxq.plan.islands import is_real, islands_of, names_of
@@ -194,6 +195,11 @@ def _norms(plan: Plan) -> Plan:
     return dataclasses.replace(plan, norms=norms_of(plan.graph)) if plan.recipe.norm == "follow" else plan
 
 
+def _gradients(plan: Plan) -> Plan:
+    """The ops whose quantized gradients keep a state."""
+    return plan if plan.recipe.backward is None else dataclasses.replace(plan, gradients=gradient_sites(plan))
+
+
 # In order. After each pass the graph is verified (`jaxq.graph.verify`). Rules may name what REWRITES make.
 REWRITES: Mapping[str, Pass] = {
     "decompositions": _decompositions,
@@ -210,6 +216,7 @@ DECISIONS: Mapping[str, Pass] = {
     "storage": _storage,
     "arithmetic": _arithmetic,
     "norms": _norms,
+    "gradients": _gradients,
 }
 
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 from jaxq.gradients.backward import Backward, backward_for
+from jaxq.gradients.statistics import GradientSite
 from jaxq.graph import Graph, Op
 from jaxq.ops.arithmetic import Arithmetic
 from jaxq.plan.findings import Finding
@@ -30,8 +31,9 @@ class Plan:
     name, how its kernel is quantized. islands: by an op's name, why it runs in floating point. requantized: the (op,
     operand) pairs that need a QUANTIZE before. embeddings: by an op's name, how the table of an EMBEDDING on floats is
     quantized. storage: by an op's name, the type of its kernel or table in the file, where it is not float32.
-    arithmetic: by an op's name, how the device computes it. norms: by site, the BatchNorms that follow. findings: what
-    calibrated ranges cannot hold; none before calibration.
+    arithmetic: by an op's name, how the device computes it. norms: by site, the BatchNorms that follow. gradients: by
+    site, the ops whose quantized gradients keep a state. findings: what calibrated ranges cannot hold; none before
+    calibration.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Plan:
     storage: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
     norms: Mapping[str, Norm] = dataclasses.field(default_factory=dict)
+    gradients: Mapping[str, GradientSite] = dataclasses.field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
     def group(self, value: int) -> Group | None:
@@ -57,6 +60,11 @@ class Plan:
         if op.name not in self.weights or self.weights[op.name].ranges == "follow":
             return None
         return f"{op.name}:weight" if op.name in self.group_of else op.name
+
+    @property
+    def statistics(self) -> dict[str, Norm | GradientSite]:
+        """What is held among the ranges and is no range, by site."""
+        return {**self.norms, **self.gradients}
 
     @property
     def facts(self) -> dict[str, str]:

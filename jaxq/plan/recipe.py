@@ -20,7 +20,7 @@ import msgspec
 
 from jaxq.display.text import did_you_mean, shortened
 from jaxq.errors import RecipeError, UnmatchedRuleError
-from jaxq.gradients.backward import STATELESS, Backward
+from jaxq.gradients.backward import Backward
 from jaxq.plan.target import target_named
 from jaxq.plan.toml_file import read_toml
 
@@ -219,7 +219,6 @@ def _convert(values: Mapping[str, Any], where: str) -> Recipe:
 
 def _checked(recipe: Recipe, where: str) -> Recipe:
     target_named(recipe.target)
-    _check_backward(recipe.backward, where)
     if {"round", "gptq"} <= set(recipe.passes):
         raise RecipeError(f'In {where}: passes has "round" and "gptq", which choose the same integers. Keep one.')
     for percentile in (
@@ -256,16 +255,6 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
             f'is {recipe.output}. Set both to "float32".'
         )
     return recipe
-
-
-def _check_backward(backward: Backward | None, where: str) -> None:
-    rules = () if backward is None else backward.rules
-    for scheme in (r.scheme for r in (backward, *rules) if r is not None):
-        if scheme is not None and scheme not in STATELESS:
-            raise RecipeError(
-                f"In {where}: the scheme {scheme!r} of backward keeps a state from step to step, and a recipe has no "
-                f"place for one. Use one of {', '.join(STATELESS)}, or train in floats with jaxq.int8.training first."
-            )
 
 
 def _suggestion(message: str) -> str:

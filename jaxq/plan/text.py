@@ -33,6 +33,9 @@ def plan_text(plan: Plan) -> str:
     lines += [f"  {name} operand {i}: requantized to the output's scale" for name, i in sorted(plan.requantized)]
     if plan.recipe.norm == "follow":
         lines += [f"BatchNorms that follow ({len(plan.norms)})", *(f"  {site}" for site in plan.norms)]
+    if plan.gradients:
+        lines += [f"gradients with a state ({len(plan.gradients)})"]
+        lines += [f"  {site}: {found.scheme}" for site, found in plan.gradients.items()]
     if plan.findings:
         lines += [f"precision ({len(plan.findings)})", *(f"  {f}. {f.remedy}" for f in plan.findings)]
     return "\n".join([*lines, *_machine_note(plan), _verdict(plan)])

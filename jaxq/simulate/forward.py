@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxq.gradients.carriers import with_integer_gradients
+from jaxq.gradients.statistics import gradient_site
 from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, in_memory, quantize, round_ste, saturate
 from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
@@ -138,11 +139,14 @@ class Run:
     def _products(self, op: Op) -> Products:
         """How training forms an op's sums of products."""
         arithmetic, backward = self.plan.arithmetic[op.name], self.plan.backward(op)
-        held = "uint16" if arithmetic.is_int16 else "uint8"
-        gradient = None if backward is None else functools.partial(with_integer_gradients, backward, held)
-        if not self.differentiable and op.kind == "DEPTHWISE_CONV_2D":
-            gradient = functools.partial(by_taps, op)
-        return Products(arithmetic, self.plan.recipe.carrier, gradient)
+        by_tap = not self.differentiable and op.kind == "DEPTHWISE_CONV_2D"
+        sums = functools.partial(by_taps, op) if by_tap else None
+        if backward is None or not self.differentiable:
+            return Products(arithmetic, self.plan.recipe.carrier, sums)
+        carriers = "16 bits" if arithmetic.is_int16 else "dynamic" if arithmetic.dynamic else "8 bits"
+        state = dict(self.ranges.get(gradient_site(op.name), {}))
+        gradient = functools.partial(with_integer_gradients, backward, carriers, state)
+        return Products(arithmetic, self.plan.recipe.carrier, sums, gradient)
 
     def _stored(self, op: Op, w: jax.Array) -> jax.Array:
         """The weights or the table of an op on floats as the file holds them."""
