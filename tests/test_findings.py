@@ -301,6 +301,45 @@ def test_four_bits_without_training(recipe: str) -> None:
     )
 
 
+class Encoder(nnx.Module):
+    """Blocks of attention, each on a residual stream; `bound` clips its sums."""
+
+    def __init__(self, blocks: int, bound: float | None, rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(blocks)])
+        self.bound = bound
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            y = layer(x)
+            y = x + jax.nn.softmax(y @ y.swapaxes(1, 2)) @ y
+            x = y if self.bound is None else jnp.clip(y, -self.bound, self.bound)
+        return x
+
+
+@pytest.mark.parametrize(
+    "blocks, bound, recipe, sums",
+    [(3, None, "int8", 2), (3, None, "int4", 2), (3, 4.0, "int8", 0), (1, None, "int8", 0), (3, None, "int16x8", 0)],
+)
+def test_a_plain_transformer_in_8_bits(blocks: int, bound: float | None, recipe: str, sums: int) -> None:
+    q = jaxq.quantize(Encoder(blocks, bound, nnx.Rngs(0)), recipe, ROWS.reshape(4, 16, 4)[:1])
+    found = [text for text in doubts(Quality(), q.plan, True) if "residual stream" in text]
+    assert len(found) == (sums > 0) and not doubts(Quality(), q.plan, False)
+    if found:
+        assert found[0].startswith(f"precision: {sums} sums of a transformer's residual stream (the first is add)")
+        assert "A plain BERT lost 13.6 points" in found[0] and "use the recipe int16x8" in found[0]
+        near = Quality({"y": 1.0}, {"y": 1e-3})
+        assert not [text for text in doubts(near, q.plan, True) if "residual stream" in text]
+
+
+def test_four_bits_without_training_in_linen() -> None:
+    module = flax.linen.Dense(4)
+    variables = module.init(jax.random.key(0), ROWS)
+    q = jaxq.quantize(module, "int4", ROWS[:1])
+    variables = jaxq.calibrate(q, [ROWS], {**q.init(jax.random.key(0), ROWS[:1]), **variables}, progress=False)
+    with pytest.warns(jaxq.PrecisionWarning, match="1 of 1 weights have 4 bits .* and were not trained"):
+        jaxq.export.to_tflite(q, variables)
+
+
 def test_the_command_says_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "m.py").write_text(
         "import numpy as np\nfrom flax import nnx\n"

@@ -27,11 +27,14 @@ from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.freeze import Frozen
 from jaxq.export.proof.examples import apart
 from jaxq.plan.plan import Plan
+from jaxq.plan.target import target_named
+from jaxq.plan.transformers import plain_sums
 from jaxq.simulate.effort import LONG, quickly
 from jaxq.simulate.op_by_op import RealsOpByOp
 from jaxq.simulate.reals import reals
 
 LEAST_SQNR = 15.0  # decibels
+NEAR_SQNR = 25.0  # decibels, from which on a transformer's outputs have not suffered
 LEVELS = 64
 FEWEST = 8  # different results of the float model, below which they are not counted
 
@@ -93,7 +96,22 @@ def doubts(quality: Quality, plan: Plan, untrained: bool) -> list[str]:
     if untrained and narrow and not plan.recipe.floats:
         count = f"{len(narrow)} of {len(plan.weights)} weights have 4 bits (the first is {narrow[0]})"
         texts.append(f"precision: {count} and were not trained since calibration.")
-    return [f"{text} {_advice(plan, bool(narrow))}" for text in texts]
+    said = [f"{text} {_advice(plan, bool(narrow))}" for text in texts]
+    return said + _of_transformers(quality, plan) if untrained else said
+
+
+def _of_transformers(quality: Quality, plan: Plan) -> list[str]:
+    """What 8 bits cost a transformer, unless its outputs have been measured and are near the float model's."""
+    sums = plain_sums(plan)
+    near = quality.sqnr and all(sqnr >= NEAR_SQNR for sqnr in quality.sqnr.values())
+    if not sums or near:
+        return []
+    wide = " give them 16 bits (jaxq.search.rollback finds which), or use the recipe int16x8."
+    return [
+        f"precision: {len(sums)} sums of a transformer's residual stream (the first is {sums[0]}) have 8 bits and no "
+        f"bound, and were not trained since calibration. {ADVICE['transformer']}"
+        + (wide if target_named(plan.recipe.target).int16 else " or leave them in floats.")
+    ]
 
 
 def _few(theirs: int, ours: int) -> bool:
@@ -114,6 +132,10 @@ ADVICE: Mapping[str, str] = {
     "int8": (
         "Calibrate on typical data, train on the quantized model, look where the error arises "
         "(jaxq.analyze.diff), or use the recipe int16x8."
+    ),
+    "transformer": (
+        "A plain BERT lost 13.6 points of accuracy so. Bound the sums and train on the quantized model "
+        "(jaxq.recipes.bert.bounded does the first), run jaxq.ptq.improve,"
     ),
 }
 
