@@ -304,7 +304,7 @@ Do not edit; `tests/test_docs.py` holds it fresh.
 
 Activations are NHWC, weights HWIO or [in, out]. One more kind, `FLOAT`, is a primitive that has no row
 here: it trains as recorded, and `to_tflite` refuses it. An op of this table that a rule makes `float` is exported.
-It trains as recorded and is not exported.
+On which processors each kernel's integers are proven: [kernels.md](kernels.md).
 
 {meanings}
 
