@@ -71,3 +71,17 @@ def test_scores_keep_their_integers_beside_a_mask_that_is_added():
     group = q.plan.group(select.outputs[0])
     assert group is not None
     assert float(ranges[group.name]["scale"]) < 0.2
+
+
+@pytest.mark.parametrize("least", [np.finfo(np.float32).min, -np.inf])
+def test_files_of_floats_hold_the_number_of_a_mask(least):
+    """flax masks with float32's least number."""
+    scores = np.asarray(RNG.normal(size=(4, LENGTH)), np.float32)
+
+    def fn(p, x, there):
+        return jax.nn.softmax(jnp.where(there, x @ p, least))
+
+    w, there = np.eye(LENGTH, dtype=np.float32), np.tri(4, LENGTH, dtype=bool)
+    q = jaxq.quantize(fn, "float32", w, scores[:1], there[:1])
+    artifact = jaxq.export.to_tflite(q, w, q.init(w, scores[:1], there[:1]), verify=(scores, there), progress=False)
+    np.testing.assert_allclose(artifact.run(scores, there)[0], fn(w, scores, there), rtol=1e-5, atol=1e-7)

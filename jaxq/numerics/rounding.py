@@ -67,7 +67,7 @@ def unfused(x: HostOrTraced) -> HostOrTraced:
 
 @jax.custom_jvp
 def _unfused(x: Array) -> Array:
-    return jnp.maximum(lax.optimization_barrier(x), -3.0e38)
+    return jnp.maximum(lax.optimization_barrier(x), np.finfo(np.float32).min)
 
 
 @_unfused.defjvp
