@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--die", type=int, default=-1)
     options = parser.parse_args()
     if options.count > 1:
-        processes.join(f"127.0.0.1:{options.port}", options.count, options.index)
+        processes.join(f"127.0.0.1:{options.port}", options.count, options.index, patience=20)
     run(options.folder, options.index, options.die)
 
 
