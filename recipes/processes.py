@@ -46,6 +46,7 @@ def join(coordinator: str, count: int, index: int, *, patience: int = 100) -> No
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=patience)
+    wait("all are here")  # gloo connects at the first exchange, and allows 30 seconds of one process before another
 
 
 def share() -> Share:

@@ -47,7 +47,9 @@ def started(folder: pathlib.Path, *arguments: object, devices: int = 1) -> subpr
 def ended(*processes: subprocess.Popen[str]) -> list[int]:
     """Their exit codes, when all have ended."""
     try:
-        return [(process.communicate(timeout=300), process.returncode)[1] for process in processes]
+        told = [process.communicate(timeout=900)[1] for process in processes]
+        print(*(text[-2000:] for text in told))  # shown where the test fails
+        return [process.returncode for process in processes]
     finally:
         for process in processes:
             process.kill()
