@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxq
-from jaxq.calibrate import group_values, range_of
+from jaxq.calibration import group_values, range_of
 from jaxq.observers import METHODS, Batch, Wanted
 from jaxq.plan.scheme import Grid
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.recipes import loop, mnist
 
 CASES = [("minmax", 0.0), ("mean", 0.0), ("mse", 0.0), ("entropy", 0.0)]

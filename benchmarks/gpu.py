@@ -25,7 +25,7 @@ import optax
 from flax import nnx
 
 import jaxq
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.recipes.bert import CONFIGS, SentenceModel
 from jaxq.recipes.mobilenet_v2 import MobileNetV2
 from jaxq.simulate.forward import simulate

@@ -24,7 +24,7 @@ from rich.table import Table
 import jaxq
 from jaxq.analyze.choices import Option, options, with_options
 from jaxq.analyze.trials import Trials, accuracy
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.recipes import mnist
 from jaxq.search.sizes import kernel_bytes
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxq import __version__
-from jaxq.calibrate import fingerprint
+from jaxq.calibration import fingerprint
 from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.device_proof import save_proof
 from jaxq.export.files import refuse_place, write_whole
@@ -36,7 +36,7 @@ from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import joined, refuse_non_finite
 from jaxq.frontends.core import Bound
 from jaxq.plan.plan import Plan
-from jaxq.quantize import bind, reference_leaves
+from jaxq.quantization import bind, reference_leaves
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

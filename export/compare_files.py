@@ -23,7 +23,7 @@ from jaxq.export.side_by_side import Output, SideBySide
 from jaxq.export.tflite_converter import convert, settings, tensorflow
 from jaxq.frontends.batches import chunks, file_chunks
 from jaxq.frontends.core import Bound
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 
 OTHERS = ("tflite-converter",)
 

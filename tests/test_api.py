@@ -207,3 +207,14 @@ def test_every_exception_is_in_the_tree() -> None:
     found = {value for _, value in public(errors)} - {jaxq.PrecisionWarning}
     assert all(issubclass(value, jaxq.JaxqError) for value in found)
     assert len(found) == len(described()) + 1
+
+
+def test_every_public_name_is_there_and_no_module_takes_its_place() -> None:
+    """A name that a module has too would become the module when that is imported."""
+    for name in (*jaxq.__all__, *jaxq.MODULES):
+        assert getattr(jaxq, name) is not None and name in dir(jaxq)
+    names = {found.name for found in pkgutil.iter_modules(jaxq.__path__)}
+    assert not names.intersection(jaxq.DEFINED) and names >= set(jaxq.MODULES)
+    assert set(jaxq.__all__) <= {*jaxq.DEFINED, *jaxq.MODULES}
+    with pytest.raises(AttributeError, match="module 'jaxq' has no attribute 'quantise'"):
+        jaxq.quantise  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,7 +16,7 @@ import jaxq
 from jaxq.errors import InputError, RangeError
 from jaxq.frontends.core import CACHED_SHAPES
 from jaxq.graph import batch as batches
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from tests import sixty_three, zoo
 
 RNG = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import jaxq
 from jaxq.analyze.trials import Trials
-from jaxq.cli.app import app
+from jaxq.cli.app import COMMANDS, app, command
 from jaxq.cli.output import printable
 from jaxq.export.flatbuffer.read import read
 from jaxq.recipes import checkpoint
@@ -620,3 +620,10 @@ def test_diff_misused(folder: pathlib.Path, file: pathlib.Path):
     assert found.startswith("The file takes other inputs than the model: input: int8[1,8,8,1] ")
     found = refused(1, "diff", model, folder / "models.py", "--calibrate", folder / "images.npy")
     assert found.startswith(f"{folder}/models.py: ")
+
+
+def test_the_help_of_the_commands_is_their_own() -> None:
+    """Without their modules the help says what each command's own help begins with."""
+    for name in COMMANDS:
+        real = command(name)
+        assert (real.name, real.help.split("\n\n")[0].replace("\n", " ")) == (name, COMMANDS[name][1])

@@ -26,7 +26,7 @@ from jaxq.export.compare_files import File, checked, float_results, measured
 from jaxq.export.tflite_converter import ends, settings
 from jaxq.frontends.batches import file_chunks
 from jaxq.plan.recipe import SHIPPED, Recipe, Weights
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 
 INSTALL = r"The package tensorflow is not installed. Run: pip install 'jaxq\[tensorflow\]'"
 RNG = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from jaxq.graph import Op
 from jaxq.numerics.rounding import carrier_bounds
 from jaxq.ops import OPS
 from jaxq.ops.integer_ops import Carrier
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from tests.promotion import promoting_updates
 from tests.zoo import ZOO, Case, examples, proof_of
 

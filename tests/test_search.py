@@ -22,7 +22,7 @@ from jaxq.analyze.trials import Trials
 from jaxq.errors import InputError
 from jaxq.plan.recipe import read_recipe
 from jaxq.plan.toml_text import recipe_text
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.knapsack import choose
 from jaxq.search.sizes import OPERATOR_CODE, budget_bytes, kernel_bytes
 from tests.zoo import ZOO

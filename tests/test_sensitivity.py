@@ -18,7 +18,7 @@ from jaxq.analyze.choices import options, with_options
 from jaxq.analyze.transfer import covered, transferred
 from jaxq.analyze.trials import Trials, accuracy, batch_size, cross_entropy
 from jaxq.errors import InputError, RangeError
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.simulate.op_by_op import step_key
 from tests.zoo import ZOO
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxq
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from tests import sixty_three
 from tests.sixty_three_linen import LAYERS, form, with_numbers_of
 from tests.test_batch import same_plans

@@ -13,7 +13,7 @@ import jaxq
 import jaxq.export
 from jaxq import search
 from jaxq.errors import InputError
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.distillation import distance, taught
 from tests.ptq_cases import NNX, W4, Linen, function, inputs, params, quantized
 

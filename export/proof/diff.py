@@ -32,7 +32,7 @@ from jaxq.export.proof.forward import Proof
 from jaxq.export.proof.machines import differ
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import file_chunks
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 
 TRAINING, MODEL = "training forward", "model as read"
 

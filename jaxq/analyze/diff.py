@@ -20,7 +20,7 @@ from jaxq.frontends.core import CACHED_SHAPES, Bound
 from jaxq.frontends.ranges import check_ranges
 from jaxq.graph.recent import Recent
 from jaxq.plan.plan import Plan
-from jaxq.quantize import bind, reference_leaves
+from jaxq.quantization import bind, reference_leaves
 from jaxq.simulate.effort import for_results
 from jaxq.simulate.qparams import Ranges
 

@@ -20,7 +20,7 @@ from jaxq.frontends.ranges import check_ranges
 from jaxq.numerics.rounding import carrier_bounds, true_divide
 from jaxq.ops.integer_ops import Carrier
 from jaxq.plan.findings import Finding
-from jaxq.quantize import bind, reference_leaves
+from jaxq.quantization import bind, reference_leaves
 from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges
 from jaxq.simulate.reals import reals

@@ -12,7 +12,7 @@ from jaxq.analyze.trials import Measure, Trials, cross_entropy
 from jaxq.display.progress import bar
 from jaxq.display.text import aligned, did_you_mean
 from jaxq.errors import PlanError, RangeError
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 
 WIDTH = 20  # characters of the longest bar
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxq.calibrate import range_of, weight_range
+from jaxq.calibration import range_of, weight_range
 from jaxq.errors import RangeError
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.precision import is_copy

@@ -38,7 +38,7 @@ class Trials:
     """Measures of one model under many recipes.
 
     Args:
-      bound: a calibrated model (`jaxq.quantize.bind`).
+      bound: a calibrated model (`jaxq.quantization.bind`).
       batches: examples; kept on the host.
       labels: [examples, ...], what measures compare the result with; by default the float model's result.
     """

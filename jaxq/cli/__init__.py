@@ -12,6 +12,11 @@ import sys
 NEEDED = {"typer": "typer", "ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
 
 
+def needs(package: str) -> str:
+    """What is said where a package of `jaxq[export]` is missing."""
+    return f"The command line needs the package {package}. Run: pip install 'jaxq[export]'"
+
+
 def main() -> None:
     """Run the command line that the process was given, and exit with its code."""
     try:
@@ -19,5 +24,5 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name not in NEEDED:
             raise
-        sys.exit(f"error: The command line needs the package {NEEDED[e.name]}. Run: pip install 'jaxq[export]'")
+        sys.exit(f"error: {needs(NEEDED[e.name])}")
     app(prog_name="jaxq")

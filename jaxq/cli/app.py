@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import traceback
@@ -12,28 +13,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
+import typer.main
 
-from jaxq.cli import (
-    bench,
-    check,
-    compare,
-    diff,
-    doctor,
-    explain,
-    export,
-    infer,
-    inspect,
-    lint,
-    plan,
-    proof,
-    report,
-    search,
-    sensitivity,
-    snippet,
-    train,
-    verify,
-    weights,
-)
 from jaxq.cli.failures import Failure, explained
 from jaxq.cli.output import Result, show, warn, write_json
 from jaxq.errors import PrecisionWarning
@@ -41,8 +22,80 @@ from jaxq.errors import PrecisionWarning
 INTERRUPTED = Failure("Interrupted", "interrupted; nothing was written", 130)
 
 
+# Name: module of jaxq.cli, and what the help says, the first paragraph of the function's docstring.
+COMMANDS = {
+    "plan": ("plan", "Print how a model will be quantized."),
+    "train": ("train", "Run a shipped recipe: train, quantize, export."),
+    "export": ("export", "Write a model as an int8 TFLite file."),
+    "verify": ("verify", "Compare a .tflite file's integers with LiteRT's, TensorFlow's or TFLite Micro's."),
+    "sensitivity": ("sensitivity", "Say of each op what the model loses when that op alone is quantized otherwise."),
+    "report": (
+        "report",
+        "Write one HTML page on a .tflite file: verdict, remedies, the network in colours, every tensor's numbers.",
+    ),
+    "snippet": (
+        "snippet",
+        "Print a program that feeds a .tflite file, anyone's, exactly: normalize, quantize, run, dequantize.",
+    ),
+    "doctor": (
+        "doctor",
+        "Say which versions, extras, runtimes, compilers and devices there are, and how to get what is missing.",
+    ),
+    "explain": (
+        "explain",
+        "Explain a word that jaxq prints: a lint rule, an error, an op, a target, a finding, or a model's site.",
+    ),
+    "search": (
+        "search",
+        "Find a recipe: weights of 4 and 8 bits under a budget, or what must leave int8 for a drop of accuracy.",
+    ),
+    "tune": (
+        "search",
+        "Quantize as far as a drop of accuracy allows: calibrators compared, partial quantization if it is needed, "
+        "then with --steps training.",
+    ),
+    "diff": ("diff", "Say where a model's integers leave its floats, and where its file leaves the model."),
+    "compare": (
+        "compare",
+        "Compare a model's file with the one that TFLiteConverter makes: bytes, latency, accuracy, agreement.",
+    ),
+    "inspect": ("inspect", "Print what is in a .tflite file, anyone's."),
+    "lint": (
+        "lint",
+        "Check a .tflite file, anyone's, against the laws of int8 TFLite and its known kernel bugs. Nothing is run.",
+    ),
+    "check": (
+        "check",
+        "Which operators of a .tflite file, anyone's, a target takes; the share of work on it; what to change first.",
+    ),
+    "bench": ("bench", "Measure the latency of a .tflite file, anyone's, under LiteRT with XNNPACK."),
+    "infer": (
+        "infer",
+        "Run a .tflite file, anyone's, on a photo or a sentence, and print its top classes or the embedding.",
+    ),
+    "weights": ("weights", "Fetch published weights, or take those of a file."),
+    "proof": (
+        "proof",
+        "Write a folder with examples and the integers that a .tflite file must give, to run on a device without jaxq.",
+    ),
+}
+MARKUP = "rich" if sys.stdout.isatty() else None
+
+
 class Commands(typer.core.TyperGroup):
-    """Runs a command, then prints its Result or its error: as text, or with `--json` as one document."""
+    """Runs a command, then prints its Result or its error: as text, or with `--json` as one document.
+
+    The module of a command is imported when the command runs: help and errors of usage need none.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: typer.core.TyperCommand(name, help=text) for name, (_, text) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was named, with its arguments and options."""
+        name, named, rest = super().resolve_command(ctx, args)
+        return name, named if name is None else command(name), rest
 
     def main(
         self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any
@@ -74,6 +127,14 @@ class Commands(typer.core.TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             return INTERRUPTED
+
+
+def command(name: str) -> Any:
+    """A command, from its module."""
+    module, _ = COMMANDS[name]
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
+    alone.command(name)(getattr(importlib.import_module(f"jaxq.cli.{module}"), name))
+    return typer.main.get_command(alone)
 
 
 @contextlib.contextmanager
@@ -133,7 +194,7 @@ app = typer.Typer(
     cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode=MARKUP,
 )
 
 
@@ -144,23 +205,3 @@ def _options(
     ] = False,
 ) -> None:
     """Train a Flax model on the integers that a phone computes, and write the int8 TFLite file that computes them."""
-
-
-COMMANDS = (
-    *(plan.plan, train.train, export.export, verify.verify),
-    *(sensitivity.sensitivity, report.report, snippet.snippet, doctor.doctor, explain.explain),
-    *(search.search, search.tune),
-    *(
-        diff.diff,
-        compare.compare,
-        inspect.inspect,
-        lint.lint,
-        check.check,
-        bench.bench,
-        infer.infer,
-        weights.weights,
-        proof.proof,
-    ),
-)
-for _command in COMMANDS:
-    app.command()(_command)

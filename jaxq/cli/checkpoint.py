@@ -13,7 +13,7 @@ from typing import Any
 from jaxq.cli.failures import usage
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 
 Path = tuple[str, ...]
 

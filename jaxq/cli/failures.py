@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from jaxq.cli import NEEDED, needs
 from jaxq.errors import JaxqError, RecipeError
 
 
@@ -48,6 +49,8 @@ def explained(error: Exception) -> Failure | None:
     """The failure to print for an exception; None for one that is a bug and needs its traceback."""
     if isinstance(error, JaxqError):
         return Failure(type(error).__name__, str(error), 2 if isinstance(error, RecipeError) else 1)
+    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+        return Failure("ModuleNotFoundError", needs(NEEDED[error.name]), 1)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("jaxq"):
         message = f"The package {error.name} is not installed. For all that jaxq can use: pip install 'jaxq[recipes]'"
         return Failure("ModuleNotFoundError", message, 1)

@@ -44,7 +44,7 @@ def quantized(loaded: Loaded, recipe: Recipe | str) -> Quantized:
 def _kind(loaded: Loaded) -> str:
     from jaxq.linen import quantize_linen
     from jaxq.nnx import quantize_nnx
-    from jaxq.quantize import frontend_of
+    from jaxq.quantization import frontend_of
 
     try:
         face = frontend_of(loaded.model)
@@ -56,7 +56,7 @@ def _kind(loaded: Loaded) -> str:
 def _with_ranges(q: Any, variables: Any) -> Any:
     """Linen variables with a range for every site, as `qmodule.init` would make them, parameters unchanged."""
     from jaxq.frontends.ranges import initial_ranges
-    from jaxq.quantize import bind
+    from jaxq.quantization import bind
 
     if "ranges" in variables:
         return variables

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.analyze.diff import decibels
-from jaxq.calibrate import calibrated
+from jaxq.calibration import calibrated
 from jaxq.plan.plan import Plan
 from jaxq.ptq.setting import Setting
 from jaxq.simulate.forward import simulate

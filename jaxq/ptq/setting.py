@@ -17,7 +17,7 @@ from jaxq.frontends.ranges import check_ranges
 from jaxq.graph import Op
 from jaxq.plan.plan import Plan
 from jaxq.ptq.report import Report
-from jaxq.quantize import as_reference, bind, given_back, reference_leaves
+from jaxq.quantization import as_reference, bind, given_back, reference_leaves
 from jaxq.simulate.norm_statistics import states_of
 from jaxq.simulate.qparams import Ranges
 

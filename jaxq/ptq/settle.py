@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxq.quantize import bind, given_back
+from jaxq.quantization import bind, given_back
 
 
 def settle(target: Any, *state: Any) -> Any:

@@ -32,7 +32,7 @@ def taught(bound: Bound, batches: Any, steps: int, rate: float, progress: bool, 
     outputs'. Parameters that no gradient trains (BatchNorm's statistics) stay.
 
     Args:
-      bound: a calibrated model (`jaxq.quantize.bind`), whose parameters now are the float model's.
+      bound: a calibrated model (`jaxq.quantization.bind`), whose parameters now are the float model's.
       batches: inputs, as of `jaxq.calibrate`.
       steps: of Adam, on batches of 32 drawn without replacement.
       rate: the first learning rate, falling by cosine to a hundredth.

@@ -11,7 +11,7 @@ import msgspec
 from jaxq.display.text import aligned
 from jaxq.errors import InputError
 from jaxq.plan.recipe import Recipe
-from jaxq.quantize import given_back
+from jaxq.quantization import given_back
 
 
 @dataclasses.dataclass(frozen=True)

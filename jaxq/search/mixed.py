@@ -11,7 +11,7 @@ from jaxq.analyze.trials import Measure, Trials
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.plan.plan import Plan
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.found import Found
 from jaxq.search.knapsack import choose
 from jaxq.search.sizes import budget_bytes, kernel_bytes

@@ -11,14 +11,14 @@ import numpy as np
 from jaxq.analyze.choices import exactly
 from jaxq.analyze.sensitivity import default_loss
 from jaxq.analyze.trials import Measure, Trials
-from jaxq.calibrate import calibrated
+from jaxq.calibration import calibrated
 from jaxq.display.progress import bar
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
 from jaxq.frontends.core import replanned
 from jaxq.observers import METHODS
 from jaxq.plan.recipe import Recipe, Rule
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.found import Found
 
 COLUMNS = ("tensors", "method", ">loss")

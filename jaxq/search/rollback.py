@@ -11,7 +11,7 @@ from jaxq.analyze.sensitivity import default_loss
 from jaxq.analyze.trials import Measure, Trials, accuracy
 from jaxq.display.progress import bar
 from jaxq.errors import InputError, PlanError, RangeError
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.found import Found
 
 COLUMNS = ("site", "op", "choice", ">loss without it")

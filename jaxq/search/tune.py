@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxq.analyze.trials import Measure, Trials, accuracy
 from jaxq.frontends.core import replanned
-from jaxq.quantize import bind
+from jaxq.quantization import bind
 from jaxq.search.distillation import taught
 from jaxq.search.found import Found
 from jaxq.search.ranges import calibrated_by, with_method

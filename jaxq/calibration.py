@@ -29,7 +29,7 @@ from jaxq.plan.findings import Extent, find, said
 from jaxq.plan.make_plan import has_weights
 from jaxq.plan.plan import Group, Plan
 from jaxq.plan.scheme import Scheme
-from jaxq.quantize import bind, given_back
+from jaxq.quantization import bind, given_back
 from jaxq.range_methods import METHODS as RANGE_METHODS
 from jaxq.simulate.norm_statistics import states_of
 from jaxq.simulate.reals import reals
