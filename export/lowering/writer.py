@@ -14,6 +14,7 @@ from jaxq.export.operator_facts import Call
 from jaxq.export.operators import lowest_version
 from jaxq.export.program import Operator, Quantization, Tensor
 from jaxq.graph import Op
+from jaxq.plan.groups import numbers
 
 # Codes of the schema's TensorType, as the options of CAST, ARG_MAX and convolutions hold them.
 FLOAT32, INT32, BOOL, INT8 = 0, 2, 6, 9
@@ -74,7 +75,7 @@ class Writer:
     def _plain(self, value: int) -> str:
         """The type of a value that is not quantized; every real number is a float32."""
         dtype = self.graph.avals[value].dtype
-        return "float32" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)
+        return "float32" if jnp.issubdtype(dtype, jnp.floating) or value in numbers(self.graph) else str(dtype)
 
     def emit(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
         """Append an operator, in the lowest version that takes its tensors and options."""

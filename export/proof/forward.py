@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxq.display.progress import bar
@@ -34,6 +33,7 @@ from jaxq.frontends.core import Bound
 from jaxq.graph import Graph
 from jaxq.graph.recent import Recent
 from jaxq.ops.integer_ops import Carrier
+from jaxq.plan.groups import numbers
 from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named
 from jaxq.simulate.effort import LONG, small
@@ -155,7 +155,7 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
     carriers = _op_by_op(plan, params, ranges) if len(plan.graph.ops) >= LONG else _whole(plan, params, ranges)
     graph, names = plan.graph, plan.graph.site_names
     groups = [plan.group(v) for v in graph.inputs]
-    types = ["" if g is None else f"int{g.scheme.bits}" for g in groups]
+    types, real = ["" if g is None else f"int{g.scheme.bits}" for g in groups], numbers(graph)
     sites = {name: value for value, name in names.items() if value not in graph.inputs}
 
     def forward(
@@ -169,8 +169,8 @@ def training_forward(bound: Bound, plan: Plan, frozen: Frozen) -> Forward:
         found = {names[v]: joined(a) if batched else a for v, a in stored.items()}
         shared = [names[v] for v in graph.inputs if batched and v not in batched]  # inputs without a batch
         whole = {**found, **{name: found[name][0] for name in shared if name in found}}
-        ends = zip((names[v] for v in graph.inputs), arrays, types, strict=True)
-        return found, [_file_input(frozen, whole.get(n), a, own) for n, a, own in ends]
+        ends = zip(graph.inputs, arrays, types, strict=True)
+        return found, [_file_input(frozen, whole.get(names[v]), a, own, v in real) for v, a, own in ends]
 
     return forward
 
@@ -236,10 +236,10 @@ def _compact(q: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     return narrow if np.array_equal(narrow, stored) else stored
 
 
-def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str) -> np.ndarray:
+def _file_input(frozen: Frozen, integers: np.ndarray | None, array: Any, own: str, real: bool) -> np.ndarray:
     dtype = frozen.plan.recipe.input
     if integers is None or frozen.plan.recipe.floats:
-        return np.asarray(array, np.float32) if jnp.issubdtype(np.asarray(array).dtype, jnp.floating) else array
+        return np.asarray(array, np.float32) if real else array
     if dtype == "float32":
         return np.asarray(array, np.float32)
     return (integers + (128 if dtype == "uint8" else 0)).astype(dtype if dtype == "uint8" else own)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxq.errors import ControlFlowError
 from jaxq.graph import arithmetic, masks, matchers, movement, pools, reductions, updates
-from jaxq.graph.builder import Builder
+from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
 from jaxq.graph.ir import Equation
@@ -152,8 +152,20 @@ def _convert(builder: Builder, eq: Equation) -> bool:
     source, target = (builder.avals[v].dtype for v in (eq.inputs[0], eq.outputs[0]))
     if masks.as_mask(builder, eq) or masks.as_number(builder, eq) or reductions.position_as_number(builder, eq):
         return True
-    real = jnp.issubdtype(source, jnp.floating) or builder.resolve(eq.inputs[0]) in builder.graph_inputs
+    real = jnp.issubdtype(source, jnp.floating) or _moved_from(builder, eq.inputs[0]) in builder.graph_inputs
     return bool(jnp.issubdtype(target, jnp.floating) and real) and _alias(builder, eq)
+
+
+PARTS = frozenset({"REVERSE_V2", "SLICE", "SPLIT", "STRIDED_SLICE"})
+
+
+def _moved_from(builder: Builder, value: int) -> int:
+    """The value that ops which only move numbers have made this one of."""
+    made = builder.made.get(builder.resolve(value))
+    while made is not None and made.kind in MOVES | PARTS:
+        value = made.inputs[0]
+        made = builder.made.get(builder.resolve(value))
+    return builder.resolve(value)
 
 
 def _fake_quant(builder: Builder, eq: Equation) -> bool:

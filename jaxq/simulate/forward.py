@@ -32,7 +32,7 @@ from jaxq.range_methods import METHODS
 from jaxq.simulate.norm_statistics import Statistics, statistics, with_statistics
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.range_statistics import observe
-from jaxq.simulate.reals import activated, as_tuple, by_taps, wide
+from jaxq.simulate.reals import activated, as_number, as_tuple, by_taps, wide
 from jaxq.simulate.weights import (
     dequantized_weight,
     float_kernel,
@@ -106,7 +106,7 @@ class Run:
     def enter(self, value: int, array: jax.Array) -> None:
         """Take an input: as integers, or as floats where nothing reads it as integers."""
         if self.plan.group(value) is None:
-            self.env[value] = wide(jnp.asarray(array))
+            self.env[value] = wide(as_number(self.plan.graph, value, jnp.asarray(array)))
         else:
             self._quantize(value, jnp.asarray(array, jnp.float32))
 

@@ -25,7 +25,7 @@ from jaxq.plan.scheme import QParams
 from jaxq.simulate.effort import for_results, small
 from jaxq.simulate.forward import Record, Run
 from jaxq.simulate.qparams import Ranges, qparams
-from jaxq.simulate.reals import real_results
+from jaxq.simulate.reals import as_number, real_results
 from jaxq.simulate.weights import traced, weight_values
 
 Step = Callable[..., tuple[Any, ...]]
@@ -207,7 +207,7 @@ class RealsOpByOp:
         """The graph's outputs. batched: as in `OpByOp.recorded`."""
         plan, env, many = self.plan, dict(self.weights()), set(batched)
         for value, array in zip(plan.graph.inputs, inputs, strict=True):
-            env[value] = jnp.asarray(array) if plan.group(value) is None else jnp.asarray(array, jnp.float32)
+            env[value] = as_number(plan.graph, value, jnp.asarray(array))
         last = {v: op for op in plan.graph.ops for v in op.inputs}
         for op in plan.graph.ops:
             arguments = [jnp.asarray(env[v]) for v in op.inputs]

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxq.graph import Op
+from jaxq.graph import Graph, Op
 from jaxq.numerics.rounding import clip_ste
 from jaxq.ops import OPS, compute
 from jaxq.ops.contract import Product
+from jaxq.plan.groups import numbers
 from jaxq.plan.plan import Plan
 from jaxq.simulate.weights import weight_values
 
@@ -26,7 +27,7 @@ def reals(
     """Every activation of the folded graph in real numbers, unquantized; `differentiable` as in `simulate`."""
     env = weight_values(plan.graph, params)
     for value, array in zip(plan.graph.inputs, inputs, strict=True):
-        env[value] = array if plan.group(value) is None else jnp.asarray(array, jnp.float32)
+        env[value] = as_number(plan.graph, value, jnp.asarray(array))
     for op in plan.graph.ops:
         env.update(zip(op.outputs, real_results(plan, op, [env[v] for v in op.inputs], differentiable), strict=True))
     return {v: env[v] for v in plan.graph.activations}
@@ -41,6 +42,11 @@ def real_results(plan: Plan, op: Op, arguments: Sequence[Any], differentiable: b
         x, w, bias = (wide(a) for a in arrays)
         return (activated(op, by_taps(op, Product(functools.partial(compute.conv_2d, op), 0), x, w) + bias),)
     return as_tuple(activated(op, OPS[op.kind].compute(op, *(wide(a) for a in arrays))))
+
+
+def as_number(graph: Graph, value: int, array: jax.Array) -> jax.Array:
+    """An input of the graph as float32 where it stands for real numbers, such as an image of uint8; else as it is."""
+    return array.astype(jnp.float32) if value in numbers(graph) else array
 
 
 def wide(array: jax.Array) -> jax.Array:

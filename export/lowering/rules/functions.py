@@ -184,6 +184,7 @@ WRITE: dict[str, Write] = {
     "ge": _compare("GREATER_EQUAL"),
     "gt": _compare("GREATER"),
     "integer_pow": _power,
+    "is_finite": lambda f, params, x: f.emit("EQUAL", f.emit("SUB", x, x), np.float32(0), dtype="bool"),
     "le": _compare("LESS_EQUAL"),
     "log": _each("LOG"),
     "log1p": lambda f, params, x: f.emit("LOG", f.emit("ADD", x, np.float32(1))),
