@@ -2,8 +2,10 @@
 
     python benchmarks/step.py [--rounds 15] [--only transformer]
 
-The first step compiles; its CPU seconds are the process's. A step's temporary memory is new to the process each time:
-with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (glibc 2.35 or newer) Linux gives it in pages of 2 MB.
+The first step compiles; its CPU seconds are the process's. Peak memory is what XLA plans for the compiled step: its
+arguments, results and temporary memory, less what results share with arguments (`memory_analysis`). A step's temporary
+memory is new to the process each time: with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (glibc 2.35 or
+newer) Linux gives it in pages of 2 MB.
 """
 
 from __future__ import annotations
@@ -123,10 +125,19 @@ class Cost(NamedTuple):
     Attributes:
       first: CPU seconds of the first step, nearly all of it compilation.
       steps: seconds of each later step but one.
+      peak: bytes of memory of a step.
     """
 
     first: float
     steps: list[float]
+    peak: int
+
+
+def peak_bytes(model: Any, optimizer: nnx.Optimizer, x: jax.Array, labels: jax.Array) -> int:
+    """What XLA plans for a step; it is compiled once more for that."""
+    found: Any = train_step.lower(model, optimizer, x, labels).compile().compiled.memory_analysis()
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return held + found.temp_size_in_bytes
 
 
 def costs(runners: dict[str, tuple[Any, Any]], x: np.ndarray, labels: np.ndarray, rounds: int) -> dict[str, Cost]:
@@ -139,7 +150,8 @@ def costs(runners: dict[str, tuple[Any, Any]], x: np.ndarray, labels: np.ndarray
             jax.block_until_ready(train_step(model, optimizer, jnp.asarray(x), jnp.asarray(labels)))
             times[name].append(time.perf_counter() - start)
             first.setdefault(name, time.process_time() - cpu)
-    return {name: Cost(first[name], taken[2:]) for name, taken in times.items()}
+    peaks = {name: peak_bytes(*state, jnp.asarray(x), jnp.asarray(labels)) for name, state in runners.items()}
+    return {name: Cost(first[name], taken[2:], peaks[name]) for name, taken in times.items()}
 
 
 def main() -> None:
@@ -149,7 +161,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     options = parser.parse_args()
     table = Table(title=f"training step, jax {jax.__version__}, {jax.default_backend()}, median of {options.rounds}")
-    for column in ("model", "float ms", "jaxq ms", "ratio", "first step, float CPU s", "jaxq", "ratio"):
+    for column in ("model", "float ms", "jaxq ms", "ratio", "first step, float CPU s", "jaxq", "ratio",
+                   "peak, float MB", "jaxq", "ratio"):  # fmt: skip
         table.add_column(column)
     rng = np.random.default_rng(0)
     for name, (build, shape) in CASES.items():
@@ -165,7 +178,9 @@ def row(found: dict[str, Cost]) -> list[str]:
     ratio = float(np.median(np.divide(found["jaxq"].steps, found["float"].steps)))
     first = [found["float"].first, found["jaxq"].first]
     steps = [f"{middle['float']:.1f}", f"{middle['jaxq']:.1f}", f"{ratio:.2f}"]
-    return [*steps, *(f"{seconds:.1f}" for seconds in first), f"{first[1] / first[0]:.1f}"]
+    peak = [found["float"].peak, found["jaxq"].peak]
+    memory = [*(f"{size / 1e6:.0f}" for size in peak), f"{peak[1] / peak[0]:.2f}"]
+    return [*steps, *(f"{seconds:.1f}" for seconds in first), f"{first[1] / first[0]:.1f}", *memory]
 
 
 if __name__ == "__main__":

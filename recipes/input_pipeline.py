@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from jaxq.errors import InputError
 from jaxq.recipes.processes import Share
@@ -121,5 +122,7 @@ def _rows_of_groups(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 
 
 def _ahead(data: grain.MapDataset[Any], threads: int, workers: int) -> grain.IterDataset[Any]:
+    if workers and not flags.FLAGS.is_parsed():  # grain reads flags that only absl's own main parses
+        flags.FLAGS.mark_as_parsed()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD if threads else 0)
     return data.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
