@@ -17,7 +17,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "export": ("writing, reading and proving .tflite files, the command line",
                ("ai-edge-litert", "flatbuffers", "typer")),
     "recipes": ("jaxq train, published weights, checkpoints",
-                ("grain", "mlxtend", "orbax-checkpoint", "pillow", "safetensors")),
+                ("absl-py", "grain", "mlxtend", "orbax-checkpoint", "pillow", "safetensors")),
     "report": ("jaxq report, jaxq snippet", ("altair", "jinja2", "vl-convert-python")),
     "tensorflow": ("tf.lite as a referee, SavedModels, jaxq compare", ("tensorflow",)),
     "text": ("sentences for jaxq infer and the movie recipes", ("tokenizers",)),
