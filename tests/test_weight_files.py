@@ -23,7 +23,7 @@ from flax import linen, nnx
 from safetensors.numpy import save
 
 from jaxq.errors import WeightsError
-from jaxq.recipes import matching, weights
+from jaxq.recipes import matching, networks, weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "weights"
 
@@ -258,12 +258,13 @@ def test_a_published_network_takes_a_file(tmp_path: pathlib.Path, monkeypatch: p
     from jaxq.cli.app import app
 
     monkeypatch.setenv("JAXQ_CACHE", str(tmp_path / "cache"))
-    published = weights.checkpoint("mobilenet_v2")
-    shapes = weights.shapes(published)
+    source = networks.NETWORKS["mobilenet_v2"]["torchvision"]
+    shapes = {path: shape for path, (shape, _) in networks.shapes(networks.shaped(source, {})).items()}
     back = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     rng = np.random.default_rng(0)
     arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    theirs = {weights.their_name(published, p): a.transpose(back[a.ndim]) for p, a in arrays.items()}
+    names = networks.their_names(source, shapes)
+    theirs = {names[p][0]: a.transpose(back[a.ndim]) for p, a in arrays.items()}
     (tmp_path / "w.safetensors").write_bytes(save({n: np.ascontiguousarray(a) for n, a in theirs.items()}))
     done = CliRunner().invoke(app, ["weights", "mobilenet_v2", "--file", str(tmp_path / "w.safetensors"), "--json"])
     assert done.exit_code == 0, done.output

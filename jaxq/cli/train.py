@@ -34,7 +34,7 @@ Network = Annotated[
     str | None,
     typer.Option(
         "--network", metavar="NAME", show_default=False,
-        help="Of image_classifier: mobilenet_v2 or efficientnet_lite0.",
+        help="Of image_classifier: efficientnet_lite0 to 4, mobilenet_v1, mobilenet_v2, mobilenet_v3_small or _large.",
     ),
 ]  # fmt: skip
 Epochs = Annotated[

