@@ -8,13 +8,18 @@ version = release = jaxq.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.mermaid"]
 exclude_patterns = ["manifests"]
+# What a tutorial says on standard error (a warning of calibration) belongs to its page.
+nb_output_stderr = "show"
 nitpicky = False
 default_role = "code"  # docstrings write `name` for code, as Markdown does
 
 # Headings are the targets of links (`page.md#a-heading`), as on GitHub.
 myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
-nb_execution_mode = "off"  # tests run the notebooks; a page must build without training anything
+nb_execution_mode = "cache"  # the tutorials run once, and again when their code changes; they need no network
+nb_execution_timeout = 600  # seconds a cell
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -91,9 +91,11 @@ class Artifact:
           >>> artifact.verify(images, families=("reference",), progress=False).ok
           True
         """
-        return self._proven().verify(batches, families, machine or self._proven().machine, progress, runtime)
+        return self.proven.verify(batches, families, machine or self.proven.machine, progress, runtime)
 
-    def _proven(self) -> Proof:
+    @property
+    def proven(self) -> Proof:
+        """The training forward that the file is compared with. Raises ExportError of a file without its model."""
         if self.proof is None:
             raise ExportError(
                 "This artifact has bytes and a manifest, and no training forward to compare them with. Export the "
@@ -157,7 +159,7 @@ class Artifact:
           InputError: no examples, more than 64, NaN.
           MismatchError: the file with uint8 ends, for browsers, computes other integers.
         """
-        arrays = joined(self._proven().bound, examples, "prove on")
+        arrays = joined(self.proven.bound, examples, "prove on")
         inputs = [quantized(a, entry) for a, entry in zip(arrays, self.manifest["inputs"], strict=True)]
         return save_proof(self.data, inputs, path, manifest=self.manifest, runtime=runtime, force=force)
 

@@ -22,6 +22,7 @@ from jaxq.gradients.statistics import is_gradient_state
 from jaxq.plan.norms import is_norm_state
 from jaxq.range_methods import RangeMethod, State, is_range, method_of
 from jaxq.simulate.oscillations import freeze_oscillations as freeze_oscillations
+from jaxq.simulate.oscillations import oscillations as oscillations
 
 
 class PartitionState(NamedTuple):

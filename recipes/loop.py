@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from jaxq.display.progress import bar
+from jaxq.optim import oscillations
 from jaxq.recipes.writers import Writer
 
 
@@ -53,7 +54,8 @@ def fit(
 ) -> float:
     """Train on every batch of `data`, with a progress bar; `after(step)` may save. Returns the last loss.
 
-    `writer` takes the loss of every 20th step. `update(model, optimizer, images, labels)` makes a step.
+    `writer` takes the loss of every 20th step, and where `jaxq.optim.freeze_oscillations` tracks weights the shares of
+    those that oscillate and that are frozen. `update(model, optimizer, images, labels)` makes a step.
     """
     loss = float("nan")
     with bar() as shown:
@@ -64,6 +66,8 @@ def fit(
                 loss = float(value)
                 if writer is not None:
                     writer.scalar(f"{title}/loss", loss, step)
+                    for name, share in oscillations(optimizer.opt_state).items():
+                        writer.scalar(f"{title}/{name}", share, step)
             shown.update(task, advance=1, description=f"{title}: loss {loss:.3f}")
             after(step)
     return loss

@@ -59,6 +59,7 @@ PROMOTES = (
     "test_recipes",
     "test_tour",
     "test_train",
+    "test_tutorials",
 )
 SAME_RANKS = (
     "test_activations",

@@ -87,6 +87,7 @@ SIGNATURES = {
     "optim.scale_by_deviation": "(alpha=20.0, floor=0.1)",
     "losses.dampening": "(params, plan)",
     "optim.freeze_oscillations": "(inner, plan, *, threshold=0.02, momentum=0.01)",
+    "optim.oscillations": "(state, *, frequency=0.02)",
     "optim.partition": (
         "(weights, ranges=None, *, observe=0, freeze=None, decay=0.99, norm_decay=0.99, norm_freeze=None)"
     ),

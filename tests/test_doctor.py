@@ -79,6 +79,23 @@ def test_a_required_package_or_a_runtime_that_fails_is_code_1(monkeypatch: pytes
     assert done.exit_code == 1 and "LiteRT: fails: no such library" in done.stdout
 
 
+def test_a_gpu_that_jax_does_not_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"others": {}, "programs": {}, "devices": ["cpu:0 cpu"]}
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert list(doctor._others(found)) == [f"  {doctor.JAX_ON_A_GPU}"]
+    assert list(doctor._others({**found, "devices": ["cuda:0 NVIDIA H100"]})) == []
+
+
+def test_tensorflow_by_its_other_name_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(name: str) -> str:
+        if name == "tensorflow-cpu":
+            return "2.21.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", known)
+    assert doctor.version("tensorflow") == "2.21.0" and doctor.version("h5py") is None
+
+
 # --- explain ----------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +116,8 @@ def test_a_word_of_each_kind() -> None:
     relu = run("explain", "SOFTMAX").stdout
     assert "prescribed by TFLite: (0.00390625, -128)" in relu and "a table: training may differ by one step" in relu
     assert "Coral Edge TPU" in run("explain", "edgetpu").stdout
+    assert 'ranges = "ema"' in run("explain", "int8-ema").stdout
+    assert run("explain", "softmax").stdout == relu  # as it is written, or not
     assert "keep too few steps" in run("explain", "channels").stdout
 
 

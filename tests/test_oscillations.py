@@ -179,3 +179,38 @@ def test_misuse() -> None:
     tx = optim.freeze_oscillations(optax.sgd(0.1), plan())
     with pytest.raises(ValueError, match="needs params"):
         tx.update(params, tx.init(params))
+
+
+def test_the_shares_of_a_state_are_those_of_its_weights() -> None:
+    kernel = nnx.Optimizer(Kernel(), optim.freeze_oscillations(optax.sgd(0.01), kernel_plan()), wrt=nnx.Param)
+    assert optim.oscillations(kernel.opt_state) == {"oscillating_weights": 0.0, "frozen_weights": 0.0}
+    params = {"kernel": jnp.ones((2, 5))}
+    state = optim.freeze_oscillations(optax.sgd(0.01), plan()).init(params)
+    (site,) = state.kernels
+    flips = (
+        jnp.zeros((2, 5)).at[1].set(jnp.array([0.0, 0.02, 0.03, 0.5, 0.5]))
+    )  # f > 0.02: three, of which one is frozen
+    tracked = state.kernels[site]._replace(frequency=flips, frozen=tracked_like(state, site).at[1, 4].set(True))
+    found = optim.oscillations({"a": state._replace(kernels={site: tracked})})
+    assert found == {"oscillating_weights": pytest.approx(0.2), "frozen_weights": pytest.approx(0.1)}
+    assert optim.oscillations({"a": state._replace(kernels={site: tracked})}, frequency=0.4)["oscillating_weights"] == (
+        pytest.approx(0.1)
+    )
+    assert optim.oscillations(optax.adam(0.1).init(params)) == {}
+
+
+def tracked_like(state: Any, site: str) -> Any:
+    return jnp.zeros_like(state.kernels[site].frozen)
+
+
+class Kernel(nnx.Module):
+    def __init__(self) -> None:
+        self.kernel = nnx.Param(jnp.ones((2, 5)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...]
+
+
+@functools.cache
+def kernel_plan() -> Any:
+    return jaxq.quantize(Kernel(), "int4", np.zeros((1, 2), np.float32)).plan

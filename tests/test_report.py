@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import jaxq
 from jaxq import report
+from jaxq.analyze import Score, Sensitivity
 from jaxq.cli.app import app
 from jaxq.errors import ExportError, InputError
 from jaxq.export.artifact import Artifact
@@ -301,6 +302,28 @@ def test_a_run_gives_its_ladder_and_curves(tmp_path: pathlib.Path, content: Cont
     assert report.three_lines(dataclasses.replace(content, run=run))[1].startswith("float 90.00 %, int8 QAT 80.00 %; ")
 
 
+def test_a_run_gives_its_sensitivity(tmp_path: pathlib.Path, content: Content) -> None:
+    scores = (
+        Score("small", "FULLY_CONNECTED", "w4", 1.5, 0.5),
+        Score("large", "FULLY_CONNECTED", "w4", 3.0, 2.0),
+        Score("large", "FULLY_CONNECTED", "a16", 0.75, -0.25),
+    )
+    (tmp_path / "sensitivity.json").write_text(Sensitivity(1024, "cross entropy", 1.0, scores).to_json())
+    shown = dataclasses.replace(content, run=report.read_run(tmp_path))
+    assert shown.run.measure == "cross entropy, 1,024 examples"
+    rows = page.charts.page_tables(shown)["sensitivity"]  # the most sensitive op first, its choices together
+    assert [(r["site"], r["choice"], r["change"]) for r in rows] == [
+        ("large", "w4", 2.0),
+        ("large", "a16", -0.25),
+        ("small", "w4", 0.5),
+    ]
+    assert 'data-table="sensitivity"' in page.page(shown) and "cross entropy, 1,024 examples" in page.page(shown)
+    assert 'data-table="sensitivity"' not in page.page(content)
+    (tmp_path / "sensitivity.json").write_text('{"scores": [{"site": "a"}]}')
+    with pytest.raises(InputError, match=r"sensitivity.json is not what jaxq sensitivity --json prints: KeyError"):
+        report.read_run(tmp_path)
+
+
 def test_of_a_run_with_a_measure_every_share_is_a_stage() -> None:
     found = {"measure": "accuracy", "seed": 0, "float": 0.86, "int8 qat": 0.85, "int8 bytes": 7}
     assert [a.stage for a in ladder(found)] == ["float", "int8 qat"]
@@ -308,7 +331,7 @@ def test_of_a_run_with_a_measure_every_share_is_a_stage() -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"has no summary.json and no log.jsonl"):
+    with pytest.raises(InputError, match=r"has no summary.json, no log.jsonl and no sensitivity.json"):
         report.read_run(tmp_path)
     (tmp_path / "log.jsonl").write_text("{")
     with pytest.raises(InputError, match=r"log.jsonl holds a line that is no JSON"):

@@ -192,7 +192,7 @@ def _version(wanted: bool) -> bool:
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
+    add_completion=True,  # --install-completion and --show-completion
     pretty_exceptions_enable=False,
     rich_markup_mode=MARKUP,
 )

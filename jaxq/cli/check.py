@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxq.cli import options
+from jaxq.cli import complete, options
 from jaxq.cli.failures import usage
 from jaxq.cli.output import Result, Table
 from jaxq.display.text import shortened
@@ -19,6 +19,7 @@ Target = Annotated[
         metavar="NAME",
         show_default=False,
         help="litert, edgetpu, ethos-u55, ethos-u65, ethos-u85 or tflm.",
+        autocompletion=complete.targets,
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="For Ethos-U: ask Arm's compiler Vela, too.")]

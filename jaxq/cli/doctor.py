@@ -33,6 +33,8 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "chromium": ("looking at reports without a screen", "apt install chromium"),
 }
 MISSING = "missing"
+OTHER_NAMES = {"tensorflow": "tensorflow-cpu"}  # of a package, a distribution that brings the same modules
+DRIVER, JAX_ON_A_GPU = "nvidia-smi", "pip install 'jax[cuda12]'  # an NVIDIA GPU is here, and JAX computes on the CPU"
 
 
 def doctor(json: options.Json = False) -> Result:
@@ -75,7 +77,7 @@ def version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return version(OTHER_NAMES[name]) if name in OTHER_NAMES else None
 
 
 def litert_runs() -> str:
@@ -123,6 +125,8 @@ def _lines(packages: dict[str, str | None], extras: dict[str, dict[str, str | No
 
 
 def _others(data: dict[str, Any]) -> Iterator[str]:
+    if shutil.which(DRIVER) and not any(device.startswith(("gpu", "cuda")) for device in data["devices"]):
+        yield f"  {JAX_ON_A_GPU}"
     for kind, known in (("others", OTHERS), ("programs", PROGRAMS)):
         for name, found in data[kind].items():
             if found is None:

@@ -20,7 +20,7 @@ Word = Annotated[
     str,
     typer.Argument(
         metavar="CODE|SITE", show_default=False,
-        help="A rule of jaxq lint, an error's class, an op, a target, a kind of finding; with --model a site.",
+        help="A lint rule, an error's class, an op, a recipe, a target, a kind of finding; with --model a site.",
     ),
 ]  # fmt: skip
 Model = Annotated[
@@ -64,11 +64,12 @@ ERROR_REMEDIES = {
 
 
 def explain(word: Word, model: Model = None, recipe: options.Recipe = "int8", json: options.Json = False) -> Result:
-    """Explain a word that jaxq prints: a lint rule, an error, an op, a target, a finding, or a model's site."""
+    """Explain a word that jaxq prints: a lint rule, an error, an op, a recipe, a target, a finding, a model's site."""
     if model is not None:
         text = site_text(quantized(load_target(model), recipe).plan, word)
         return Result({"word": word, "text": text}, [text])
     known = {name: text for words in READERS.values() for name, text in words().items()}
+    word = next((name for name in known if name.casefold() == word.casefold()), word) if word not in known else word
     if word not in known:
         advice = did_you_mean(word, known)
         raise usage(f"There is nothing called {word!r} to explain. {advice} A site of a model needs --model TARGET.")
@@ -131,6 +132,14 @@ def _targets() -> dict[str, str]:
     ]) for t in TARGETS.values()}  # fmt: skip
 
 
+def _recipes() -> dict[str, str]:
+    from jaxq.plan.recipe import SHIPPED
+    from jaxq.plan.toml_text import recipe_text
+
+    return {name: f"{name}: a recipe that ships with jaxq; as a file, without what is the default\n"
+                  f"{recipe_text(recipe).strip()}" for name, recipe in SHIPPED.items()}  # fmt: skip
+
+
 def _findings() -> dict[str, str]:
     return {name: f"{name}: a kind of finding of calibration\n{what}\nwhat to do: {fix}"
             for name, (what, fix) in FINDINGS.items()}  # fmt: skip
@@ -140,6 +149,7 @@ READERS: dict[str, Callable[[], dict[str, str]]] = {
     "errors": _errors,
     "findings": _findings,
     "ops": _ops,
+    "recipes": _recipes,
     "rules": _rules,
     "targets": _targets,
 }

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jaxq.cli import complete
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 Target = Annotated[
@@ -16,11 +18,18 @@ Target = Annotated[
         show_default=False,
         help="package.module:function or file.py:function, giving (model, example) or (module, example, variables); "
         "or a shipped recipe.",
+        autocompletion=complete.models,
     ),
 ]
 
 Recipe = Annotated[
-    str, typer.Option("--recipe", metavar="NAME|FILE.toml", help="How to quantize: a shipped name or a TOML file.")
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE.toml",
+        help="How to quantize: a shipped name or a TOML file.",
+        autocompletion=complete.recipes,
+    ),
 ]
 
 TFLite = Annotated[

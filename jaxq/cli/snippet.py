@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
-from jaxq.cli import options
+from jaxq.cli import complete, options
 from jaxq.cli.failures import usage
 from jaxq.cli.output import Result
 from jaxq.display.text import did_you_mean
 
 Language = Annotated[
     str,
-    typer.Option("--language", metavar="NAME", show_default=False, help="c, cpp, js, kotlin, python or swift."),
+    typer.Option(
+        "--language",
+        metavar="NAME",
+        show_default=False,
+        help="c, cpp, js, kotlin, python or swift.",
+        autocompletion=complete.languages,
+    ),
 ]
 Out = Annotated[
     pathlib.Path | None,

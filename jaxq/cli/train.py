@@ -10,13 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxq.cli import options
+from jaxq.cli import complete, options
 from jaxq.cli.failures import Failure, usage
 from jaxq.cli.output import Result, Table
 from jaxq.cli.shipped import plain_name, recipe_module
 
 Name = Annotated[
-    str, typer.Argument(metavar="RECIPE", show_default=False, help="A shipped recipe: mnist, or recipes/mnist.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        show_default=False,
+        help="A shipped recipe: mnist, or recipes/mnist.",
+        autocompletion=complete.trainings,
+    ),
 ]
 Out = Annotated[
     pathlib.Path | None,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-from jaxq.report.document import Content, Node
+from jaxq.report.document import Change, Content, Node
 
 DATA = alt.NamedData("table")
 BLUE, ORANGE, GREY = "#2f7ed8", "#e4682a", "#8a94a0"
 WIDE = "container"
+MOST_SITES = 40  # of the sensitivity chart
 
 
 @functools.cache
@@ -30,6 +31,7 @@ def specifications() -> dict[str, Any]:
         "errors": _errors(),
         "ladder": _ladder(),
         "curves": _curves(),
+        "sensitivity": _sensitivity(),
     }
     return {name: chart.to_dict() for name, chart in charts.items()}
 
@@ -92,6 +94,22 @@ def _ladder() -> Any:
     return (bars + text).properties(width=WIDE, height=alt.Step(28))
 
 
+def _sensitivity() -> Any:
+    """Of each op the change of the loss under another choice, a bar for each choice; the most sensitive op first."""
+    return (
+        alt.Chart(DATA)
+        .mark_bar()
+        .encode(
+            alt.Y("site:N", title=None, sort=None, axis=alt.Axis(labelLimit=150)),
+            alt.X("change:Q", title="change of the loss; above zero the choice hurts"),
+            alt.YOffset("choice:N", sort=None),
+            alt.Color("choice:N", title=None, sort=None, legend=alt.Legend(orient="top")),
+            tooltip=["site:N", "choice:N", alt.Tooltip("change:Q", format="+.4g")],
+        )
+        .properties(width=WIDE, height=alt.Step(11))
+    )
+
+
 def _curves() -> Any:
     """One number of the training over its steps, a line for each phase."""
     return (
@@ -125,6 +143,17 @@ def node_tables(node: Node) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _most_sensitive(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """The rows of the `MOST_SITES` sites with the largest change, largest first."""
+    largest: dict[str, float] = {}
+    for c in changes:
+        largest[c.site] = max(abs(c.change), largest.get(c.site, 0.0))
+    sites = sorted(largest, key=lambda site: -largest[site])[:MOST_SITES]
+    return [
+        {"site": c.site, "choice": c.choice, "change": c.change} for site in sites for c in changes if c.site == site
+    ]
+
+
 def page_tables(content: Content) -> dict[str, list[dict[str, Any]]]:
     """The data of the page's own charts; a training number has a table `curves:NAME`."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -134,6 +163,8 @@ def page_tables(content: Content) -> dict[str, list[dict[str, Any]]]:
                            for i, d in enumerate(compared) for part in ("own", "inherited")]  # fmt: skip
     if content.run.ladder:
         found["ladder"] = [{"stage": a.stage, "value": a.value} for a in content.run.ladder]
+    if content.run.changes:
+        found["sensitivity"] = _most_sensitive(content.run.changes)
     curves: Mapping[str, list[dict[str, Any]]] = {}
     for p in content.run.points:
         curves.setdefault(f"curves:{p.curve}", []).append({"phase": p.phase, "step": p.step, "value": p.value})

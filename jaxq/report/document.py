@@ -86,11 +86,25 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
+class Change:
+    """What the loss of the whole model changes by when one op alone is quantized otherwise: `choice` as "w4"."""
+
+    site: str
+    choice: str
+    change: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run folder tells: the ladder, the curves, and the command that gave it."""
+    """What a run folder tells: the ladder, the curves, the sensitivity of each op, and the command that gave it.
+
+    measure: what the loss of `changes` is, and on how many examples.
+    """
 
     ladder: tuple[Accuracy, ...] = ()
     points: tuple[Point, ...] = ()
+    changes: tuple[Change, ...] = ()
+    measure: str = ""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -66,11 +66,10 @@ def report_content(
 
 def first_examples(artifact: Artifact, examples: Any) -> list[np.ndarray]:
     """The first 64 of what `Artifact.verify` takes, an array for each input of the file."""
-    return joined(artifact._proven().bound, examples, "report on", MOST_EXAMPLES)
+    return joined(artifact.proven.bound, examples, "report on", MOST_EXAMPLES)
 
 
 def _differences(artifact: Artifact, arrays: list[np.ndarray], progress: bool) -> Differences | None:
     """The error of each tensor against the float model; None for a recipe of floats, which has no steps."""
-    assert artifact.proof is not None
-    bound = artifact.proof.bound
+    bound = artifact.proven.bound
     return None if bound.core.recipe.floats else compare(bound, [arrays], progress)

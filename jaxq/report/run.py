@@ -1,14 +1,15 @@
-"""What a run folder of a recipe tells: its ladder of accuracies, and its curves."""
+"""What a run folder of a recipe tells: its ladder of accuracies, its curves, its sensitivity."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from jaxq.errors import InputError
-from jaxq.report.document import Accuracy, Point, Run
+from jaxq.report.document import Accuracy, Change, Point, Run
 
 # Keys of a summary that are accuracies, in the order of the ladder, and what they are called.
 STAGES = {
@@ -30,16 +31,30 @@ MOST_POINTS = 600  # of a curve
 
 
 def read_run(folder: pathlib.Path) -> Run:
-    """The run that left `summary.json` and `log.jsonl` in a folder; each may be missing.
+    """The run that left `summary.json` and `log.jsonl` in a folder, and `sensitivity.json`, which is what `jaxq
+    sensitivity --json` prints; each may be missing.
 
-    Raises InputError for a folder without either, and for files that are no JSON.
+    Raises InputError for a folder without any, and for files that are no JSON.
     """
-    summary, log = folder / "summary.json", folder / "log.jsonl"
-    if not summary.is_file() and not log.is_file():
-        raise InputError(f"{folder} has no summary.json and no log.jsonl: it is not the --out of a jaxq train.")
+    summary, log, scores = (folder / name for name in ("summary.json", "log.jsonl", "sensitivity.json"))
+    if not any(file.is_file() for file in (summary, log, scores)):
+        raise InputError(
+            f"{folder} has no summary.json, no log.jsonl and no sensitivity.json: it is not the --out of a jaxq train."
+        )
     found = _json(summary) if summary.is_file() else {}
     lines = log.read_text().splitlines() if log.is_file() else []
-    return Run(ladder(found), points([_parsed(log, line) for line in lines]), _facts(found))
+    told = Run(ladder(found), points([_parsed(log, line) for line in lines]), facts=_facts(found))
+    return told if not scores.is_file() else dataclasses.replace(told, **_sensitivity(scores))
+
+
+def _sensitivity(file: pathlib.Path) -> dict[str, Any]:
+    """The changes of a `jaxq.analyze.Sensitivity`, by site and choice, and what its loss is."""
+    found = _json(file)
+    try:
+        changes = tuple(Change(str(s["site"]), str(s["choice"]), float(s["change"])) for s in found["scores"])
+        return {"changes": changes, "measure": f"{found['measure']}, {found['examples']:,} examples"}
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{file} is not what jaxq sensitivity --json prints: {type(e).__name__} {e}.") from e
 
 
 def ladder(summary: Mapping[str, Any]) -> tuple[Accuracy, ...]:

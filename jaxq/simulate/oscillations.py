@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -41,6 +42,9 @@ class Tracked(NamedTuple):
     average: jax.Array
     frozen: jax.Array
     at: jax.Array
+
+
+FREQUENCY, FROZEN = Tracked._fields.index("frequency"), Tracked._fields.index("frozen")
 
 
 class FreezeState(NamedTuple):
@@ -98,6 +102,33 @@ def freeze_oscillations(
         return moved, FreezeState(state.step + 1, inner_state, kernels)
 
     return optax.GradientTransformation(init, update)
+
+
+def oscillations(state: Any, *, frequency: float = 0.02) -> dict[str, float]:
+    """How many weights flip, of an optimizer's state that holds one of `freeze_oscillations`; to be logged.
+
+    Args:
+      state: any pytree with that state in it, such as `optimizer.opt_state`.
+      frequency: a weight that flips back more often than this, f > frequency, oscillates. A weight on its way to
+        another integer flips as well; after a warm-up of 1 / momentum steps the number is steady.
+
+    Returns:
+      `{"oscillating_weights": share, "frozen_weights": share}` of all tracked weights, in [0, 1]; nothing for a state
+      without tracked weights. A threshold above 1 tracks and freezes nothing.
+
+    Example:
+      >>> oscillations(optax.adam(1e-3).init({"w": jnp.zeros(2)}))
+      {}
+    """
+    found = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, FreezeState))
+    kernels = [k for s in found if isinstance(s, FreezeState) for k in s.kernels.values()]
+    if not kernels:
+        return {}
+    flips, frozen = (np.concatenate([np.ravel(np.asarray(k[i][...])) for k in kernels]) for i in (FREQUENCY, FROZEN))
+    return {
+        "oscillating_weights": float(np.mean((flips > frequency) & ~frozen)),
+        "frozen_weights": float(np.mean(frozen)),
+    }
 
 
 def dampening(params: Any, plan: Plan) -> Float[Array, ""]:
