@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+NOTEBOOKS ?= off
 DEMO := jaxq train recipes/mnist --out build/demo --force
 NEWEST_TESTS := -m "not slow" --little-effort $(addprefix tests/test_,$(addsuffix .py,tour exact capture))
 NEWEST := 3.14 3.13 3.12
@@ -31,8 +32,8 @@ lint: .venv/stamp ## ruff and pyright
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/pyright --pythonpath .venv/bin/python
 
-docs: .venv-docs/stamp ## the documentation as a site, build/docs/index.html; a warning is an error
-	.venv-docs/bin/python -m sphinx -q -W --keep-going docs build/docs
+docs: .venv-docs/stamp ## the documentation as a site, build/docs/index.html; NOTEBOOKS=cache runs the tutorials
+	.venv-docs/bin/python -m sphinx -q -W --keep-going -D nb_execution_mode=$(NOTEBOOKS) docs build/docs
 
 arm64: .venv/stamp ## integers of emulated Arm processors: the zoo, the 63 networks, the kernels; Debian, as root; hours
 	.venv/bin/python tests/arm64/compare.py

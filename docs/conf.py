@@ -16,7 +16,7 @@ default_role = "code"  # docstrings write `name` for code, as Markdown does
 # Headings are the targets of links (`page.md#a-heading`), as on GitHub.
 myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
-nb_execution_mode = "cache"  # the tutorials run once, and again when their code changes; they need no network
+nb_execution_mode = "off"  # `make docs NOTEBOOKS=cache` runs the tutorials, once until their code changes
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_merge_streams = True
