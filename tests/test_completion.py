@@ -6,7 +6,6 @@ import pathlib
 import re
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from jaxq.cli import complete
@@ -47,11 +46,8 @@ def test_the_script_of_a_shell_asks_jaxq(shell: str) -> None:
 
 
 def test_every_command_is_on_its_page() -> None:
-    names = {command.__name__ for command in COMMANDS}
-    assert set(re.findall(r"^\| `jaxq (\w+)", PAGE.read_text(), re.MULTILINE)) == names
-    assert {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} == names
+    assert set(re.findall(r"^\| `jaxq (\w+)", PAGE.read_text(), re.MULTILINE)) == set(COMMANDS)
 
 
 def test_names_that_begin_otherwise_are_not_offered() -> None:
     assert complete.models("recipes/x") == [] and "recipes/mnist" in complete.models("")
-    assert isinstance(app, typer.Typer)

@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "explain": (
         "explain",
-        "Explain a word that jaxq prints: a lint rule, an error, an op, a target, a finding, or a model's site.",
+        "Explain a word that jaxq prints: a lint rule, an error, an op, a recipe, a target, a finding, a model's site.",
     ),
     "search": (
         "search",
