@@ -18,6 +18,7 @@ from jaxq.cli import doctor, explain
 from jaxq.cli.app import app
 from jaxq.export.lint import RULES
 from jaxq.ops import OPS
+from jaxq.plan.recipe import SHIPPED
 from jaxq.plan.target import TARGETS
 
 PROJECT = tomllib.loads((pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
@@ -102,7 +103,7 @@ def test_tensorflow_by_its_other_name_is_installed(monkeypatch: pytest.MonkeyPat
 def test_everything_that_is_printed_can_be_explained() -> None:
     known = {name for words in explain.READERS.values() for name in words()}
     classes = {v.__name__ for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.JaxqError)}
-    assert known == {r.id for r in RULES} | (classes - {"JaxqError"}) | OPS.keys() | TARGETS.keys() | {
+    assert known == {r.id for r in RULES} | (classes - {"JaxqError"}) | OPS.keys() | TARGETS.keys() | SHIPPED.keys() | {
         "FLOAT",
         "channels",
         "members",
