@@ -3,9 +3,9 @@
     jaxq train recipes/cifar10_efficientnet_lite0 --data FOLDER --out build/cifar10_efficientnet_lite0
     python benchmarks/ptq_images.py cifar10_efficientnet_lite0 build/cifar10_efficientnet_lite0 --data FOLDER
 
-The float network of that run, calibrated on 256 of its training images; passes see the same images. Top-1 of the file on
-LiteRT over the recipe's test images, with its standard error, and the SQNR of its logits against the float network's.
-Weights: "int8, tensor" and "int8" have one scale a tensor and one a channel; "int4" is the recipe's own choice of 4 bits.
+The float network of that run, calibrated on 256 of its training images; passes see the same images. Top-1 of the file
+on LiteRT over the recipe's test images, with its standard error, and the SQNR of its logits against the float
+network's. Weights: "int8, tensor" has one scale a tensor, "int8" one a channel, "int4" is the recipe's own choice.
 """
 
 from __future__ import annotations

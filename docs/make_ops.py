@@ -27,7 +27,8 @@ from jaxq.export.evaluate import variables
 from jaxq.export.evaluate.kernels import floats, hybrid
 from jaxq.export.evaluate.kernels.machine import PHONE, machine_named
 from jaxq.export.evaluate.program import FAMILIES, evaluate
-from jaxq.export.lowering.freeze import Frozen, freeze
+from jaxq.export.lowering.freeze import freeze
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.lower import RULES, Writer, lower
 from jaxq.export.lowering.rules.functions import WRITE
 from jaxq.graph.patterns import PATTERNS

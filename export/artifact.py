@@ -24,8 +24,10 @@ from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
 from jaxq.export.io_formulas import dequantized, described, formula, quantized, snippet
-from jaxq.export.lowering.freeze import CALIBRATE_AGAIN, Frozen, freeze
+from jaxq.export.lowering.freeze import freeze
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.lower import lower
+from jaxq.export.lowering.scale_checks import CALIBRATE_AGAIN
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
 from jaxq.export.proof.bounds import accumulator_bounds

@@ -14,7 +14,7 @@ import pytest
 
 import jaxq
 import jaxq.export
-from jaxq.export.lowering.freeze import host_weights
+from jaxq.export.lowering.host_weights import host_weights
 from jaxq.simulate.weights import weight_values
 from tests.effort import little_effort
 

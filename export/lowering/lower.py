@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxq.errors import ExportError, TargetError
-from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.rules import (
     clips,
     contractions,

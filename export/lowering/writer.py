@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.operator_facts import Call
 from jaxq.export.operators import lowest_version
 from jaxq.export.program import Operator, Quantization, Tensor

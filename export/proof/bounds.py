@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.graph import Op
 from jaxq.ops import OPS
 from jaxq.ops.contract import EXACT

@@ -14,7 +14,7 @@ from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.export.evaluate.kernels.machine import this_machine
 from jaxq.export.evaluate.program import joined
-from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.program import Program
 from jaxq.export.proof.certificate import (
     FLOAT_TOLERANCE,

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxq.analyze.diff import decibels
 from jaxq.export.evaluate.program import joined
-from jaxq.export.lowering.freeze import Frozen
+from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.proof.examples import apart
 from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named

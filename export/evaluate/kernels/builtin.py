@@ -22,6 +22,8 @@ from jaxq.export.evaluate.kernels.operands import (
     ACTIVATIONS,
     Kernel,
     Ratio,
+    Tensors,
+    Values,
     activation,
     builtin_bounds,
     centred,
@@ -38,8 +40,6 @@ from jaxq.export.evaluate.kernels.operands import (
 )
 from jaxq.export.program import Operator, Tensor
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 Multiplier = tuple[np.ndarray, np.ndarray]
 RSQRT_SHIFT = 20  # fractional bits that RSQRT keeps between its two multiplications
 

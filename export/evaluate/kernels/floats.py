@@ -19,6 +19,8 @@ from jaxq.export.evaluate.kernels import contraction, movement, pooling, resize
 from jaxq.export.evaluate.kernels.operands import (
     ACTIVATIONS,
     Kernel,
+    Tensors,
+    Values,
     activation,
     constant,
     option_float,
@@ -30,8 +32,6 @@ from jaxq.export.evaluate.kernels.operands import (
 from jaxq.export.program import Operator, Tensor
 from jaxq.numerics.rounding import clip_ste
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 SMALLEST_NORM = 1e-6  # below it L2_NORMALIZATION divides by it (internal/reference/l2normalization.h)
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")  # between floats and integers: each family has its own
 

@@ -21,6 +21,8 @@ from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import contraction, floats
 from jaxq.export.evaluate.kernels.operands import (
     Kernel,
+    Tensors,
+    Values,
     constant,
     option_int,
     present,
@@ -29,7 +31,7 @@ from jaxq.export.evaluate.kernels.operands import (
     target,
     zero_point,
 )
-from jaxq.export.program import Operator, Tensor
+from jaxq.export.program import Operator
 from jaxq.numerics.dynamic_range import (
     ASYMMETRIC,
     ASYMMETRIC_IN_TURN,
@@ -40,9 +42,6 @@ from jaxq.numerics.dynamic_range import (
     Way,
 )
 from jaxq.numerics.rounding import straight_through, unfused
-
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 
 Choice = Callable[[Operator, Tensors], Way]
 

@@ -14,11 +14,17 @@ from jax import lax
 
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import resize
-from jaxq.export.evaluate.kernels.operands import Kernel, constant, option_int, present, target, zero_point
-from jaxq.export.program import Operator, Tensor
-
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
+from jaxq.export.evaluate.kernels.operands import (
+    Kernel,
+    Tensors,
+    Values,
+    constant,
+    option_int,
+    present,
+    target,
+    zero_point,
+)
+from jaxq.export.program import Operator
 
 
 def reshape(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

@@ -20,9 +20,10 @@ from jaxq.errors import ExportError
 from jaxq.export.program import Operator, Option, Tensor
 from jaxq.numerics.rounding import round_away
 
-# kernel(op, every tensor of the program, the values of op.inputs) -> the values of op.outputs. Values have
-# the tensors' own dtypes; None is an absent optional input.
-Kernel = Callable[[Operator, tuple[Tensor, ...], list[jax.Array | None]], list[jax.Array]]
+Tensors = tuple[Tensor, ...]  # every tensor of the program
+Values = list[jax.Array | None]  # of an operator's inputs, in the tensors' own dtypes; None is an absent optional one
+# kernel(op, tensors, values) -> the values of op.outputs
+Kernel = Callable[[Operator, Tensors, Values], list[jax.Array]]
 
 # Fused activations as bounds on the real output; None is unbounded.
 ACTIVATIONS: dict[str, tuple[float | None, float | None]] = {

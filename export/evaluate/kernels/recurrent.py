@@ -27,6 +27,8 @@ from jaxq.export.evaluate.kernels.fixedpoint import (
 from jaxq.export.evaluate.kernels.operands import (
     Kernel,
     Ratio,
+    Tensors,
+    Values,
     centred,
     constant,
     option_float,
@@ -45,8 +47,6 @@ from jaxq.export.evaluate.kernels.wide import powers_of_two
 from jaxq.export.program import Operator, Tensor
 from jaxq.numerics import lut_int16
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 Multiplier = tuple[np.ndarray, np.ndarray]
 
 LOW, HIGH = -(1 << 15), (1 << 15) - 1

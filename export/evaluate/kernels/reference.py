@@ -15,13 +15,13 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import (
     builtin,
-    contraction,
     lut,
     movement,
     pooling,
     recurrent,
     resize,
     softmax,
+    sums,
     wide,
 )
 from jaxq.export.evaluate.kernels.fixedpoint import (
@@ -32,14 +32,14 @@ from jaxq.export.evaluate.kernels.fixedpoint import (
 from jaxq.export.evaluate.kernels.operands import (
     Kernel,
     Ratio,
+    Tensors,
+    Values,
     activation,
     builtin_bounds,
     centred,
-    constant,
     limits,
     option_float,
     option_int,
-    option_str,
     present,
     ratio32,
     ratio32_64,
@@ -50,11 +50,9 @@ from jaxq.export.evaluate.kernels.operands import (
     target,
     zero_point,
 )
-from jaxq.export.program import Operator, Tensor
+from jaxq.export.program import Operator
 from jaxq.numerics.fixed_point import rescale_by_15_bits
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 INT32 = 2  # TensorType, as the option quantized_bias_type holds it
 Align = Callable[[jax.Array, tuple[np.ndarray, np.ndarray], int], jax.Array]
 ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB by the inputs' type
@@ -62,17 +60,17 @@ ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB 
 
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """CONV_2D: `MBQM(acc + bias, f64 s_x s_w[c] / s_y) + z_y`, clamped. Weights OHWI."""
-    return [requantized(op, tensors, convolution(op, tensors, values))]
+    return [requantized(op, tensors, sums.convolution(op, tensors, values))]
 
 
 def depthwise_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D: as CONV_2D. Weights 1HWO."""
-    return [requantized(op, tensors, depthwise_convolution(op, tensors, values))]
+    return [requantized(op, tensors, sums.depthwise_convolution(op, tensors, values))]
 
 
 def transpose_conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """TRANSPOSE_CONV: as CONV_2D. Inputs: output shape, weights OHWI, x, bias."""
-    return [requantized(op, tensors, transposed_convolution(op, tensors, values), x_at=2)]
+    return [requantized(op, tensors, sums.transposed_convolution(op, tensors, values), x_at=2)]
 
 
 def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -80,7 +78,7 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
     (integer_ops/fully_connected.h).
     """
     x, w, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
-    acc = dense(op, tensors, values)
+    acc = sums.dense(op, tensors, values)
     low, high = builtin_bounds(y, activation(op))
     if x.dtype == "int16":
         check_bias(op, tensors)
@@ -103,7 +101,7 @@ def batch_matmul(op: Operator, tensors: Tensors, values: Values, ratio: Ratio = 
     """
     a, b, y = source(op, tensors), source(op, tensors, 1), target(op, tensors)
     multiplier = quantize_multiplier(ratio(scale(y), scale(a), scale(b)))
-    steps = multiply_by_quantized_multiplier(matrix_product(op, tensors, values), multiplier)
+    steps = multiply_by_quantized_multiplier(sums.matrix_product(op, tensors, values), multiplier)
     return [saturate(steps + zero_point(y), y, *limits(y))]
 
 
@@ -161,7 +159,7 @@ def max_pool(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """MEAN: MBQM of `sum - n z_x` with 1/n folded into the multiplier by integer division (reduce.cc)."""
     x, y = source(op, tensors), target(op, tensors)
-    total, count = centred_sum(op, tensors, values)
+    total, count = sums.centred_sum(op, tensors, values)
     q, shift = quantize_multiplier(float(scale(x)) / float(scale(y)))
     bits = min(count.bit_length() - 1, 32, 31 + int(shift))
     folded = (np.int32((int(q) << bits) // count), np.int32(int(shift) - bits))
@@ -179,7 +177,7 @@ def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     if x.dtype == "int16":
         raise ExportError("SUM of int16: the kernel of this family reads its bytes as uint8. Evaluate with 'xnnpack'.")
     value = present(op, values)
-    total, count = centred_sum(op, tensors, [value.view(jnp.uint8) if x.dtype == "int8" else value, *values[1:]])
+    total, count = sums.centred_sum(op, tensors, [value.view(jnp.uint8) if x.dtype == "int8" else value, *values[1:]])
     multiplier = quantize_multiplier(float(scale(x)) / float(scale(y)))
     steps = multiply_by_quantized_multiplier(total, multiplier) + zero_point(y)
     return [jnp.clip(steps, 0, 255).astype(jnp.uint8).view(y.dtype)]
@@ -214,88 +212,6 @@ def quantize(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     whole = jnp.trunc(steps)
     rounded = whole + jnp.where(jnp.abs(steps - whole) >= 0.5, jnp.sign(steps), 0.0)
     return [(jnp.clip(rounded, low, high).astype(jnp.int32) + zero_point(y)).astype(y.dtype)]
-
-
-def convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    """CONV_2D accumulator with bias, int32 (N, H', W', O)."""
-    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
-
-    def convolve(x: jax.Array) -> jax.Array:
-        return contraction.convolve(x, weights, _strides(op), _dilations(op), padding)
-
-    return _plus_bias(
-        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
-    )
-
-
-def depthwise_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    """DEPTHWISE_CONV_2D accumulator with bias, int32 (N, H', W', O)."""
-    weights, padding = weight(op, tensors, values), option_str(op, "padding", "SAME")
-
-    def convolve(x: jax.Array) -> jax.Array:
-        return contraction.convolve_depthwise(x, weights, _strides(op), _dilations(op), padding)
-
-    return _plus_bias(
-        wide.by_bytes(convolve, centred(present(op, values), source(op, tensors)), source(op, tensors).dtype), values, 2
-    )
-
-
-def transposed_convolution(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    """TRANSPOSE_CONV accumulator with bias, int32 (N, H', W', O)."""
-    x, weights = centred(present(op, values, 2), source(op, tensors, 2)), weight(op, tensors, values)
-    height, width = (int(size) for size in constant(op, tensors, 0)[1:3])
-    padding = option_str(op, "padding", "SAME")
-    return _plus_bias(contraction.convolve_transposed(x, weights, _strides(op), padding, (height, width)), values, 3)
-
-
-def dense(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    """FULLY_CONNECTED accumulator with bias, int32, in the output's shape."""
-    x, weights = centred(present(op, values), source(op, tensors)), weight(op, tensors, values)
-
-    def multiply(x: jax.Array) -> jax.Array:
-        return contraction.multiply_dense(x.reshape(-1, weights.shape[1]), weights)
-
-    acc = wide.by_bytes(multiply, x, source(op, tensors).dtype)
-    return _plus_bias(acc, values, 2).reshape(target(op, tensors).shape)
-
-
-def matrix_product(op: Operator, tensors: Tensors, values: Values) -> jax.Array:
-    """BATCH_MATMUL accumulator, int32; options `adj_x` and `adj_y` transpose the last two axes."""
-    if "int16" in (source(op, tensors).dtype, source(op, tensors, 1).dtype):
-        raise ExportError(f"{op.kind} of int16: its sums of 64 bits are not modelled. Use int8.")
-    a, b = (centred(present(op, values, i), source(op, tensors, i)) for i in (0, 1))
-    a = a.swapaxes(-1, -2) if option_int(op, "adj_x", 0) else a
-    b = b.swapaxes(-1, -2) if option_int(op, "adj_y", 0) else b
-    return contraction.multiply_batched(a, b)
-
-
-def centred_sum(op: Operator, tensors: Tensors, values: Values) -> tuple[jax.Array, int]:
-    """`sum(x - z_x)` over the constant axes of input 1, int32, and the number of terms."""
-    x = centred(present(op, values), source(op, tensors))
-    axes = tuple(int(axis) for axis in constant(op, tensors, 1).reshape(-1))
-    total = x.sum(axis=axes, keepdims=bool(option_int(op, "keep_dims", 0)))
-    return total, int(np.prod([x.shape[axis] for axis in axes]))
-
-
-def weight(op: Operator, tensors: Tensors, values: Values) -> contraction.Weights:
-    """Centred weights (input 1), on the host where they are a constant: then they bound the accumulator."""
-    w = source(op, tensors, 1)
-    if w.data is not None:
-        return np.asarray(w.data).astype(np.int32) - np.int32(zero_point(w))
-    return centred(present(op, values, 1), w)
-
-
-def _plus_bias(acc: jax.Array, values: Values, position: int) -> jax.Array:
-    bias = values[position] if position < len(values) else None
-    return acc if bias is None else acc + bias.astype(jnp.int32)
-
-
-def _strides(op: Operator) -> tuple[int, int]:
-    return option_int(op, "stride_h", 0), option_int(op, "stride_w", 0)
-
-
-def _dilations(op: Operator) -> tuple[int, int]:
-    return option_int(op, "dilation_h_factor", 1), option_int(op, "dilation_w_factor", 1)
 
 
 def requantized(op: Operator, tensors: Tensors, acc: jax.Array, x_at: int = 0) -> jax.Array:

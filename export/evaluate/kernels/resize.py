@@ -13,12 +13,9 @@ import numpy as np
 from jax import lax
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels.operands import constant, present, source
-from jaxq.export.program import Operator, Tensor
+from jaxq.export.evaluate.kernels.operands import Tensors, Values, constant, present, source
+from jaxq.export.program import Operator
 from jaxq.ops.resizing import Taps, by_2048ths, in_float32, mixed
-
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 
 
 def in_1024ths(size: int, out: int, align: bool, half: bool) -> Taps:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import builtin, gemmlowp, lut, movement, recurrent, reference, wide
+from jaxq.export.evaluate.kernels import builtin, gemmlowp, lut, movement, recurrent, reference, sums, wide
 from jaxq.export.evaluate.kernels.fixedpoint import (
     multiply_by_quantized_multiplier,
     quantize_multiplier,
@@ -24,6 +24,8 @@ from jaxq.export.evaluate.kernels.fixedpoint import (
 from jaxq.export.evaluate.kernels.operands import (
     ACTIVATIONS,
     Kernel,
+    Tensors,
+    Values,
     builtin_bounds,
     centred,
     constant,
@@ -37,10 +39,8 @@ from jaxq.export.evaluate.kernels.operands import (
     target,
     zero_point,
 )
-from jaxq.export.program import Operator, Tensor
+from jaxq.export.program import Operator
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 INPUT_FRACTION_BITS = 27  # LOGISTIC and TANH read Q4.27
 
 
@@ -51,7 +51,7 @@ def fully_connected(op: Operator, tensors: Tensors, values: Values) -> list[jax.
         raise ExportError(
             f"TFLite Micro has no FULLY_CONNECTED with int4 weights of several scales. Let {w.name!r} be int8."
         )
-    return [reference.requantized(op, tensors, reference.dense(op, tensors, values))]
+    return [reference.requantized(op, tensors, sums.dense(op, tensors, values))]
 
 
 def softmax16(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -62,7 +62,7 @@ def softmax16(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]
 def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """SUM: `MBQM(sum(x - z_x), f64(s_x) / f64(s_y)) + z_y`."""
     x, y = source(op, tensors), target(op, tensors)
-    total, _ = reference.centred_sum(op, tensors, values)
+    total, _ = sums.centred_sum(op, tensors, values)
     steps = multiply_by_quantized_multiplier(total, quantize_multiplier(ratio64(scale(y), scale(x))))
     return [saturate(steps + zero_point(y), y, *limits(y))]
 

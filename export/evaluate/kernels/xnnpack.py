@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import builtin, lut, movement, pooling, reference, resize, wide
+from jaxq.export.evaluate.kernels import builtin, lut, movement, pooling, reference, resize, sums, wide
 from jaxq.export.evaluate.kernels import xnnpack_contraction as contraction
 from jaxq.export.evaluate.kernels.fixedpoint import (
     corrected,
@@ -26,6 +26,8 @@ from jaxq.export.evaluate.kernels.fixedpoint import (
 from jaxq.export.evaluate.kernels.machine import Machine
 from jaxq.export.evaluate.kernels.operands import (
     Kernel,
+    Tensors,
+    Values,
     activation,
     centred,
     limits,
@@ -39,9 +41,6 @@ from jaxq.export.evaluate.kernels.operands import (
 )
 from jaxq.export.program import Operator, Tensor
 from jaxq.numerics.fixed_point import rescale_half_away, srdhm
-
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
 
 VECTOR = 16  # numbers that TFLite's vector kernel of ADD takes at a time
 MULTIPLIER_BITS = 20  # of the larger of ADD's two integer multipliers
@@ -138,7 +137,7 @@ def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     if target(op, tensors).dtype == "int16":
         return reference.mean(op, tensors, values)
     x, y = source(op, tensors), target(op, tensors)
-    total, count = reference.centred_sum(op, tensors, values)
+    total, count = sums.centred_sum(op, tensors, values)
     ratio = (scale(x) / scale(y)) * (np.float32(1) / np.float32(count))
     return [_reduced(total, count, ratio, x, y)]
 
@@ -146,7 +145,7 @@ def mean(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
 def sum_axes(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     """SUM: as MEAN without the 1 / n."""
     x, y = source(op, tensors), target(op, tensors)
-    total, count = reference.centred_sum(op, tensors, values)
+    total, count = sums.centred_sum(op, tensors, values)
     return [_reduced(total, count, scale(x) / scale(y), x, y)]
 
 

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.evaluate.kernels import reference
+from jaxq.export.evaluate.kernels import reference, sums
 from jaxq.export.evaluate.kernels.fixedpoint import (
     multiply_rounding_up,
     quantize_multiplier,
 )
 from jaxq.export.evaluate.kernels.machine import Machine
 from jaxq.export.evaluate.kernels.operands import (
+    Tensors,
+    Values,
     activation,
     builtin_bounds,
     limits,
@@ -32,9 +34,6 @@ from jaxq.export.evaluate.kernels.operands import (
 )
 from jaxq.export.program import Operator, Tensor
 
-Tensors = tuple[Tensor, ...]
-Values = list[jax.Array | None]
-
 BUILTIN_CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 VECTORS = ("CONV_2D", "FULLY_CONNECTED")
 VECTOR_CHANNELS, VECTOR_PRODUCTS = 4, 8  # the least that TFLite multiplies by a vector of its own
@@ -43,22 +42,22 @@ LARGEST_REQUANTIZATION = 256.0  # XNNPACK refuses operators at and above it
 
 def conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """CONV_2D: fp32 requantization of the exact accumulator. Weights OHWI, constant."""
-    return [_contracted(op, tensors, reference.convolution(op, tensors, values), machine)]
+    return [_contracted(op, tensors, sums.convolution(op, tensors, values), machine)]
 
 
 def depthwise_conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """DEPTHWISE_CONV_2D: as CONV_2D. Weights 1HWO, constant."""
-    return [_contracted(op, tensors, reference.depthwise_convolution(op, tensors, values), machine)]
+    return [_contracted(op, tensors, sums.depthwise_convolution(op, tensors, values), machine)]
 
 
 def transpose_conv(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """TRANSPOSE_CONV: as CONV_2D. Inputs: output shape, weights OHWI, x, bias."""
-    return [_contracted(op, tensors, reference.transposed_convolution(op, tensors, values), machine, x_at=2)]
+    return [_contracted(op, tensors, sums.transposed_convolution(op, tensors, values), machine, x_at=2)]
 
 
 def fully_connected(op: Operator, tensors: Tensors, values: Values, machine: Machine) -> list[jax.Array]:
     """FULLY_CONNECTED: as CONV_2D. Weights (O, I), constant."""
-    return [_contracted(op, tensors, reference.dense(op, tensors, values), machine)]
+    return [_contracted(op, tensors, sums.dense(op, tensors, values), machine)]
 
 
 def batch_matmul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -67,7 +66,7 @@ def batch_matmul(op: Operator, tensors: Tensors, values: Values) -> list[jax.Arr
     if zero_point(b):
         return reference.batch_matmul(op, tensors, values)
     ratio = _checked(op, scale(a) * scale(b) / scale(y))
-    return [requantize_fp32(reference.matrix_product(op, tensors, values), ratio, y, limits(y))]
+    return [requantize_fp32(sums.matrix_product(op, tensors, values), ratio, y, limits(y))]
 
 
 def requantize_fp32(acc: jax.Array, ratio: np.ndarray, y: Tensor, bounds: tuple[int, int]) -> jax.Array:
