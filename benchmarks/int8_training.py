@@ -101,7 +101,9 @@ def trained(scheme: str, bits: int, seed: int, epochs: int, data: Any) -> tuple[
 
 
 def accuracy(options: argparse.Namespace) -> None:
-    """Accuracy in floats of networks trained from scratch: of each run, then points below float of the same seed."""
+    """Accuracy of networks trained from scratch, as they were trained and in floats: of each run, then the points that
+    the first is below float training with the same seed.
+    """
     data, found = digits(), {}
     seeds = range(options.first, options.first + options.seeds)
     for case in options.cases:
@@ -109,12 +111,13 @@ def accuracy(options: argparse.Namespace) -> None:
         for seed in seeds:
             start = time.process_time()
             model, loss = trained(scheme, int(bits or 8), seed, options.epochs, data)
-            net = getattr(model, "model", model)
-            net.eval()
-            right = float(np.mean(np.argmax(nnx.jit(lambda m, v: m(v))(net, data[2]), -1) == data[3]))
-            found[case, seed] = 100 * right
+            found[case, seed], floats = (right_of(m, data) for m in (model, getattr(model, "model", model)))
             seconds = time.process_time() - start
-            print(f"seed {seed}, {case}: {100 * right:.1f} %, last loss {loss:.3f}, {seconds:.0f} CPU s", flush=True)
+            print(
+                f"seed {seed}, {case}: {found[case, seed]:.1f} %, in floats {floats:.1f} %, last loss {loss:.3f}, "
+                f"{seconds:.0f} CPU s",
+                flush=True,
+            )
     print("| scheme:bits | accuracy | points below float | standard error |\n| --- | --- | --- | --- |")
     for case in options.cases:
         right = np.array([found[case, seed] for seed in seeds])
@@ -123,36 +126,62 @@ def accuracy(options: argparse.Namespace) -> None:
         print(f"| {case} | {right.mean():.2f} | {below.mean():.2f} | {error:.2f} |")
 
 
+@nnx.jit
+def logits_of(model: Any, images: jax.Array) -> jax.Array:
+    """In evaluation mode."""
+    return model(images)
+
+
+def right_of(model: Any, data: Any) -> float:
+    """The test accuracy in percent."""
+    model.eval()
+    return 100 * float(np.mean(np.argmax(logits_of(model, data[2]), -1) == data[3]))
+
+
 def cosines(options: argparse.Namespace) -> None:
-    """The whole gradient of one batch and the least kernel's, against the float gradient, at a trained point."""
+    """The whole gradient of a batch and the least kernel's, against the float gradient, at a trained point."""
     data = digits()
     net, _ = trained("float", 8, 0, options.epochs, data)
-    x, y = (jnp.asarray(v[:BATCH]) for v in data[:2])
-
-    @nnx.jit
-    def gradients(model: Any) -> Any:
-        return nnx.grad(loss_of)(model, x, y)
-
-    def kernels(g: Any) -> list[np.ndarray]:
-        return [np.ravel(v) for _, v in sorted(g.flat_state() if hasattr(g, "flat_state") else nnx.to_flat_state(g))]
-
-    want = kernels(gradients(in_int8(nnx.clone(net), "float", 8, x)))
-    print("| bits | scheme | whole gradient | least kernel |\n| --- | --- | --- | --- |")
+    batches = [tuple(jnp.asarray(v[i * BATCH :][:BATCH]) for v in data[:2]) for i in range(options.batches)]
+    wanted = [kernels_of(gradients(in_int8(nnx.clone(net), "float", 8, x), x, y)) for x, y in batches]
+    print("| bits | scheme | whole gradient | standard error | least kernel |\n| --- | --- | --- | --- | --- |")
     for bits in (8, 4):
         for scheme in SCHEMES:
-            model = in_int8(nnx.clone(net), scheme, bits, x)
-            g: Any = {}
-            for _ in range(30 if model.gradients else 1):
-                g = gradients(model)
-                found = g["gradients"] if model.gradients else {}
-                for name in found:
-                    for key, change in found[name].items():
-                        held = model.gradients[name][key]
-                        held[...] = held[...] - change[...]
-            got = kernels(g["model"])
-            whole = cosine(np.concatenate(want), np.concatenate(got))
-            least = min(cosine(a, b) for a, b in zip(want, got, strict=True) if a.size > 100)
-            print(f"| {bits} | {scheme} | {whole:.3f} | {least:.3f} |", flush=True)
+            model, whole, least = in_int8(nnx.clone(net), scheme, bits, batches[0][0]), [], []
+            _settle(model, *batches[-1])
+            for (x, y), want in zip(batches, wanted, strict=True):
+                g = gradients(model, x, y)
+                _follow(model, g)
+                got = kernels_of(g["model"])
+                whole.append(cosine(np.concatenate(want), np.concatenate(got)))
+                least.append(min(cosine(a, b) for a, b in zip(want, got, strict=True) if a.size > 100))
+            error = np.std(whole, ddof=1) / np.sqrt(len(whole)) if len(whole) > 1 else float("nan")
+            print(f"| {bits} | {scheme} | {np.mean(whole):.3f} | {error:.3f} | {np.mean(least):.3f} |", flush=True)
+
+
+@nnx.jit
+def gradients(model: Any, x: jax.Array, y: jax.Array) -> Any:
+    """Of the loss, by the parameters and the schemes' states."""
+    return nnx.grad(loss_of)(model, x, y)
+
+
+def kernels_of(g: Any) -> list[np.ndarray]:
+    """The gradients of the network's parameters, flat, in the order of their names."""
+    return [np.ravel(v) for _, v in sorted(nnx.to_flat_state(g))]
+
+
+def _settle(model: Any, x: Any, y: Any) -> None:
+    """Let the states of a scheme find this batch's: a clip moves by one candidate a step."""
+    for _ in range(30 if model.gradients else 0):
+        _follow(model, gradients(model, x, y))
+
+
+def _follow(model: Any, g: Any) -> None:
+    """Take the states to what was found."""
+    for name, found in (g["gradients"] if model.gradients else {}).items():
+        for key, change in found.items():
+            held = model.gradients[name][key]
+            held[...] = held[...] - change[...]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -267,6 +296,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=16, help="of the cosines")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compute", nargs="+", default=["auto", "int8", "carriers"])
     cases = ["float", *(f"{scheme}:{bits}" for bits in (4, 8) for scheme in SCHEMES)]

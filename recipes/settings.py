@@ -83,7 +83,9 @@ def _text(value: Any) -> bool:
 
 
 def _plain(hint: Any) -> bool:
-    """Whether a type is one that a file can hold: a number, a text, None, or a tuple of these."""
+    """Whether a type is one that a file can hold: a number, a text, None, one of some values, or a tuple of these."""
+    if typing.get_origin(hint) is typing.Literal:
+        return True
     parts = typing.get_args(hint)
     return hint in (*PLAIN, type(None), ...) or bool(parts and all(_plain(part) for part in parts))
 

@@ -47,6 +47,7 @@ PROMOTES = (
     "test_flax_example",
     "test_identity",
     "test_int8_qat",
+    "test_int8_recipe",
     "test_int8_training",
     "test_keywords",
     "test_mobile",

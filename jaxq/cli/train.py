@@ -32,20 +32,25 @@ Data = Annotated[
     pathlib.Path | None,
     typer.Option(
         "--data", metavar="PATH", show_default=False,
-        help="Of image_classifier a folder (train/CLASS/, test/CLASS/), of keyword_spotting a folder (CLASS/*.wav), of "
-        "text_classifier, text_regression and text_embedding a .csv, .tsv or .jsonl file.",
+        help="Of image_classifier and cifar10_* a folder (train/CLASS/, test/CLASS/), of keyword_spotting a folder "
+        "(CLASS/*.wav), of text_classifier, text_regression and text_embedding a .csv, .tsv or .jsonl file.",
     ),
 ]  # fmt: skip
 Network = Annotated[
     str | None,
     typer.Option(
         "--network", metavar="NAME", show_default=False,
+<<<<<<< HEAD
         help="Of image_classifier: efficientnet_lite0 to 4, mobilenet_v1, mobilenet_v2, mobilenet_v3_small or _large.",
+=======
+        help="Of image_classifier: mobilenet_v2 or efficientnet_lite0; of cifar10_int8_training: mobilenet_v2 or "
+        "resnet_20.",
+>>>>>>> 963f9f9 (A recipe of INT8 training beside float training, ResNet-20; accuracies over seeds)
     ),
 ]  # fmt: skip
 Epochs = Annotated[
     float | None,
-    typer.Option("--epochs", metavar="N", show_default=False, help="Of image_classifier: passes over the images."),
+    typer.Option("--epochs", metavar="N", show_default=False, help="Passes over the images, where a recipe takes it."),
 ]
 Policy = Annotated[
     str | None,
