@@ -40,12 +40,8 @@ Network = Annotated[
     str | None,
     typer.Option(
         "--network", metavar="NAME", show_default=False,
-<<<<<<< HEAD
-        help="Of image_classifier: efficientnet_lite0 to 4, mobilenet_v1, mobilenet_v2, mobilenet_v3_small or _large.",
-=======
-        help="Of image_classifier: mobilenet_v2 or efficientnet_lite0; of cifar10_int8_training: mobilenet_v2 or "
-        "resnet_20.",
->>>>>>> 963f9f9 (A recipe of INT8 training beside float training, ResNet-20; accuracies over seeds)
+        help="Of image_classifier: efficientnet_lite0 to 4, mobilenet_v1, mobilenet_v2, mobilenet_v3_small or _large; "
+        "of cifar10_int8_training: mobilenet_v2 or resnet_20.",
     ),
 ]  # fmt: skip
 Epochs = Annotated[
