@@ -27,9 +27,9 @@ import jaxq.export
 import jaxq.optim
 from jaxq.analyze.diff import decibels
 from jaxq.recipes import checkpoint, images, train
-from jaxq.recipes.finetune import FOUR_BITS, PER_CHANNEL, PER_TENSOR, Finetune
+from jaxq.recipes.finetune import FOUR_BITS, PER_TENSOR, Finetune
 
-RECIPES = {"int8": PER_CHANNEL, "int8, tensor": PER_TENSOR, "int4": FOUR_BITS}
+RECIPES = {"int8": jaxq.Recipe(name="int8"), "int8, tensor": PER_TENSOR, "int4": FOUR_BITS}
 CASES = {
     "int8": ((), ("bias",), ("norm",)),
     "int8, tensor": ((), ("equalize",), ("equalize", "bias"), ("equalize", "norm")),

@@ -39,7 +39,7 @@ def test_the_tab_key_offers_what_there_is(line: str, offered: list[str]) -> None
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_a_shell_asks_jaxq(shell: str) -> None:
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     assert "_JAXQ_COMPLETE" in get_completion_script(prog_name="jaxq", complete_var="_JAXQ_COMPLETE", shell=shell)
     assert "--show-completion" in CliRunner().invoke(app, ["--help"]).output

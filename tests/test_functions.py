@@ -31,6 +31,7 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "branches": lambda x: jnp.where((x > 1) | ~(x >= -1), x, jnp.where((x <= 0) & (x != 0.5), -x, jnp.exp(x))),
     "steps": lambda x: jnp.floor(x) - jnp.ceil(x) * jnp.sign(x) + (x < 1).astype(jnp.float32),
     "bounds": lambda x: jnp.clip(jnp.exp(x), 0.2, 2.0) * lax.logistic(jnp.tanh(x)) / jnp.maximum(jnp.abs(x), 0.1),
+    "finite": lambda x: jnp.where(jnp.isfinite(x), 2 * x, 0.0),
     "equal": lambda x: jnp.where(jnp.sign(x) == 1, jnp.minimum(jnp.expm1(x), 3.0), 0.0) ** 0 * jnp.log(jnp.abs(x) + 1),
 }
 
@@ -53,4 +54,4 @@ def test_functions_that_tflite_cannot_say_are_refused() -> None:
         with pytest.raises(ExportError, match=f"jaxq has no rule that writes `{name}` in float operators"):
             jaxq.export.to_tflite(q, {}, q.init({}), progress=False)
     inverse = {"acos", "acosh", "asin", "asinh", "atan", "atanh", "erf_inv"}
-    assert LACKING - WRITE.keys() == inverse | {"cbrt", "is_finite", "rem", "round", "xor"}
+    assert LACKING - WRITE.keys() == inverse | {"cbrt", "rem", "round", "xor"}

@@ -185,7 +185,7 @@ def test_the_shares_of_a_state_are_those_of_its_weights() -> None:
     kernel = nnx.Optimizer(Kernel(), optim.freeze_oscillations(optax.sgd(0.01), kernel_plan()), wrt=nnx.Param)
     assert optim.oscillations(kernel.opt_state) == {"oscillating_weights": 0.0, "frozen_weights": 0.0}
     params = {"kernel": jnp.ones((2, 5))}
-    state = optim.freeze_oscillations(optax.sgd(0.01), plan()).init(params)
+    state: Any = optim.freeze_oscillations(optax.sgd(0.01), plan()).init(params)
     (site,) = state.kernels
     flips = (
         jnp.zeros((2, 5)).at[1].set(jnp.array([0.0, 0.02, 0.03, 0.5, 0.5]))

@@ -35,5 +35,5 @@ for sound in real:
 np.savez_compressed(
     pathlib.Path(__file__).parent / "mfcc.npz",
     samples=samples, mel=mel, mfcc=np.stack(found), window=librosa.filters.get_window("hann", 640),
-    dct=scipy.fft.dct(np.eye(40), axis=0, norm="ortho")[:10],
+    dct=np.asarray(scipy.fft.dct(np.eye(40), axis=0, norm="ortho"))[:10],
 )  # fmt: skip
