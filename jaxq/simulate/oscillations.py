@@ -113,8 +113,8 @@ def oscillations(state: Any, *, frequency: float = 0.02) -> dict[str, float]:
         another integer flips as well; after a warm-up of 1 / momentum steps the number is steady.
 
     Returns:
-      `{"oscillating_weights": share, "frozen_weights": share}` of all tracked weights, in [0, 1]; nothing for a state
-      without tracked weights. A threshold above 1 tracks and freezes nothing.
+      The shares of all tracked weights, in [0, 1], as `oscillating_weights` and `frozen_weights`. An empty dict for a
+      state without tracked weights: a threshold above 1 tracks and freezes nothing.
 
     Example:
       >>> oscillations(optax.adam(1e-3).init({"w": jnp.zeros(2)}))
