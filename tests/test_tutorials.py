@@ -39,7 +39,8 @@ def test_every_tutorial_has_a_law() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_tutorial_is_a_notebook_that_the_site_has(page: pathlib.Path) -> None:
-    assert page.read_text().startswith("---\nfile_format: mystnb\nkernelspec:\n  name: python3\n  language: python\n---\n")
+    head = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n  language: python\n---\n"
+    assert page.read_text().startswith(head)
     assert f"\ntutorials/{page.stem}\n" in (FOLDER.parent / "index.md").read_text()
     assert len(cells(page)) >= 3 and all(ast.parse(cell).body for cell in cells(page))
 
