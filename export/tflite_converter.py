@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxq.errors import ExportError
 from jaxq.export.runtimes.interpreters import INTERPRETERS
+from jaxq.frontends.batches import in_chunks
 from jaxq.plan.recipe import Recipe, read_recipe
 
 # What the converter is told, by the bits of activations and weights and whether activations are quantized as they run:
@@ -68,7 +69,7 @@ def convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if operators is not None:
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, operators)]
-        converter.representative_dataset = lambda: _rows(samples, example)
+        converter.representative_dataset = lambda: rows(samples, example)
         converter.inference_input_type, converter.inference_output_type = (getattr(tf, end) for end in ends(read))
     if weights is not None:
         converter.target_spec.supported_types = [getattr(tf, weights)]
@@ -115,12 +116,14 @@ def _converter(tf: Any, function: Callable[..., Any], example: Sequence[Any]) ->
     return tf.lite.TFLiteConverter.from_concrete_functions([converted.get_concrete_function(**specs)], converted)
 
 
-def _rows(samples: Iterable[Sequence[np.ndarray]], example: Sequence[Any]) -> Iterator[list[np.ndarray]]:
-    """The samples in the file's shapes: of a batch of 1 one at a time."""
-    (size,) = {a.shape[0] for a in example}
+def rows(samples: Iterable[Sequence[np.ndarray]], example: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    """The samples in the file's shapes: of a batch of 1 one at a time; an input without a batch whole each time."""
     for arrays in samples:
-        for start in range(0, len(arrays[0]) - size + 1, size):
-            yield [np.asarray(a[start : start + size], e.dtype) for a, e in zip(arrays, example, strict=True)]
+        batched = [a.shape != tuple(e.shape) for a, e in zip(arrays, example, strict=True)]
+        size = next((e.shape[0] for e, own in zip(example, batched, strict=True) if own), 1)
+        for parts in in_chunks(arrays, batched, size):
+            if all(a.shape == tuple(e.shape) for a, e in zip(parts, example, strict=True)):  # none is left over
+                yield [np.asarray(a, e.dtype) for a, e in zip(parts, example, strict=True)]
 
 
 def _converted(converter: Any) -> bytes:

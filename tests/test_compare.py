@@ -23,7 +23,7 @@ from jaxq.cli.app import app
 from jaxq.errors import ExportError, InputError
 from jaxq.export import Artifact, SideBySide
 from jaxq.export.compare_files import File, checked, float_results, measured
-from jaxq.export.tflite_converter import ends, settings
+from jaxq.export.tflite_converter import ends, rows, settings
 from jaxq.frontends.batches import file_chunks
 from jaxq.plan.recipe import SHIPPED, Recipe, Weights
 from jaxq.quantization import bind
@@ -147,3 +147,11 @@ def test_another_name_is_refused() -> None:
         jaxq.export.compare(q, X, PARAMS, {}, against="tflite")
     done = CliRunner().invoke(app, ["compare", "net.py:net", "--against", "onnx"])
     assert done.exit_code == 2 and "Known: tflite-converter." in done.stderr
+
+
+def test_the_converter_is_given_whole_inputs_that_have_no_batch() -> None:
+    table = RNG.normal(size=(6, 4)).astype(np.float32)
+    for batch, count in ((1, 20), (8, 2)):  # of 20 examples 4 are left over
+        given = list(rows([[X, table]], [X[:batch], table]))
+        assert len(given) == count and all(second is not X and np.array_equal(second, table) for _, second in given)
+        np.testing.assert_array_equal(np.concatenate([first for first, _ in given]), X[: count * batch])
