@@ -106,11 +106,11 @@ def _of_transformers(quality: Quality, plan: Plan) -> list[str]:
     near = quality.sqnr and all(sqnr >= NEAR_SQNR for sqnr in quality.sqnr.values())
     if not sums or near:
         return []
-    wide = " give them 16 bits (jaxq.search.rollback finds which), or use the recipe int16x8."
+    wide = " Or give them 16 bits (jaxq.search.rollback finds which), or use the recipe int16x8."
     return [
         f"precision: {len(sums)} sums of a transformer's residual stream (the first is {sums[0]}) have 8 bits and no "
         f"bound, and were not trained since calibration. {ADVICE['transformer']}"
-        + (wide if target_named(plan.recipe.target).int16 else " or leave them in floats.")
+        + (wide if target_named(plan.recipe.target).int16 else "")
     ]
 
 
@@ -135,7 +135,7 @@ ADVICE: Mapping[str, str] = {
     ),
     "transformer": (
         "A plain BERT lost 13.6 points of accuracy so. Bound the sums and train on the quantized model "
-        "(jaxq.recipes.bert.bounded does the first), run jaxq.ptq.improve,"
+        "(jaxq.recipes.bert.bounded does the first), or run jaxq.ptq.improve."
     ),
 }
 
