@@ -61,20 +61,20 @@ def _sites(graph: Graph, islands: Mapping[str, str]) -> list[int]:
     """The activations that are integers in place of real numbers: made or read by an op that is no island."""
     live = [op for op in graph.ops if op.name not in islands]
     touched = {v for op in live for v in (*op.inputs, *op.outputs)}
-    numbers = {v for v in touched if is_real(graph, v)}
+    real = {v for v in touched if is_real(graph, v)}
     for op in reversed(live):  # an image of uint8 is numbers if what is made of it is; an index and a mask are not
-        if not numbers.isdisjoint(op.outputs):
-            numbers.update(v for i, v in enumerate(op.inputs) if op.kind in OPS and i not in OPS[op.kind].plain)
-    _refuse_both(graph, live, numbers)
+        if not real.isdisjoint(op.outputs):
+            real.update(v for i, v in enumerate(op.inputs) if op.kind in OPS and i not in OPS[op.kind].plain)
+    _refuse_both(graph, live, real)
     ordered = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
-    return [v for v in ordered if v in touched and v in numbers]
+    return [v for v in ordered if v in touched and v in real]
 
 
-def _refuse_both(graph: Graph, live: Sequence[Op], numbers: set[int]) -> None:
+def _refuse_both(graph: Graph, live: Sequence[Op], real: set[int]) -> None:
     """Raise PlanError for an integer input that is read as numbers and, as it is, as indices."""
     for op in live:
         plain = OPS[op.kind].plain if op.kind in OPS else ()
-        both = [v for i, v in enumerate(op.inputs) if i in plain and v in numbers and v in graph.inputs]
+        both = [v for i, v in enumerate(op.inputs) if i in plain and v in real and v in graph.inputs]
         if both and not is_real(graph, both[0]):
             raise PlanError(
                 f"{graph.site_names[both[0]]} is read as integers by {op.name} ({op.kind}, {op.source}) and as real "

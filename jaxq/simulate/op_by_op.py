@@ -199,8 +199,7 @@ class RealsOpByOp:
     """The float reading of the folded graph (`jaxq.simulate.reals.reals`), one op at a time."""
 
     def __init__(self, plan: Plan, params: Sequence[Any]) -> None:
-        self.plan, self.params = plan, params
-        self.weights = functools.cache(lambda: compiled_weight_values(plan.graph, params))
+        self.plan, self.weights = plan, functools.cache(lambda: compiled_weight_values(plan.graph, params))
         self._steps: dict[Hashable, Step] = {}
 
     def __call__(self, inputs: Sequence[Any], batched: frozenset[int]) -> dict[int, jax.Array]:
