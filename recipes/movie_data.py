@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from jaxq.recipes.bert_policies import POLICIES
 from jaxq.recipes.input_pipeline import Batches, Rows
 from jaxq.recipes.movie_tasks import Data, Task
 from jaxq.recipes.sentences import Sentences, movie_sentences, tokenize, tokenizer_json
+from jaxq.recipes.settings import changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,18 @@ def of_policy(config: Config, policy: str | None) -> Config:
     if policy not in POLICIES:
         raise InputError(f"The policy {policy!r} is none of {', '.join(POLICIES)}. Give one of these.")
     return dataclasses.replace(config, policies=(policy,))
+
+
+def of_own_texts(
+    file: pathlib.Path | None, needs: str, *, settings: Mapping[str, Any] | None, policy: str | None, smoke: bool
+) -> Config:
+    """What a run on texts of one's own chooses. Raises InputError without a file, in the words of `needs`; a smoke run
+    makes texts up.
+    """
+    config = of_policy(changed(SMOKE if smoke else Config(), settings or {}), policy)
+    if file is None and not smoke:
+        raise InputError(needs)
+    return config
 
 
 def data(task: Task, config: Config, own: tuple[Sentences, Sentences] | None = None) -> tuple[Data, Data]:

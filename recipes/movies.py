@@ -34,6 +34,7 @@ from jaxq.recipes.movie_data import SMOKE as SMOKE
 from jaxq.recipes.movie_data import Config as Config
 from jaxq.recipes.movie_data import batches_from as batches_from
 from jaxq.recipes.movie_data import data as data
+from jaxq.recipes.movie_data import of_own_texts as of_own_texts
 from jaxq.recipes.movie_data import of_policy as of_policy
 from jaxq.recipes.movie_data import resized as resized
 from jaxq.recipes.movie_tasks import Data, Task

@@ -19,12 +19,10 @@ import numpy as np
 import optax
 
 from jaxq import losses
-from jaxq.errors import InputError
 from jaxq.export.metadata import TensorMetadata
 from jaxq.recipes import labelled_texts
 from jaxq.recipes.movie_tasks import Data, Task
-from jaxq.recipes.movies import SMOKE, Config, ladder, of_policy
-from jaxq.recipes.settings import changed
+from jaxq.recipes.movies import ladder, of_own_texts
 
 FILE = (
     "This recipe reads a file of texts and labels. Give it with --data FILE.csv: a row for each text, with the columns "
@@ -47,9 +45,7 @@ def run(
 
     With `smoke` a small random encoder and a few steps, on made-up texts where no file is given.
     """
-    chosen = of_policy(changed(SMOKE if smoke else Config(), settings or {}), policy)
-    if data is None and not smoke:
-        raise InputError(FILE)
+    chosen = of_own_texts(data, FILE, settings=settings, policy=policy, smoke=smoke)
     texts = labelled_texts.made_up(seed) if data is None else labelled_texts.read(data)
     own = labelled_texts.split(texts)
     return ladder(task(texts.classes), chosen, out, seed=seed, resume=resume, force=force, own=own)

@@ -20,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxq.errors import InputError
 from jaxq.recipes import labelled_texts
 from jaxq.recipes.movie_tasks import EMBEDDING, Data, Task
-from jaxq.recipes.movies import SMOKE, Config, ladder, of_policy
-from jaxq.recipes.settings import changed
+from jaxq.recipes.movies import ladder, of_own_texts
 
 FILE = (
     "This recipe reads a file of pairs of texts. Give it with --data FILE.csv: a row for each pair, with the columns "
@@ -47,9 +45,7 @@ def run(
 
     With `smoke` a small random encoder and a few steps, on made-up pairs where no file is given.
     """
-    config = of_policy(changed(SMOKE if smoke else Config(), settings or {}), policy)
-    if data is None and not smoke:
-        raise InputError(FILE)
+    config = of_own_texts(data, FILE, settings=settings, policy=policy, smoke=smoke)
     pairs = labelled_texts.made_up_pairs(seed) if data is None else labelled_texts.read_pairs(data)
     own = labelled_texts.split_pairs(pairs)
     return ladder(TASK, config, out, seed=seed, resume=resume, force=force, own=own)

@@ -15,12 +15,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxq.errors import InputError
 from jaxq.export.metadata import TensorMetadata
 from jaxq.recipes import labelled_texts
 from jaxq.recipes.movie_tasks import RATING, Task
-from jaxq.recipes.movies import SMOKE, Config, ladder, of_policy
-from jaxq.recipes.settings import changed
+from jaxq.recipes.movies import ladder, of_own_texts
 
 FILE = (
     "This recipe reads a file of texts and numbers. Give it with --data FILE.csv: a row for each text, with the "
@@ -43,9 +41,7 @@ def run(
 
     With `smoke` a small random encoder and a few steps, on made-up texts where no file is given.
     """
-    config = of_policy(changed(SMOKE if smoke else Config(), settings or {}), policy)
-    if data is None and not smoke:
-        raise InputError(FILE)
+    config = of_own_texts(data, FILE, settings=settings, policy=policy, smoke=smoke)
     texts = labelled_texts.made_up(seed)
     numbers = labelled_texts.Numbered(texts.texts, texts.labels.astype(float))
     own, mean, std = labelled_texts.split_numbers(numbers if data is None else labelled_texts.read_numbers(data))
