@@ -31,7 +31,7 @@ from jaxq.export.metadata import Metadata, TensorMetadata
 from jaxq.plan.recipe import Activations
 from jaxq.recipes import checkpoint, identity, loop, pages, sounds
 from jaxq.recipes.ds_cnn import DSCNN
-from jaxq.recipes.mfcc import Mfcc, recorded
+from jaxq.recipes.mfcc import FrontEnd, Mfcc
 from jaxq.recipes.settings import changed
 from jaxq.recipes.sounds import Clips, Folder
 from jaxq.recipes.writers import JsonLines
@@ -71,22 +71,15 @@ SMOKE = Config(
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Clips as they enter the network, and how they were made. mean, std: float32 [coefficients]."""
+    """Clips as MFCC, and the front end that makes an input of a clip."""
 
-    sizes: Mfcc
-    mean: np.ndarray
-    std: np.ndarray
+    front_end: FrontEnd
     train: Clips
     test: Clips
 
     def inputs(self, of: Clips, count: int | None = None) -> np.ndarray:
         """float32 [n, frames, coefficients, 1]."""
-        return ((of.features[:count] - self.mean) / self.std)[..., None]
-
-    def preprocess(self) -> dict[str, Any]:
-        """How the host makes an input, as JSON."""
-        numbers = {"mean": [float(x) for x in self.mean], "std": [float(x) for x in self.std]}
-        return {**recorded(self.sizes), **numbers}
+        return self.front_end.normalized(of.features[:count])
 
 
 def target() -> tuple[nnx.Module, np.ndarray]:
@@ -148,7 +141,7 @@ def normalized(folder: Folder) -> Data:
     mixed = Clips(folder.train.features[order], folder.train.labels[order], folder.train.classes)
     test = np.random.default_rng(1).permutation(len(folder.test.labels))
     tested = Clips(folder.test.features[test], folder.test.labels[test], folder.test.classes)
-    return Data(folder.sizes, mean, np.maximum(std, np.float32(1e-3)), mixed, tested)
+    return Data(FrontEnd(folder.sizes, mean, np.maximum(std, np.float32(1e-3))), mixed, tested)
 
 
 def exported(config: Config, qmodel: Any, data: Data) -> Artifact:
@@ -159,7 +152,7 @@ def exported(config: Config, qmodel: Any, data: Data) -> Artifact:
         outputs=(TensorMetadata("word", "A score for each word.", labels=data.train.classes),),
     )  # fmt: skip
     artifact = jaxq.export.to_tflite(qmodel, verify=data.inputs(data.test, config.verify), metadata=said)
-    return dataclasses.replace(artifact, manifest={**artifact.manifest, "preprocess": data.preprocess()})
+    return dataclasses.replace(artifact, manifest={**artifact.manifest, "preprocess": data.front_end.recorded()})
 
 
 def batches(config: Config, data: Data, steps: int, seed: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -167,14 +160,14 @@ def batches(config: Config, data: Data, steps: int, seed: int, first: int) -> It
 
     Each depends on its step alone, so that training resumes exactly. What moves in is a copy of the outer frame.
     """
-    frames = np.arange(data.sizes.frames)
+    frames = np.arange(data.front_end.sizes.frames)
     for step in range(first, steps):
         rng = np.random.default_rng((seed, step))
         pick = rng.integers(0, len(data.train.labels), config.batch)
         moved = frames + rng.integers(-config.shift, config.shift + 1, (config.batch, 1))
-        places = np.clip(moved, 0, data.sizes.frames - 1)[..., None]
+        places = np.clip(moved, 0, len(frames) - 1)[..., None]
         features = np.take_along_axis(data.train.features[pick], places, 1)
-        yield ((features - data.mean) / data.std)[..., None], data.train.labels[pick]
+        yield data.front_end.normalized(features), data.train.labels[pick]
 
 
 def train_float(config: Config, data: Data, seed: int, folder: pathlib.Path, resume: bool) -> DSCNN:

@@ -133,6 +133,45 @@ def _coefficients(clips: np.ndarray, sizes: Mfcc) -> np.ndarray:
     return (np.log(power @ mel.T + sizes.floor) @ dct.T).astype(np.float32)
 
 
+class FrontEnd(NamedTuple):
+    """What makes an input of a clip: sizes, and the mean and standard deviation of each coefficient, float32."""
+
+    sizes: Mfcc
+    mean: np.ndarray
+    std: np.ndarray
+
+    def inputs(self, clips: np.ndarray) -> np.ndarray:
+        """float32 [n, frames, coefficients, 1] of clips [n, samples]."""
+        return self.normalized(mfcc(clips, self.sizes))
+
+    def normalized(self, features: np.ndarray) -> np.ndarray:
+        """float32 [n, frames, coefficients, 1] of coefficients [n, frames, coefficients]."""
+        return ((features - self.mean) / self.std)[..., None]
+
+    def recorded(self) -> dict[str, Any]:
+        """The same as JSON, which `front_end` reads."""
+        numbers = {"mean": [float(x) for x in self.mean], "std": [float(x) for x in self.std]}
+        return {**recorded(self.sizes), **numbers}
+
+
+def front_end(said: Any) -> FrontEnd:
+    """The front end of a manifest's `preprocess`.
+
+    Raises: InputError where it is of another kind, lacks a number, or was written with another formula.
+    """
+    kind = said.get("kind") if isinstance(said, dict) else None
+    if kind != "mfcc" or said.get("formula") != FORMULA:
+        other = "was written with another formula" if kind == "mfcc" else f"is of kind {kind!r}"
+        raise InputError(f"`preprocess` {other}; jaxq computes MFCC by {FORMULA!r}.")
+    try:
+        kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Mfcc)}
+        sizes = Mfcc(**{name: kind(said[name]) for name, kind in kinds.items()})
+        mean, std = (np.array(said[key], np.float32).reshape(sizes.coefficients) for key in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"`preprocess` lacks a number, or has a wrong one: {type(e).__name__}: {e}.") from e
+    return FrontEnd(sizes, mean, std)
+
+
 def recorded(sizes: Mfcc) -> dict[str, Any]:
     """Sizes, formula and tables as JSON: what a host without jaxq needs.
 

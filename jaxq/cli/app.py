@@ -71,7 +71,7 @@ COMMANDS = {
     "bench": ("bench", "Measure the latency of a .tflite file, anyone's, under LiteRT with XNNPACK."),
     "infer": (
         "infer",
-        "Run a .tflite file, anyone's, on a photo or a sentence, and print its top classes or the embedding.",
+        "Run a .tflite file, anyone's, on a photo, sound, sentence or array; print its top classes or the embedding.",
     ),
     "weights": ("weights", "Fetch published weights, or take those of a file."),
     "proof": (

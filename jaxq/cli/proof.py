@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_text
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -12,6 +11,7 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.data import file_batches, random_batches, read_arrays, refuse_non_finite
 from jaxq.cli.failures import usage
+from jaxq.cli.manifest import manifest_beside
 from jaxq.cli.output import Result, Table
 
 Out = Annotated[pathlib.Path, typer.Option("--out", metavar="DIR", show_default=False, help="The folder to write.")]
@@ -55,15 +55,10 @@ def proof(
         refuse_non_finite(data, arrays)
         batches = list(file_batches(program, arrays))
     inputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    folder = save_proof(
-        file.read_bytes(), inputs, out, manifest=_manifest(file.with_suffix(".json")), runtime=runtime, force=force
-    )
+    contents = file.read_bytes()
+    manifest = manifest_beside(file, contents, "The proof") or {}
+    folder = save_proof(contents, inputs, out, manifest=manifest, runtime=runtime, force=force)
     files = sorted(path.name for path in folder.iterdir())
     facts = {"folder": str(folder), "examples": len(inputs[0]), "files": files}
     rows = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in facts.items()]
     return Result({"file": file, **facts}, [Table("proof", ["what", "value"], rows)])
-
-
-def _manifest(path: pathlib.Path) -> dict[str, Any]:
-    """The manifest beside the file, where there is one."""
-    return json_text.loads(path.read_text("utf-8")) if path.is_file() else {}

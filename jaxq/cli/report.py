@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json as json_format
 import pathlib
 import shlex
 import sys
@@ -16,10 +14,10 @@ import typer
 from jaxq.cli import options
 from jaxq.cli.data import file_batches, read_arrays, refuse_non_finite
 from jaxq.cli.failures import usage
-from jaxq.cli.output import Result, warn
+from jaxq.cli.manifest import manifest_beside
+from jaxq.cli.output import Result
 from jaxq.cli.quantized import quantized, with_ranges
 from jaxq.cli.targets import load_target
-from jaxq.errors import FormatError
 
 Out = Annotated[
     pathlib.Path | None,
@@ -87,7 +85,7 @@ def report(
     found = pages.content(
         file.name,
         contents,
-        manifest=manifest_beside(file, contents),
+        manifest=manifest_beside(file, contents, "The report"),
         inputs=_inputs(contents, data),
         run=None if run is None else pages.read_run(run),
         commands=_commands(file),
@@ -101,21 +99,6 @@ def report(
     return Result(
         {"file": file, "report": page, "model_explorer": model_explorer, "lines": lines}, ["\n".join(written + lines)]
     )
-
-
-def manifest_beside(file: pathlib.Path, contents: bytes) -> dict[str, Any] | None:
-    """The manifest of this file; None, with a warning, where the one beside it is another file's."""
-    place = file.with_suffix(".json")
-    if not place.is_file():
-        return None
-    try:
-        found = json_format.loads(place.read_text())
-    except ValueError as e:
-        raise FormatError(f"{place} is no manifest: {e}.") from e
-    if not isinstance(found, dict) or found.get("sha256") != hashlib.sha256(contents).hexdigest():
-        warn(f"{place} is not the manifest of {file}: its sha256 is another file's. The report does without it.")
-        return None
-    return found
 
 
 def _inputs(contents: bytes, data: pathlib.Path | None) -> list[np.ndarray]:

@@ -57,6 +57,7 @@ def verify(
     """
     from jaxq.export.evaluate.load import evaluated_program
     from jaxq.export.evaluate.program import FAMILIES as KNOWN
+    from jaxq.export.files import check_pair
     from jaxq.export.proof.certificate import FAMILIES, certificate, new_tallies
     from jaxq.export.proof.families import compare_families, readers
     from jaxq.export.runtimes.interpreters import INTERPRETERS
@@ -68,6 +69,7 @@ def verify(
     if runtime not in INTERPRETERS:
         raise usage(f"There is no runtime {runtime!r}. Runtimes: {', '.join(INTERPRETERS)}.")
     program, contents, families = evaluated_program(file), file.read_bytes(), tuple(family or FAMILIES)
+    check_pair(file, contents)
     tallies, ours, examples = new_tallies(families), readers(program, families), 0
     for batch in _batches(program, data, random):
         compare_families(contents, program, batch, ours, tallies, runtime)
