@@ -8,7 +8,7 @@ DEMO := jaxq train recipes/mnist --out build/demo --force
 NEWEST_TESTS := -m "not slow" --little-effort $(addprefix tests/test_,$(addsuffix .py,tour exact capture))
 NEWEST := 3.14 3.13 3.12
 GOAL := $(MAKECMDGOALS)
-NODE_PACKAGES := @litertjs/core @litertjs/wasm-utils puppeteer-core
+NODE_PACKAGES := @litertjs/core @litertjs/wasm-utils mermaid@11 puppeteer-core
 SOURCES := jaxq export recipes tests benchmarks
 
 .DEFAULT_GOAL := help

@@ -63,7 +63,7 @@ def partition(
       norm_freeze: from this step on these statistics stand still.
 
     Returns:
-      A transformation whose update needs params: `tx.update(grads, state, params)`. Its state is a PartitionState.
+      A transformation; call it as `tx.update(grads, state, params)`. Its state is a PartitionState.
 
     Raises:
       ValueError: in update, when params are not given.
@@ -196,7 +196,7 @@ def qat_schedule(float_rate: float, steps: int, *, share: float = 0.01) -> optax
       share: of `float_rate`, the first rate.
 
     Returns:
-      A schedule: step -> rate.
+      A schedule, from step to rate.
 
     Example:
       >>> rate = jaxq.optim.qat_schedule(0.1, 1000)

@@ -32,7 +32,7 @@ def quantize(
       example_kwargs: keyword inputs of the model, arrays or static values such as `train=False`.
 
     Returns:
-      The quantized model, of the target's kind, with its `plan`. The target itself is unchanged: its parameters are
+      The quantized model, of the target's kind, with its `plan`. The target itself is unchanged; its parameters are
       trained through the quantized model, and a float checkpoint loads as before.
 
     Raises:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import pathlib
 import re
+import xml.etree.ElementTree
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +57,23 @@ def test_quoted_errors_are_those_of_the_code(quoted: str, error: str) -> None:
     assert hasattr(jaxq.errors, error)
     pattern = re.compile(".*".join(re.escape(piece.strip()) for piece in quoted.split("...")))
     assert any(pattern.search(text) for text in raised()[error]), f"{error} is raised with no text like {quoted!r}"
+
+
+def test_every_diagram_has_its_picture() -> None:
+    """A diagram whose text changes has another name: `python docs/make_diagrams.py` draws it."""
+    blocks = [
+        text for page in DOCS.rglob("*.md") for text in re.findall(r"```mermaid\n(.*?)```", page.read_text(), re.S)
+    ]
+    names = {hashlib.sha256(text.strip().encode()).hexdigest()[:12] + ".svg" for text in blocks}
+    assert names == {picture.name for picture in (DOCS / "diagrams").iterdir()} and len(names) > 2
+    for picture in (DOCS / "diagrams").iterdir():
+        drawn = "".join(xml.etree.ElementTree.parse(picture).getroot().itertext())
+        assert "jaxq" in drawn and "Syntax error" not in drawn
+
+
+def test_no_page_has_the_name_of_one_of_sphinx_s() -> None:
+    """Sphinx writes these last: a page of that name would be lost without a warning."""
+    assert not {"genindex", "modindex", "py-modindex", "search"} & {page.stem for page in DOCS.glob("*.md")}
 
 
 def test_the_index_has_every_page() -> None:

@@ -29,7 +29,7 @@ def training(target: Any, how: Backward | str = "row", *example: Any, **example_
       example_kwargs: keyword inputs of the model.
 
     Returns:
-      The model in int8. Schemes with a state ("unified", "adaptive") add it to what is trained: `gradients` of an
+      The model in int8. Schemes with a state ("unified", "adaptive") add it to what is trained, as `gradients` of an
       `Int8Model`, `variables["gradients"]` of Linen, the result of `init` of a function. Its cotangent is the change
       that `jaxq.optim.partition` makes.
 
