@@ -82,6 +82,15 @@ def test_a_browser_computes_every_integer(tmp_path: pathlib.Path, scheme: str) -
     assert found["differing"] == 0 and found["total"] > 0, found
     assert found["wide"] == 390
     assert f"0 of {found['total']:,} integers differ on this device" in found["text"]
+    assert "yes, integer for integer" in found["text"]
+
+
+@pytest.mark.slow
+def test_without_a_runtime_the_page_claims_nothing(tmp_path: pathlib.Path) -> None:
+    program = kernels.chain()
+    found = browsed(save_proof(write(program), kernels.examples(program, 1), tmp_path / "proof"), tmp_path)
+    assert "Nothing was proven: LiteRT's web runtime is not in the folder runtime/. See README.md." in found["text"]
+    assert "not measured" in found["text"] and "not run" in found["text"] and "integer for integer" not in found["text"]
 
 
 BY_MACHINE = {

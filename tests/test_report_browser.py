@@ -54,3 +54,14 @@ def test_the_page_follows_the_dark_setting(page: pathlib.Path, tmp_path: pathlib
     light, dark = (drawn(page, 1280, tmp_path, f"--blink-settings=preferredColorScheme={n}") for n in (1, 0))
     assert "#5b6875" in ink(light) and "#9aa7b3" not in ink(light)
     assert "#9aa7b3" in ink(dark) and "#5b6875" not in ink(dark)
+
+
+@pytest.mark.slow
+def test_a_training_of_one_step_has_a_point(tmp_path: pathlib.Path) -> None:
+    """A line of one number is nothing: the curve's points are drawn too."""
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "name": "float/loss", "value": 2.4}\n')
+    found = report.content("net.tflite", FILE.read_bytes(), run=report.read_run(tmp_path))
+    page = drawn(report.write(tmp_path / "net.html", found), 390, tmp_path)
+    curves = page[page.index("<h2>Training") : page.index("<h2>Where the bytes are")]
+    assert re.search(r'<path[^>]*aria-roledescription="point"', curves)
+    assert "<h2>To repeat it" not in page  # there is nothing to repeat

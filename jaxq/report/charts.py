@@ -114,7 +114,7 @@ def _curves() -> Any:
     """One number of the training over its steps, a line for each phase."""
     return (
         alt.Chart(DATA)
-        .mark_line(interpolate="linear", strokeWidth=1.5)
+        .mark_line(interpolate="linear", strokeWidth=1.5, point=alt.OverlayMarkDef(size=14))  # one step is no line
         .encode(
             alt.X("step:Q", title="step"),
             alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
