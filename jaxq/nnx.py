@@ -19,7 +19,7 @@ from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
-from jaxq.simulate.forward import Record
+from jaxq.simulate.run import Record
 
 
 class Range(nnx.Param):

@@ -19,6 +19,9 @@ from jaxq.graph.capture import trace
 from jaxq.graph.recent import Recent
 from jaxq.ops import compute
 from jaxq.simulate.effort import for_results, quickly, small
+from jaxq.simulate.forward import simulate
+from jaxq.simulate.op_by_op import OpByOp
+from jaxq.simulate.steps import step_key
 from tests import zoo
 
 RNG = np.random.default_rng(0)
@@ -151,3 +154,29 @@ def test_a_depthwise_product_tap_by_tap(multiplier: int, stride: tuple[int, int]
     attrs = {"stride": stride, "dilation": dilation, "padding": ((1, 2), (0, 1))}
     op = Op("DEPTHWISE_CONV_2D", "d", (), (), attrs)
     np.testing.assert_array_equal(compute.depthwise_by_taps(op, x, w), compute.conv_2d(op, x, w))
+
+
+# --- which ops are one function --------------------------------------------------------------------------------------
+
+
+def two_sums(p: dict[str, jax.Array], x: jax.Array) -> tuple[jax.Array, ...]:
+    """A sum of tensors of one scale, then a sum of tensors of two."""
+    a, b, c, d = (x @ p[name] for name in "abcd")
+    return jnp.maximum(a, b), a + b, c + d
+
+
+def test_ops_whose_operands_share_scales_in_other_ways_are_two_functions() -> None:
+    spreads = {"a": 0.3, "b": 2.0, "c": 0.2, "d": 4.0}
+    params = {name: RNG.normal(0, spread, (6, 6)).astype(np.float32) for name, spread in spreads.items()}
+    x = RNG.normal(0, 1, (16, 6)).astype(np.float32)
+    q = jaxq.quantize(two_sums, "int8", params, x[:1])
+    ranges = jaxq.calibrate(q, [x], params, q.init(params, x[:1]), progress=False)
+    leaves = jax.tree.leaves(params)
+    whole, each = simulate(q.plan, leaves, ranges, [x]), OpByOp(leaves).outputs(q.plan, ranges, [x])
+    for a, b in zip(whole, each, strict=True):
+        np.testing.assert_array_equal(a, b)
+    ops = [op for op in q.plan.graph.ops if op.kind in ("FULLY_CONNECTED", "ADD")]
+    assert len(ops) == 6 and len({step_key(q.plan, op) for op in ops}) == 3  # the products are one, the sums two
+    traced = jax.make_jaxpr(lambda leaves, ranges: simulate(q.plan, leaves, ranges, [x]))(leaves, ranges)
+    steps = [eqn.params["jaxpr"] for eqn in traced.eqns if eqn.params.get("name") == "step"]
+    assert len(steps) == 7 and len(set(map(id, steps))) == 4

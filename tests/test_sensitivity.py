@@ -19,7 +19,7 @@ from jaxq.analyze.transfer import covered, transferred
 from jaxq.analyze.trials import Trials, accuracy, batch_size, cross_entropy
 from jaxq.errors import InputError, RangeError
 from jaxq.quantization import bind
-from jaxq.simulate.op_by_op import step_key
+from jaxq.simulate.steps import step_key
 from tests.zoo import ZOO
 
 RULES: dict[str, dict[str, Any]] = {

@@ -202,6 +202,17 @@ def instructions(depth: int) -> int:
     return text.count(" = ")
 
 
+def test_a_step_holds_operands_and_sums_between_the_passes() -> None:
+    """Of a layer its operand, its sums and what tanh reads. Without decision 008 eight, and three masks."""
+    x = jnp.ones((64, 32))
+    params = [jnp.eye(32) * 0.5] * 4
+    q = jaxq.quantize(lambda p, x: functools.reduce(lambda x, w: jnp.tanh(x @ w), p, x), "int8", params, x)
+    ranges = jaxq.calibrate(q, [x], params, q.init(params, x), progress=False)
+    held = jax.eval_shape(lambda *args: jax.vjp(lambda p, r: q.apply(p, r, x), *args)[1], params, ranges)
+    arrays = [a.dtype for a in jax.tree.leaves(held) if a.shape == x.shape]
+    assert arrays == [jnp.float32] * (4 * 3)
+
+
 def test_a_deep_stream_compiles_to_instructions_in_proportion() -> None:
     """Twice the depth was 2.6 times the instructions, and soon four times, when each reader computed the stream."""
     assert instructions(8) < 2.1 * instructions(4)

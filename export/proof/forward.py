@@ -38,8 +38,9 @@ from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named
 from jaxq.simulate.effort import LONG, small
 from jaxq.simulate.forward import simulate
-from jaxq.simulate.op_by_op import MOST, OpByOp, Step
+from jaxq.simulate.op_by_op import MOST, OpByOp
 from jaxq.simulate.qparams import Ranges
+from jaxq.simulate.steps import Step
 
 Forward = Callable[..., tuple[dict[str, np.ndarray], list[np.ndarray]]]
 # (inputs, results that take the place of those computed, which inputs are batches) -> stored integers by value

@@ -26,9 +26,10 @@ from jaxq.plan.findings import Finding
 from jaxq.plan.make_plan import as_in_file, make_plan
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
-from jaxq.simulate.forward import Record, simulate
+from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges
 from jaxq.simulate.reals import reals
+from jaxq.simulate.run import Record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

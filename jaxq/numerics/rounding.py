@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 # What only rounds once is the same number on every machine: export forms its integers from numpy arrays by the very
@@ -45,15 +44,29 @@ def true_divide(a: HostOrTraced, b: HostOrTraced) -> HostOrTraced:
     """`a / b` rounded once, as numpy, TFLite and the exported file compute it. Float arrays; `b` broadcasts to `a`.
 
     XLA may rewrite a division by a broadcast scalar into a multiplication by its reciprocal, one ulp off for one
-    quotient in ten. The barrier hides that `b` is a broadcast; `jax.vmap` broadcasts behind it, so that b is besides
-    chosen number by number, and is never the NaN. Every scale, reciprocal, multiplier and integer bias is formed by
-    this function.
+    quotient in ten. So b is chosen number by number, and is never the NaN. A constant `a` takes that choice away;
+    constants are vectors here, and a barrier hides besides that their b is a broadcast. Every scale, reciprocal,
+    multiplier and integer bias is formed by this function.
     """
-    if namespace(a) is np:
-        return np.asarray(a / b)
+    return np.asarray(a / b) if namespace(a) is np else _divided(a, jnp.asarray(b))
+
+
+@jax.custom_jvp
+def _divided(a: Array, b: Array) -> Array:
     shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
-    a, b = jnp.broadcast_to(a, shape), lax.optimization_barrier(jnp.broadcast_to(b, shape))
-    return a / jnp.where(jnp.isnan(a), a, b)
+    a, b = jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
+    return a / jnp.where(jnp.isnan(a), a, b if len(shape) > 1 else lax.optimization_barrier(b))
+
+
+def _divided_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    """With one reciprocal for all numbers that share a divisor."""
+    (a, b), (da, db) = primals, tangents
+    quotient, inverse = _divided(a, b), 1.0 / b
+    of_a = jnp.zeros_like(quotient) if isinstance(da, SymbolicZero) else jnp.broadcast_to(da * inverse, quotient.shape)
+    return quotient, of_a if isinstance(db, SymbolicZero) else of_a - quotient * (inverse * db)
+
+
+_divided.defjvp(_divided_jvp, symbolic_zeros=True)
 
 
 def unfused(x: HostOrTraced) -> HostOrTraced:
@@ -73,27 +86,6 @@ def _unfused(x: Array) -> Array:
 @_unfused.defjvp
 def _unfused_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _unfused(primals[0]), tangents[0]
-
-
-def in_memory(x: Array) -> Array:
-    """`x`, computed once and held in memory, with its gradient: what reads it does not compute it again.
-
-    Float array of any shape. XLA fuses a chain of element-wise operations into each of its readers, so that a network
-    whose residual stream is such a chain compiles, and runs, in the square of its depth. A barrier stops that where
-    the compiler keeps it; for the CPU XLA takes barriers away before it fuses (jaxlib 0.10.2), but not a call that it
-    must not inline (measured, a training step of six layers of BERT: compiled in 17 s, not 131).
-    """
-    return lax.platform_dependent(x, cpu=_called, default=lax.optimization_barrier)
-
-
-def _called(x: Array) -> Array:
-    with set_xla_metadata(inlineable="false"):
-        return _held(x)
-
-
-@jax.jit
-def _held(x: Array) -> Array:
-    return lax.optimization_barrier(x)
 
 
 def round_ste(x: HostOrTraced) -> HostOrTraced:

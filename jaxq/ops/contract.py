@@ -6,8 +6,8 @@ products; sums that can be too long are formed in parts, each exact, which are a
 hand bound them too (decision 011).
 
 `Products` has the seams for other ways to compute a product. `sums` computes the same sums in another way. `gradient`
-gives an op's result a derivative of its own, such as one that quantizes the cotangent. Neither changes an integer of
-the forward pass.
+gives an op's result a derivative of its own, such as one that quantizes the cotangent. `finish` says how what follows
+the sums is run. None of them changes an integer of the forward pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +57,15 @@ class Products:
       sums: `sums(product, x, w)`, the float32 sums `product.of(x, w)` computed in another way. None for `product.of`.
       gradient: `gradient(product, result, operands)`, `result(operands)[0]` with a derivative of its own. None for
         JAX's own derivative.
+      finish: `finish(steps, *arrays)`, what becomes of the op's result `steps(*arrays)`, in units of its step. None for
+        that result as it is.
     """
 
     arithmetic: Arithmetic = Arithmetic()
     dtype: str = "float32"
     sums: Callable[[Product, Array, Array], Array] | None = None
     gradient: Callable[[Product, Result, Operands], Array] | None = None
+    finish: Callable[..., Any] | None = None
 
 
 class Operands(NamedTuple):
@@ -83,6 +86,18 @@ class Operands(NamedTuple):
 
 # An op's result, and the float32 sums that it is formed of: the accumulator with its bias.
 Result = Callable[[Operands], tuple[Array, Array]]
+
+
+class Sums(NamedTuple):
+    """The sums of products alone, as `Accumulator` has them.
+
+    Attributes:
+      real: float32, whole numbers; it carries the gradients.
+      integer: int32, where a bias can bring them past 2^24; else None.
+    """
+
+    real: Float[Array, "..."]
+    integer: Int[Array, "..."] | None
 
 
 class Accumulator(NamedTuple):
@@ -116,10 +131,24 @@ def contract(
     Returns:
       The accumulator. Beyond int32 it wraps around, as a kernel's does.
     """
-    real = _differentiable(product, how, x, w) + bias
+    return with_bias(sums_of_products(product, how, x, w), bias)
+
+
+def sums_of_products(product: Product, how: Products, x: Float[Array, "..."], w: Float[Array, "..."]) -> Sums:
+    """`sum x w` of carriers, which `with_bias` makes the accumulator of. Arguments as `contract` has them."""
+    real = _differentiable(product, how, x, w)
     if not how.arithmetic.is_int16 and is_bounded(product.terms, REACH, how.arithmetic):
+        return Sums(real, None)
+    total = _exact_sums(product, how, lax.stop_gradient(x), lax.stop_gradient(w))
+    return Sums(straight_through(total.astype(jnp.float32), real), total)
+
+
+def with_bias(sums: Sums, bias: Float[Array, "..."] | float) -> Accumulator:
+    """The accumulator of `sums + bias`. Gradients are straight-through for both."""
+    real = sums.real + bias
+    if sums.integer is None:
         return Accumulator(real, _integer(real))
-    total = _exact_sums(product, how, lax.stop_gradient(x), lax.stop_gradient(w)) + _integer(bias)
+    total = sums.integer + _integer(bias)
     return Accumulator(straight_through(total.astype(jnp.float32), real), total)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxq.graph import CLIPS, Op
 from jaxq.numerics.rounding import round_away, round_ste, straight_through, true_divide, unfused
 from jaxq.ops import compute
 from jaxq.ops.builtin_ops import REQUANTIZE
-from jaxq.ops.contract import EXACT, REACH, Operands, Product, Products, contract
+from jaxq.ops.contract import EXACT, REACH, Operands, Product, Products, Sums, sums_of_products, with_bias
 
 
 class Carrier(NamedTuple):
@@ -51,7 +51,7 @@ def contraction(accumulate: Callable[..., Array]) -> Rule:
 
     def rule(
         op: Op, x: Carrier, w: Carrier, bias: Array, *, scale: Array, zero_point: Array, products: Products
-    ) -> Array:
+    ) -> Any:
         q_bias = round_ste(true_divide(bias, x.scale * w.scale))
         operands = Operands(x.q, w.q, q_bias, (x.scale, w.scale, scale))
         return _in_output_steps(product_of(accumulate, op, w.q), products, operands)
@@ -59,14 +59,27 @@ def contraction(accumulate: Callable[..., Array]) -> Rule:
     return rule
 
 
-def _in_output_steps(product: Product, products: Products, operands: Operands) -> Array:
-    """The accumulator in units of the output's step, with the gradient that `products` gives it."""
-    result = functools.partial(_requantized, product, products)
-    return result(operands)[0] if products.gradient is None else products.gradient(product, result, operands)
+def _in_output_steps(product: Product, products: Products, operands: Operands) -> Any:
+    """The accumulator in units of the output's step, with the gradient and the end that `products` gives it."""
+    finish = products.finish or _as_it_is
+    if products.gradient is not None:
+        result = functools.partial(_requantized, product, products)
+        return finish(lambda steps: steps, products.gradient(product, result, operands))
+    sums = sums_of_products(product, products, operands.x, operands.w)
+    steps = functools.partial(_steps_of_sums, REQUANTIZE[products.arithmetic.requantize])
+    return finish(steps, sums, operands.bias, operands.scales)
+
+
+def _as_it_is(steps: Callable[..., Array], *arrays: Any) -> Array:
+    return steps(*arrays)
+
+
+def _steps_of_sums(requantize: Callable[..., Array], sums: Sums, bias: Array, scales: tuple[Array, ...]) -> Array:
+    return requantize(with_bias(sums, bias), *scales)
 
 
 def _requantized(product: Product, products: Products, operands: Operands) -> tuple[Array, Array]:
-    total = contract(product, products, operands.x, operands.w, operands.bias)
+    total = with_bias(sums_of_products(product, products, operands.x, operands.w), operands.bias)
     return REQUANTIZE[products.arithmetic.requantize](total, *operands.scales), total.real
 
 
@@ -80,7 +93,7 @@ def mul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array) -> A
     return a.q * b.q * true_divide(a.scale * b.scale, scale)
 
 
-def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array, products: Products) -> Array:
+def batch_matmul(op: Op, a: Carrier, b: Carrier, *, scale: Array, zero_point: Array, products: Products) -> Any:
     """`sum q_a q_b * f32(f32(s_a s_b) / s_y)`, b with zero point 0 (XNNPACK batch-matrix-multiply-qs8)."""
     product = Product(functools.partial(compute.batch_matmul, op), a.q.shape[-1], of_activations=True)
     return _in_output_steps(product, products, Operands(a.q, b.q, jnp.zeros(()), (a.scale, b.scale, scale)))

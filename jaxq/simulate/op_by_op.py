@@ -18,17 +18,14 @@ import jax.numpy as jnp
 from jaxq.graph import Equation, Graph, Op
 from jaxq.graph.recent import Recent
 from jaxq.graph.shared import prepared
-from jaxq.ops import OPS
-from jaxq.ops.integer_ops import Carrier
-from jaxq.plan.plan import Group, Plan
-from jaxq.plan.scheme import QParams
+from jaxq.plan.plan import Plan
 from jaxq.simulate.effort import for_results, small
-from jaxq.simulate.forward import Record, Run
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.reals import as_number, real_results
+from jaxq.simulate.run import Record, Run
+from jaxq.simulate.steps import Step, step_key, step_of, take
 from jaxq.simulate.weights import traced, weight_values
 
-Step = Callable[..., tuple[Any, ...]]
 MOST = 4096  # compiled ops that are kept
 
 
@@ -93,19 +90,8 @@ class OpByOp:
 
     def _apply(self, plan: Plan, op: Op, run: Run, many: set[int]) -> None:
         """Run one op, and take its results. many: the values with an axis of examples."""
-        held = tuple(_array(run.env[v]) for v in op.inputs)
         axes = tuple(0 if v in many else None for v in op.inputs)
-        around = tuple(_parameters(plan, v, run.parameters) for v in (*op.inputs, *op.outputs))
-        site = plan.weight_site(op)
-        trained = None if site is None else dict(run.ranges[site])
-        for value, out in zip(op.outputs, self._step(plan, op, axes)(held, around, trained), strict=True):
-            group = plan.group(value)
-            if group is not None:
-                run.keep(value, Carrier(out, *run.parameters[group.name]))
-            elif op.kind in OPS and OPS[op.kind].scales == "none":
-                run.env[value] = out
-            else:
-                run.keep_real(value, out)
+        take(plan, op, run, self._step(plan, op, axes))
         if many.intersection(op.inputs):
             many.update(op.outputs)
 
@@ -123,8 +109,8 @@ class OpByOp:
 
     def _step(self, plan: Plan, op: Op, axes: tuple[int | None, ...]) -> Step:
         def compiled() -> Step:
-            step = _step_of(plan, op)
-            many = jax.vmap(step, (axes, None, None)) if any(axis == 0 for axis in axes) else step
+            step = step_of(plan, op, differentiable=False)
+            many = jax.vmap(step, (axes, None, None, None)) if any(axis == 0 for axis in axes) else step
             return jax.jit(many, compiler_options=small())
 
         return self._steps.get((step_key(plan, op), axes), compiled)
@@ -140,56 +126,6 @@ def compiled_weight_values(graph: Graph, params: Sequence[Any]) -> dict[int, Any
 
     computed = jax.jit(compute, compiler_options=small())(list(params)) if made else []
     return {**graph.constants, **dict(zip((*graph.params, *made), (*params, *computed), strict=True))}
-
-
-def _array(held: Any) -> Any:
-    return held.q if isinstance(held, Carrier) else held
-
-
-def _parameters(plan: Plan, value: int, parameters: Mapping[str, QParams]) -> QParams | None:
-    group = plan.group(value)
-    return None if group is None else parameters[group.name]
-
-
-def _step_of(plan: Plan, op: Op) -> Step:
-    """One op as a function of its operands (of carriers their integers), of the scales of its tensors, and of its
-    weight's trained scale.
-    """
-    values, site = (*op.inputs, *op.outputs), plan.weight_site(op)
-
-    def step(held: tuple[Any, ...], around: tuple[QParams | None, ...], trained: Any) -> tuple[Any, ...]:
-        named = ((plan.group(v), p) for v, p in zip(values, around, strict=True))
-        parameters = {group.name: p for group, p in named if group is not None and p is not None}
-        env: dict[int, Any] = {}
-        for v, array in zip(op.inputs, held, strict=True):
-            group = plan.group(v)
-            env[v] = array if group is None else Carrier(array, *parameters[group.name])
-        run = Run(plan, env, parameters, {} if site is None else {site: trained}, differentiable=False)
-        run.island(op) if op.name in plan.islands else run.step(op)
-        return tuple(_array(run.env[v]) for v in op.outputs)
-
-    return step
-
-
-def step_key(plan: Plan, op: Op) -> Hashable:
-    """All that the computation of an op depends on but for the numbers: two ops of one key are one function."""
-    site, recipe = plan.weight_site(op), plan.recipe
-    around = tuple((plan.graph.avals[v], _grid(plan.group(v))) for v in op.outputs)
-    read = tuple((plan.graph.avals[v], v in plan.graph.activations, _width(plan.group(v))) for v in op.inputs)
-    same = tuple((op.name, i) in plan.requantized for i in range(len(op.inputs)))
-    positions = tuple(op.inputs.index(v) for v in op.inputs)
-    scheme = plan.weights.get(op.name) or plan.embeddings.get(op.name)
-    how = (plan.arithmetic[op.name], scheme, plan.storage.get(op.name), op.name in plan.islands)
-    facts = (op.kind, tuple(sorted(op.attrs.items(), key=lambda pair: pair[0])), op.call, site is None)
-    return (*facts, around, read, same, positions, how, recipe.floats, recipe.carrier)
-
-
-def _grid(group: Group | None) -> Hashable:
-    return None if group is None else (group.scheme, group.nonnegative, group.has_range, group.fixed)
-
-
-def _width(group: Group | None) -> int | None:
-    return None if group is None else group.scheme.bits
 
 
 # --- the float reading ----------------------------------------------------------------------------------------------
