@@ -82,6 +82,11 @@ def read_splits(
     if found[0] != found[1]:
         odd = sorted(set(found[0]) ^ set(found[1]))[0]
         raise InputError(f"{folder}: the class {odd} is in one of train/ and test/ only; both must have every class.")
+    if len(found[0]) == 1:
+        raise InputError(
+            f"{folder} has one class, {found[0][0]}; there must be two or more. Add a folder of another in both train/ "
+            "and test/, of images that are none of it where there is nothing else."
+        )
     training = read_folder(folder, "train", side, limit=train, seed=seed, held=held)
     return training, read_folder(folder, "test", side, limit=test)
 

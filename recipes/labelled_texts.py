@@ -52,10 +52,23 @@ def read(path: pathlib.Path) -> Texts:
     """
     rows = [cells for _, cells in _lines(path, ("text", "label"))]
     classes = tuple(sorted({label for _, label in rows}))
-    if len(classes) < 2:
-        raise InputError(f"{path} has {len(rows):,} texts of {len(classes)} classes; there must be two or more.")
+    if len(classes) == 1:
+        raise InputError(
+            f"{path} has {len(rows):,} texts of one class, {classes[0]!r}; there must be two classes or more. Add "
+            "texts of another."
+        )
+    _refuse_numbers(path, len(rows), classes)
     labels = np.array([classes.index(label) for _, label in rows], np.int32)
     return Texts([text for text, _ in rows], labels, classes)
+
+
+def _refuse_numbers(path: pathlib.Path, count: int, classes: Sequence[str]) -> None:
+    """Raise InputError where labels are numbers that hardly repeat: no classes."""
+    if len(classes) > max(20, count // 2) and all(_is_number(name) for name in classes):
+        raise InputError(
+            f"{path} has {count:,} texts and {len(classes):,} different labels, all numbers. Numbers are learned by "
+            "jaxq train recipes/text_regression; for classes give each many texts."
+        )
 
 
 def read_numbers(path: pathlib.Path) -> Numbered:
@@ -86,9 +99,11 @@ def split(texts: Texts) -> Sides:
     for name, chosen in (("train", ~side), ("test", side)):
         absent = set(range(len(texts.classes))) - set(texts.labels[chosen].tolist())
         if absent:
+            count = int(np.sum(texts.labels == min(absent)))
             raise InputError(
-                f"The class {texts.classes[min(absent)]!r} has no text to {name} with: a fifth of the texts is tested "
-                "with. Give more texts of it."
+                f"The class {texts.classes[min(absent)]!r} has {count} of {len(texts.labels):,} texts and none to "
+                f"{name} with: a fifth of the texts is tested with. Give more texts of it. If it is the name of "
+                "a column, name the columns text and label."
             )
     return _sentences(texts, ~side), _sentences(texts, side)
 
@@ -150,15 +165,34 @@ def _rated(texts: Sequence[str], ratings: np.ndarray, chosen: np.ndarray) -> Sen
 def _lines(path: pathlib.Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
     """The number of each line, and its cells in the order of `columns`, none of them empty."""
     if path.suffix not in (*DELIMITERS, ".jsonl"):
-        raise InputError(f"{path} does not end in .csv, .tsv or .jsonl.")
+        raise InputError(f"{path} does not end in .csv, .tsv or .jsonl. Save it as one of these: {_form(columns)}.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = _objects if path.suffix == ".jsonl" else _rows
-            return [_checked(path, number, columns, cells) for number, cells in reader(path, stream, columns)]
+            found = [_checked(path, number, columns, cells) for number, cells in reader(path, stream, columns)]
     except OSError as e:
         raise InputError(f"Cannot read {path}: {e.strerror}.") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise InputError(f"{path} is no text file of UTF-8: {e}.") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}{_where(path)} is not UTF-8. Save it as UTF-8: iconv -f LATIN1 -t UTF-8.") from e
+    except csv.Error as e:
+        raise InputError(f"{path} is no table of texts: {e}. Save it as {_form(columns)}.") from e
+    if not found:
+        raise InputError(f"{path} has no line of data. It needs {_form(columns)}.")
+    return found
+
+
+def _form(columns: Sequence[str]) -> str:
+    return f"a first row {','.join(columns)} and a row for each example, or a line of JSON with these keys for each"
+
+
+def _where(path: pathlib.Path) -> str:
+    """The first line that is not UTF-8."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError:
+            return f", line {number}"
+    return ""
 
 
 def _rows(path: pathlib.Path, stream: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -180,7 +214,9 @@ def _objects(path: pathlib.Path, stream: Iterator[str], columns: Sequence[str]) 
         try:
             found = json.loads(line)
         except ValueError as e:
-            raise InputError(f"{path}, line {number}: {e}.") from e
+            reason = e.msg if isinstance(e, json.JSONDecodeError) else e
+            keys = ", ".join(f'"{column}": ...' for column in columns)
+            raise InputError(f"{path}, line {number} is no JSON ({reason}). Write {{{keys}}}.") from e
         values = found if isinstance(found, dict) else {}
         if values:
             _refuse_missing(f"{path}, line {number} has {', '.join(map(str, values))}", columns, list(values))
@@ -197,24 +233,34 @@ def _checked(path: pathlib.Path, number: int, columns: Sequence[str], cells: lis
     for column, cell in zip(columns, cells, strict=True):
         if not cell:
             rest = next((other for other in cells if other), "")
-            raise InputError(f"{path}, line {number} has no {column}: {rest[:60]!r}.")
+            raise InputError(
+                f"{path}, line {number} has no {column}: {rest[:60]!r}. Each line needs {', '.join(columns)}: fill it "
+                "in, or delete the line."
+            )
     return number, cells
 
 
 def _number(path: pathlib.Path, line: int, column: str, cell: str) -> float:
+    if not _is_number(cell):
+        first = f" If the first row names the columns, one must be {column}." if line == 1 else ""
+        raise InputError(f"{path}, line {line}: the {column} is {cell[:60]!r}, which is no finite number.{first}")
+    return float(cell)
+
+
+def _is_number(cell: str) -> bool:
+    """Whether it is a finite number."""
     try:
-        number = float(cell)
+        return math.isfinite(float(cell))
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{path}, line {line}: the {column} is {cell[:60]!r}, which is no finite number.")
-    return number
+        return False
 
 
 def _different(path: pathlib.Path, column: str, numbers: Sequence[float]) -> np.ndarray:
     if len(set(numbers)) < 2:
-        what = f"every {column} is {numbers[0]:g}" if numbers else f"there is no {column}"
-        raise InputError(f"{path}: of {len(numbers):,} lines {what}; there must be two different ones or more.")
+        raise InputError(
+            f"{path}: of {len(numbers):,} lines every {column} is {numbers[0]:g}; there must be two different ones or "
+            "more."
+        )
     return np.array(numbers, np.float64)
 
 

@@ -46,7 +46,7 @@ def read_picture(path: pathlib.Path, mode: str = "RGB") -> Any:
     except InputError:
         raise
     except Exception as e:  # decoders raise whatever comes: ValueError, struct.error, KeyError ...
-        raise InputError(f"{path} cannot be read as a photo: {str(e) or type(e).__name__}") from e
+        raise InputError(f"{path} cannot be read as a photo: {str(e).rstrip('.') or type(e).__name__}.") from e
 
 
 def _refuse_size(path: pathlib.Path, width: int, height: int) -> None:

@@ -16,6 +16,7 @@ from jaxq.errors import InputError
 
 Config = TypeVar("Config")
 PLAIN = (bool, int, float, str)
+POSITIVE = ("batch", "calibrate", "epochs", "float_steps", "qat_steps", "verify")  # others may be 0; none is negative
 
 
 def changed(config: Config, settings: Mapping[str, Any]) -> Config:
@@ -68,9 +69,20 @@ def _with(config: Any, path: Sequence[str], name: str, value: Any) -> Any:
     hint = typing.get_type_hints(type(config))[path[0]]
     try:
         read_as = _listed(value) if typing.get_origin(hint) is tuple else value
-        return dataclasses.replace(config, **{path[0]: msgspec.convert(read_as, hint, strict=not _text(value))})
+        given = msgspec.convert(read_as, hint, strict=not _text(value))
     except msgspec.ValidationError as e:
         raise InputError(f"The setting {name} is {value!r}: {str(e)[0].lower() + str(e)[1:]}.") from e
+    _refuse_negative(name, path[0], given)
+    return dataclasses.replace(config, **{path[0]: given})
+
+
+def _refuse_negative(name: str, field: str, given: Any) -> None:
+    """Raise InputError for NaN, a number below zero, and zero where there must be something."""
+    numbers = [n for n in (given if isinstance(given, tuple) else (given,)) if isinstance(n, int | float)]
+    for number in numbers:
+        if not number >= 0 or (number == 0 and field in POSITIVE):
+            least = "more than 0" if field in POSITIVE else "0 or more"
+            raise InputError(f"The setting {name} is {number}; it must be {least}.")
 
 
 def _listed(value: Any) -> Any:

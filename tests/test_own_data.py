@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from jaxq.cli.app import app
 from jaxq.errors import InputError
 from jaxq.export.evaluate.load import load_program
 from jaxq.export.flatbuffer.metadata import read_metadata
-from jaxq.recipes import image_classifier, labelled_texts, movies, text_classifier, text_embedding, text_regression
+from jaxq.recipes import (
+    image_classifier,
+    keyword_spotting,
+    labelled_texts,
+    movies,
+    settings,
+    text_classifier,
+    text_embedding,
+    text_regression,
+)
 from jaxq.recipes.movie_tasks import Data
 
 ROWS = [("A good film, truly", "praise"), ("dull", "blame"), ('she said "fine"', "praise")]
@@ -42,9 +52,15 @@ def test_texts_and_labels_are_read(name: str, tmp_path: pathlib.Path) -> None:
         ("a.txt", "", "does not end in .csv, .tsv or .jsonl"),
         ("a.csv", "text,label\nonly\n", "line 2 has no label: 'only'"),
         ("a.csv", "text,label\n,blame\n", "line 2 has no text: 'blame'"),
-        ("a.csv", "x,a\ny,a\n", "has 2 texts of 1 classes; there must be two or more"),
-        ("a.csv", "", "has 0 texts of 0 classes"),
-        ("a.jsonl", "{", "line 1: Expecting property name"),
+        ("a.csv", "x,a\ny,a\n", "has 2 texts of one class, 'a'; there must be two classes or more"),
+        ("a.csv", "", "has no line of data. It needs a first row text,label and a row for each example, or a line"),
+        ("a.csv", "text,label\n", "has no line of data"),
+        (
+            "a.csv",
+            "".join(f"t{i},{i}.5\n" for i in range(40)),
+            "40 texts and 40 different labels, all numbers. Numbers are learned by jaxq train recipes/text_regression",
+        ),
+        ("a.jsonl", "{", r'line 1 is no JSON \(Expecting property name .*\). Write {"text": ..., "label": ...}'),
         ("a.jsonl", "[1]\n", "line 1 has no text"),
     ],
 )
@@ -52,6 +68,37 @@ def test_what_is_no_file_of_texts_is_refused(name: str, text: str, message: str,
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         labelled_texts.read(tmp_path / name)
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\nfine,good\ncaf\xe9,bad\n")
+    with pytest.raises(InputError, match=r"a.csv, line 3 is not UTF-8. Save it as UTF-8: iconv -f LATIN1 -t UTF-8."):
+        labelled_texts.read(path)
+
+
+def test_a_header_of_other_names_is_told(tmp_path: pathlib.Path) -> None:
+    rows = "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(60))
+    (tmp_path / "a.csv").write_text("sentence,class\n" + rows)
+    with pytest.raises(InputError, match="The class 'class' has 1 of 61 texts .* name the columns text and label"):
+        labelled_texts.split(labelled_texts.read(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"float_steps": "-3"}, "The setting float_steps is -3; it must be more than 0."),
+        ({"qat_steps": 0}, "The setting qat_steps is 0; it must be more than 0."),
+        ({"batch": 0}, "The setting batch is 0; it must be more than 0."),
+        ({"shift": -1}, "The setting shift is -1; it must be 0 or more."),
+        ({"float_rate": "nan"}, "The setting float_rate is nan; it must be 0 or more."),
+    ],
+)
+def test_a_setting_below_its_least_is_refused(setting: dict[str, Any], message: str) -> None:
+    assert settings.changed(keyword_spotting.Config(), {"shift": 0}).shift == 0
+    with pytest.raises(InputError) as refused:
+        settings.changed(keyword_spotting.Config(), setting)
+    assert str(refused.value) == message
 
 
 PAIRS = [("one", "two", 4.5), ("three", "one, again", 0.0)]
@@ -76,7 +123,7 @@ def test_pairs_are_read(name: str, tmp_path: pathlib.Path) -> None:
         ("text,label\na,1\nb,nan\n", "line 3: the label is 'nan'"),
         ("text,label\na,1e999\n", "line 2: the label is '1e999'"),
         ("text,label\na,2\nb,2\n", "of 2 lines every label is 2; there must be two different ones"),
-        ("text,label\n", "of 0 lines there is no label"),
+        ("text,label\n", "has no line of data. It needs a first row text,label"),
         ("text,rating\na,1\n", "has the columns text, rating, and no label. .*It needs text, label"),
     ],
 )
@@ -160,7 +207,7 @@ def test_a_fifth_is_tested_with_and_every_class_is_on_both_sides() -> None:
     assert len(train.texts) + len(test.texts) == 400 and 50 < len(test.texts) < 110
     assert not set(train.texts) & set(test.texts)
     few = labelled_texts.Texts(["one", "two"], np.array([0, 1], np.int32), ("a", "b"))
-    with pytest.raises(InputError, match=r"The class '[ab]' has no text to t(rain|est) with"):
+    with pytest.raises(InputError, match=r"The class '[ab]' has \d+ of \d+ texts and none to t(rain|est) with"):
         labelled_texts.split(few)
 
 

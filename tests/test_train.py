@@ -321,6 +321,10 @@ def test_what_is_wrong_with_a_folder(folder: pathlib.Path, tmp_path: pathlib.Pat
     assert said(folder).startswith(f"{folder}/train/cat holds no image (.bmp, .jpeg, .jpg, .png, .webp).")
     (folder / "train" / "cat").rmdir()
     assert said(folder) == f"{folder}: the class cat is in one of train/ and test/ only; both must have every class."
+    for file in (folder / "test" / "cat").iterdir():
+        file.unlink()
+    (folder / "test" / "cat").rmdir()
+    assert said(folder).startswith(f"{folder} has one class, dog; there must be two or more. Add a folder of another")
     for split in ("train", "test"):
         (folder / split).rename(folder / f"old {split}")
         (folder / split).mkdir()
