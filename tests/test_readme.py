@@ -41,6 +41,10 @@ def steady(text: str) -> list[str]:
     ]
 
 
+def test_it_has_at_most_120_lines() -> None:
+    assert len(README.read_text().splitlines()) <= 120
+
+
 def test_the_two_commands_come_first() -> None:
     commands = re.findall(r"^    (make \w+)", README.read_text(), re.MULTILINE)
     assert commands[:2] == ["make demo", "make test"]
