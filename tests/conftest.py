@@ -57,6 +57,7 @@ PROMOTES = (
     "test_own_data",
     "test_precision",
     "test_range_methods",
+    "test_readme",
     "test_recipes",
     "test_tour",
     "test_train",
