@@ -42,6 +42,7 @@ HEADLINES = {
         "precision.py::test_rules_mix_widths_and_the_file_converts_between_them",
         "random_networks.py::test_every_kind_of_op_can_be_drawn",
         "range_methods.py::test_methods_by_rule_train_and_the_file_is_exact",
+        "readme.py::test_the_quickstart_runs_and_prints_what_it_says",
         "sensitivity.py::test_the_table",
         "simulate.py::test_bfloat16_carriers_give_the_same_integers",
         "simulate.py::test_gradients_reach_weights_biases_and_ranges",
