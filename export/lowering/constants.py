@@ -37,7 +37,7 @@ def operands_of(plan: Plan, op: Op, env: Mapping[int, Any], scales: Scales) -> I
     for i, value in enumerate(op.inputs):
         if value in plan.graph.activations or spec.weights:
             continue
-        if i in spec.plain:
+        if i in spec.plain or not jnp.issubdtype(plan.graph.avals[op.outputs[0]].dtype, jnp.floating):
             yield i, Operand(np.asarray(env[value], plan.graph.avals[value].dtype))
         elif not spec.raw:
             grid = _grid(plan, scales, op.outputs[0])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+
 from jaxq.errors import ExportError, TargetError
 from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.rules import (
@@ -83,9 +85,11 @@ def _refuse(frozen: Frozen) -> None:
                 "another op, or another target."
             )
         if op.name in frozen.plan.islands and not (target.float_islands and op.kind in FLOATS):
-            raise ExportError(
-                f"{op.name} runs in floating point: {frozen.plan.islands[op.name]}. {_advice(op, frozen.plan)}"
-            )
+            reason, advice = frozen.plan.islands[op.name], _advice(op, frozen.plan)
+            dtype = frozen.plan.graph.avals[op.outputs[0]].dtype
+            if op.kind == "FLOAT" and jnp.issubdtype(dtype, jnp.integer):
+                raise ExportError(f"{op.name} computes {dtype}, such as indices: {reason}. {advice}")
+            raise ExportError(f"{op.name} runs in floating point: {reason}. {advice}")
 
 
 def _advice(op: Op, plan: Plan) -> str:

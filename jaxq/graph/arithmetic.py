@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,10 @@ def clip(side: str) -> Callable[[Builder, Equation], bool]:
         return True
 
     return rule
+
+
+# The rules of the ops that are clips beside a constant.
+CLIPS: Mapping[str, Callable[[Builder, Equation], bool]] = {"MAXIMUM": clip("low"), "MINIMUM": clip("high")}
 
 
 def clamp(builder: Builder, eq: Equation) -> bool:

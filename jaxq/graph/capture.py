@@ -2,8 +2,9 @@
 
 The only file that touches `jax.extend`, which promises no compatibility. Functions with a gradient of their own
 (`jax.custom_jvp`, `jax.custom_vjp`) are inlined when `recognised` says that their body is an op of ours (ReLU), and
-stay one equation otherwise, so that their gradient survives. A short `scan` (a recurrent layer) is unrolled; a long
-one, `while` and `cond` stay whole: the raising refuses them where they touch an activation.
+stay one equation otherwise, so that their gradient survives. A short `scan` (a recurrent layer) is unrolled, and a
+`cond` or `switch` whose predicate is a constant is the branch that it takes. Any other, and `while`, stay whole: the
+raising refuses them where they touch an activation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
 from jaxq.graph.ir import Aval, Equation, Trace
+from jaxq.graph.known import known
 
 # Call primitives whose body is inlined, and the parameter that holds it. JAX has renamed them over time.
 CALLS = {
@@ -114,11 +116,17 @@ class _Recorder:
             return self.run(eqn.params[CUSTOM_GRADIENT[name]], inputs, place)
         if name == "scan" and eqn.params["length"] * len(_open(eqn.params["jaxpr"]).eqns) <= LONGEST_SCAN:
             return self._unrolled(eqn.params, inputs, place)
+        if name == "cond" and (index := self._known(inputs[0])) is not None:
+            branches = eqn.params["branches"]
+            return self.run(branches[int(np.clip(index, 0, len(branches) - 1))], inputs[1:], place)
         outputs = tuple(self.new(var.aval) for var in eqn.outvars)
         primitive = FAKE_QUANT if eqn.params.get("name") == FAKE_QUANT else name
         source = "" if self.anonymous else str(place or source_info_util.summarize(eqn.source_info))
         self.equations.append(Equation(primitive, inputs, outputs, eqn.params, _bind(eqn), source))
         return outputs
+
+    def _known(self, value: int) -> np.ndarray | None:
+        return known(self.constants, {v: eq for eq in self.equations for v in eq.outputs}, value)
 
     def _unrolled(self, params: Mapping[str, Any], inputs: Sequence[int], place: Place | None) -> list[int]:
         """The steps of a scan one after another: slices of what it runs over go in, and what comes out is stacked."""

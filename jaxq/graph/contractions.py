@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
-from jaxq.graph.updates import sliced
+from jaxq.graph.pieces import sliced
 
 
 def conv_general_dilated(builder: Builder, eq: Equation) -> bool:

@@ -261,6 +261,9 @@ def select(builder: Builder, eq: Equation) -> bool:
         return False
     condition, otherwise, then = eq.inputs
     numbers = [builder.view.scalar(v) for v in (then, otherwise)]
+    if (always := builder.view.scalar(condition)) is not None:
+        builder.becomes(eq.outputs[0], builder.resolve(then if always else otherwise))
+        return True
     if condition in builder.dynamic:
         condition = builder.resolve(arithmetic.unbroadcast(builder, condition, eq.source))
         spread = builder.made.get(condition)
@@ -271,3 +274,8 @@ def select(builder: Builder, eq: Equation) -> bool:
     attrs = _masked(*(number or 0.0 for number in numbers))
     builder.op("SELECT", (condition, then, otherwise), attrs, eq.source, outputs=eq.outputs)
     return True
+
+
+def choose(builder: Builder, inputs: Sequence[int], number: float, source: str) -> int:
+    """SELECT of a number or of what else is there, by a constant mask: of mask, number and the other's shape."""
+    return builder.op("SELECT", inputs, _masked(number), source, shape=builder.shape(inputs[2]))

@@ -84,7 +84,8 @@ def find(view: View, eq: Equation) -> Match | None:
     """The first pattern, in the table's order, whose function computes `eq`'s result."""
     for pattern in _by_root().get(eq.primitive, ()):
         for candidate in pattern.candidates(view, eq):
-            binding = _match(view, eq.outputs[0], _recorded(candidate))
+            recorded = _recorded(candidate)
+            binding = None if recorded is None else _match(view, eq.outputs[0], recorded)
             if binding is not None:
                 return Match(pattern.kind, binding, candidate.attrs)
     return None
@@ -94,11 +95,15 @@ def find(view: View, eq: Equation) -> Match | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _recorded(candidate: Candidate) -> View:
+def _recorded(candidate: Candidate) -> View | None:
+    """A candidate's trace; None where it does not take arguments of these shapes and dtypes."""
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in candidate.arguments]
-    # A candidate need not apply to these dtypes at all, and strict promotion is a matter of the user's own code.
+    # Strict promotion is a matter of the user's own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return View(trace(lambda *a: [candidate.fn(*a)], arguments))
+        try:
+            return View(trace(lambda *a: [candidate.fn(*a)], arguments))
+        except (TypeError, ValueError):  # JAX's, of shapes that do not go together
+            return None
 
 
 def _match(view: View, root: int, pattern: View) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ControlFlowError
-from jaxq.graph import arithmetic, masks, matchers, movement, pools, reductions, updates
+from jaxq.graph import arithmetic, indexing, masks, matchers, movement, pools, reductions, updates
 from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
@@ -22,7 +22,12 @@ from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
 from jaxq.graph.tables import Regions
 
-CONTROL_FLOW = frozenset({"scan", "while", "cond"})
+# Control flow, and what to write in its place.
+REMEDIES = {
+    "cond": "Choose the branch in Python, by a flag that is no array, or compute both and choose with jnp.where",
+    "scan": "Unroll it (a Python loop over layers)",
+    "while": "Unroll it (a Python loop over layers)",
+}
 
 
 def raise_equations(builder: Builder, outputs: Sequence[int]) -> None:
@@ -116,10 +121,10 @@ def _emit(builder: Builder, eq: Equation, match: Match | None) -> None:
         else:
             builder.op(match.kind, match.inputs, match.attrs, eq.source, outputs=eq.outputs, call=match.call)
         return
-    if eq.primitive in CONTROL_FLOW:
+    if eq.primitive in REMEDIES:
         raise ControlFlowError(
             f"`{eq.primitive}` at {eq.source} runs over activations; an integer graph for a device is static and "
-            "has no control flow. Unroll it (a Python loop over layers), or move it out of the model."
+            f"has no control flow. {REMEDIES[eq.primitive]}, or move it out of the model."
         )
     rule = RAISE.get(eq.primitive)
     if rule is None or not rule(builder, eq):
@@ -175,46 +180,59 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
     return True
 
 
+def _of_reals(rule: Callable[[Builder, Equation], bool]) -> Callable[[Builder, Equation], bool]:
+    """`rule`, but for integers: arithmetic of indices has no scale, so that its ops are others."""
+
+    def refusing(builder: Builder, eq: Equation) -> bool:
+        return jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating) and rule(builder, eq)
+
+    return refusing
+
+
 # Sorted; what is not here becomes a float island.
 RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     FAKE_QUANT: _fake_quant,
-    "add": masks.around("ADD", arithmetic.binary("ADD")),
+    "add": masks.around("ADD", _of_reals(arithmetic.binary("ADD"))),
     "and": masks.logical_and,
     "argmax": reductions.arg("ARG_MAX"),
     "argmin": reductions.arg("ARG_MIN"),
     "broadcast_in_dim": movement.broadcast,
-    "clamp": arithmetic.clamp,
+    "clamp": _of_reals(arithmetic.clamp),
     "concatenate": movement.concatenate,
     "conv_general_dilated": conv_general_dilated,
     "convert_element_type": _convert,
     "copy": _alias,
     "copy_p": _alias,
+    "cummax": _of_reals(reductions.running("MAXIMUM")),
+    "cummin": _of_reals(reductions.running("MINIMUM")),
+    "cumprod": _of_reals(reductions.running("MUL")),
     "cumsum": reductions.running_sum,
-    "div": masks.around("DIV", arithmetic.divide),
+    "div": masks.around("DIV", _of_reals(arithmetic.divide)),
     "dot_general": dot_general,
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": updates.dynamic_update_slice,
     "eq": masks.compare("EQUAL"),
     "expand_dims": movement.reshape,
-    "gather": movement.gather,
+    "gather": indexing.gather,
     "ge": masks.compare("GREATER_EQUAL"),
     "gt": masks.compare("GREATER"),
-    "integer_pow": arithmetic.square,
+    "integer_pow": _of_reals(arithmetic.square),
     "le": masks.compare("LESS_EQUAL"),
     "logistic": _unary("LOGISTIC"),
     "lt": masks.compare("LESS"),
-    "max": arithmetic.clip("low"),
-    "min": arithmetic.clip("high"),
-    "mul": masks.around("MUL", arithmetic.binary("MUL")),
+    "max": _of_reals(arithmetic.clip("low")),
+    "min": _of_reals(arithmetic.clip("high")),
+    "mul": masks.around("MUL", _of_reals(arithmetic.binary("MUL"))),
     "name": _alias,
     "ne": masks.compare("NOT_EQUAL"),
-    "neg": masks.around("NEG", arithmetic.negate),
+    "neg": masks.around("NEG", _of_reals(arithmetic.negate)),
     "not": masks.logical_not,
     "optimization_barrier": _alias,
     "pad": updates.pad,
-    "reduce_max": reductions.reduction("REDUCE_MAX"),
-    "reduce_min": reductions.reduction("REDUCE_MIN"),
-    "reduce_sum": reductions.total,
+    "reduce_max": _of_reals(reductions.reduction("REDUCE_MAX")),
+    "reduce_min": _of_reals(reductions.reduction("REDUCE_MIN")),
+    "reduce_prod": _of_reals(reductions.product),
+    "reduce_sum": _of_reals(reductions.total),
     "reduce_window_max": pools.max_pool,
     "reduce_window_min": pools.min_pool,
     "reduce_window_sum": pools.sum_pool,
@@ -222,16 +240,19 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "rev": movement.reverse,
     "scatter": updates.scatter(None),
     "scatter-add": updates.scatter(0.0, "ADD"),
+    "scatter-max": updates.scatter(None, "MAXIMUM"),
+    "scatter-min": updates.scatter(None, "MINIMUM"),
     "scatter-mul": updates.scatter(1.0, "MUL"),
     "select_n": masks.select,
     "slice": movement.slice,
     "split": movement.split,
-    "square": arithmetic.square,
+    "square": _of_reals(arithmetic.square),
     "squeeze": movement.reshape,
     "stack": movement.stack,
     "stop_gradient": _unary("STOP_GRADIENT"),
-    "sub": masks.around("SUB", arithmetic.binary("SUB")),
+    "sub": masks.around("SUB", _of_reals(arithmetic.binary("SUB"))),
     "tanh": _unary("TANH"),
     "tile": movement.tile,
+    "top_k": _of_reals(reductions.largest),
     "transpose": movement.transpose,
 }

@@ -11,6 +11,7 @@ import numpy as np
 from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.ir import Equation
 from jaxq.graph.patterns import Match
+from jaxq.graph.pieces import along, joined
 
 
 def total(builder: Builder, eq: Equation) -> bool:
@@ -67,6 +68,57 @@ def running_sum(builder: Builder, eq: Equation) -> bool:
     """CUMSUM."""
     attrs = {"axis": int(eq.params["axis"]), "reverse": bool(eq.params["reverse"])}
     builder.op("CUMSUM", eq.inputs, attrs, eq.source, outputs=eq.outputs)
+    return True
+
+
+def running(kind: str) -> Callable[[Builder, Equation], bool]:
+    """A running product or extreme, of this op: log2(n) times each number with that 1, 2, 4 ... places before it (W.
+    Daniel Hillis and Guy L. Steele Jr., "Data parallel algorithms", 1986).
+    """
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        y, axis = builder.resolve(eq.inputs[0]), int(eq.params["axis"])
+        count, reverse, stride = builder.shape(y)[axis], bool(eq.params["reverse"]), 1
+        while stride < count:
+            near, far = (along(builder, y, axis, i, count - stride, eq.source) for i in (0, stride))
+            both = builder.op(kind, (near, far), {}, eq.source)
+            alone = along(builder, y, axis, count - stride if reverse else 0, stride, eq.source)
+            parts = (both, alone) if reverse else (alone, both)
+            y = joined(builder, parts, axis, eq.source)
+            stride *= 2
+        builder.becomes(eq.outputs[0], y)
+        return True
+
+    return rule
+
+
+def product(builder: Builder, eq: Equation) -> bool:
+    """A product over axes: half of an axis times the other, until one number is left."""
+    y = builder.resolve(eq.inputs[0])
+    for axis in map(int, eq.params["axes"]):
+        while (count := builder.shape(y)[axis]) > 1:
+            halves = [along(builder, y, axis, i * (count // 2), count // 2, eq.source) for i in (0, 1)]
+            both = builder.op("MUL", halves, {}, eq.source)
+            if count % 2:
+                both = joined(builder, (both, along(builder, y, axis, count - 1, 1, eq.source)), axis, eq.source)
+            y = both
+    builder.becomes(eq.outputs[0], builder.reshape(y, builder.shape(eq.outputs[0]), eq.source))
+    return True
+
+
+def largest(builder: Builder, eq: Equation) -> bool:
+    """The largest number and its place, REDUCE_MAX and ARG_MAX; not the k largest for another k."""
+    shape = builder.shape(eq.inputs[0])
+    axis = int(eq.params.get("axis", -1)) % len(shape)
+    if eq.params["k"] != 1:
+        return False
+    one = (*shape[:axis], *shape[axis + 1 :])
+    attrs = {"axes": (axis,), "keepdims": False}
+    most = builder.op("REDUCE_MAX", eq.inputs, attrs, eq.source, shape=one)
+    place = builder.new(one, np.dtype(np.int32))
+    builder.op("ARG_MAX", eq.inputs, {"axis": axis}, eq.source, outputs=(place,))
+    for value, found in zip(eq.outputs, (most, place), strict=True):
+        builder.becomes(value, builder.reshape(found, builder.shape(value), eq.source))
     return True
 
 

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from jaxq.graph import arithmetic
+from jaxq.graph import indexing
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
-from jaxq.numerics.rounding import namespace
+from jaxq.graph.pieces import joined, sliced
 
 
 def dynamic_update_slice(builder: Builder, eq: Equation) -> bool:
@@ -29,27 +28,36 @@ def dynamic_update_slice(builder: Builder, eq: Equation) -> bool:
 
 
 def scatter(neutral: float | None, primitive: str = "") -> Callable[[Builder, Equation], bool]:
-    """A part that replaces another, or that a primitive combines with it: of x and `neutral` it makes x."""
+    """Parts that replace others, or that an op combines with them.
+
+    Args:
+      neutral: the number of which the op and x make x; None where x itself is one.
+      primitive: the op; none where the parts replace.
+    """
 
     def rule(builder: Builder, eq: Equation) -> bool:
-        x, _, part = eq.inputs
-        place = _place(builder, eq)
-        if place is None:
-            return False
-        inserted = eq.params["dimension_numbers"].inserted_window_dims
-        shape = list(builder.shape(part))
-        for axis in sorted(inserted):
-            shape.insert(axis, 1)
-        part = builder.reshape(part, shape, eq.source)
-        if any(b < 0 or b + n > whole for b, n, whole in zip(place, shape, builder.shape(x), strict=True)):
-            return False  # JAX drops what lies outside
-        if neutral is None:
-            builder.becomes(eq.outputs[0], _replaced(builder, x, part, place, eq.source))
-            return True
-        other = _amid(builder, neutral, part, place, builder.shape(x), eq.source)
-        return arithmetic.binary(primitive)(builder, dataclasses.replace(eq, inputs=(x, other)))
+        return _at_one_place(builder, eq, neutral, primitive) or indexing.scatter(builder, eq, neutral, primitive)
 
     return rule
+
+
+def _at_one_place(builder: Builder, eq: Equation, neutral: float | None, primitive: str) -> bool:
+    x, _, part = eq.inputs
+    place = _place(builder, eq)
+    if place is None:
+        return False
+    inserted = eq.params["dimension_numbers"].inserted_window_dims
+    shape = list(builder.shape(part))
+    for axis in sorted(inserted):
+        shape.insert(axis, 1)
+    part = builder.reshape(part, shape, eq.source)
+    if any(b < 0 or b + n > whole for b, n, whole in zip(place, shape, builder.shape(x), strict=True)):
+        return False  # JAX drops what lies outside
+    if neutral is None:
+        other = _replaced(builder, x, part, place, eq.source)
+        return indexing.combined(builder, eq, other, primitive)
+    other = _amid(builder, neutral, part, place, builder.shape(x), eq.source)
+    return indexing.combined(builder, eq, other, primitive)
 
 
 def _place(builder: Builder, eq: Equation) -> list[int] | None:
@@ -99,17 +107,6 @@ def _amid(builder: Builder, number: float, part: int, place: Sequence[int], shap
     return builder.op("PAD", (builder.resolve(part),), {"pads": pads}, source, shape=shape)
 
 
-def sliced(builder: Builder, value: int, begin: Sequence[int], size: Sequence[int], source: str) -> int:
-    """A part of a value: itself, a SLICE, or a weight."""
-    begin, size = tuple(begin), tuple(size)
-    if size == builder.shape(value):
-        return value
-    if value not in builder.dynamic:
-        part = tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))
-        return builder.weight(lambda w: w[part], (value,), size)
-    return builder.op("SLICE", (builder.resolve(value),), {"begin": begin, "size": size}, source, shape=size)
-
-
 def _replaced(builder: Builder, x: int, part: int, place: Sequence[int], source: str) -> int:
     """`x` with `part` at a place: along the first axis where they differ what is before, the middle, what is after."""
     shape, size = builder.shape(x), builder.shape(part)
@@ -126,6 +123,4 @@ def _replaced(builder: Builder, x: int, part: int, place: Sequence[int], source:
     middle = _replaced(builder, between(first, last), part, place, source)
     parts = [between(0, first)] if first else []
     parts += [middle, *([between(last, shape[axis])] if last < shape[axis] else [])]
-    if builder.dynamic.isdisjoint(parts):
-        return builder.weight(lambda *arrays: namespace(arrays[0]).concatenate(arrays, axis), parts, shape)
-    return builder.op("CONCATENATION", tuple(map(builder.resolve, parts)), {"axis": axis}, source, shape=shape)
+    return joined(builder, parts, axis, source)
