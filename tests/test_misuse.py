@@ -151,7 +151,7 @@ def in_training_mode() -> Any:
 
 
 def running(x: jax.Array) -> jax.Array:
-    return jnp.cumprod(x, 1)
+    return jax.lax.cumlogsumexp(x, 1)
 
 
 RUNNING = f"{FILE}:{running.__code__.co_firstlineno + 1} (running)"
@@ -256,7 +256,7 @@ EXPORTS: list[Case] = [
     ("GELU for Coral", lambda: function(lambda p, x: nnx.gelu(x), X, recipe={"target": "edgetpu"}),
      TargetError, "gelu (GELU, " + FILE),
     ("island", lambda: function(lambda p, x: running(x), X), ExportError,
-     f"float runs in floating point: `cumprod` ({RUNNING}) has no export rule in jaxq."),
+     f"float runs in floating point: `cumlogsumexp` ({RUNNING}) has no export rule in jaxq."),
     ("island for Coral", lambda: function(lambda p, x: running(x), X, recipe={"target": "edgetpu"}), TargetError,
      f"float (FLOAT, {RUNNING}): Coral Edge TPU does not take it"),
     ("island by rule for Coral", lambda: export(ready(
