@@ -122,7 +122,9 @@ def test_a_photo_is_cut_out_of_the_middle(tmp_path: pathlib.Path) -> None:
 
 def test_what_infer_cannot_read(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     labelled, text = folder / "labelled.tflite", GOLDEN / "labelled_text.tflite"
-    assert refused(1, "infer", FLOAT, "x").startswith(f"{FLOAT} has no TFLite metadata, so nothing says what its input")
+    assert refused(1, "infer", FLOAT, "x").startswith(
+        f"{FLOAT} has no TFLite metadata, so nothing says how x becomes its input"
+    )
     assert refused(1, "infer", labelled, tmp_path / "none.jpg").startswith(
         f"{tmp_path}/none.jpg cannot be read as a photo"
     )
