@@ -84,6 +84,7 @@ PRIMITIVES: Mapping[str, Callable[..., np.ndarray]] = {
     "min": _elementwise(np.minimum),
     "mul": _elementwise(np.multiply),
     "ne": _elementwise(np.not_equal),
+    "reshape": _reshaped,
     "select_n": lambda params, which, *cases: np.choose(which.astype(np.int32), cases),
     "sub": _elementwise(np.subtract),
     "transpose": lambda params, x: x.transpose(params["permutation"]),

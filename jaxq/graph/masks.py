@@ -277,5 +277,5 @@ def select(builder: Builder, eq: Equation) -> bool:
 
 
 def choose(builder: Builder, inputs: Sequence[int], number: float, source: str) -> int:
-    """SELECT of a number or of what else is there, by a constant mask: of mask, number and the other's shape."""
+    """SELECT by a constant mask. inputs: the mask, a constant of `number`, and x, whose shape the result has."""
     return builder.op("SELECT", inputs, _masked(number), source, shape=builder.shape(inputs[2]))

@@ -38,6 +38,8 @@ def as_one(fn: Callable[..., Any], *arrays: Any, again: bool = True) -> Any:
       *arrays: its arguments.
       again: whether only the arguments are held for the backward pass, which computes again what is between. In a
         training step memory is new at each step: its first use costs more than the operations (docs/results.md).
+
+    Returns: the results of `fn`, with its gradients.
     """
     on_cpu = jax.default_backend() == "cpu"
     whole = jax.checkpoint(fn, prevent_cse=not on_cpu) if again else fn

@@ -16,7 +16,7 @@ from jaxq.plan.plan import Plan
 from jaxq.simulate.norm_statistics import statistics, with_statistics
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.run import Record, Run
-from jaxq.simulate.steps import Step, step_key, step_of, take
+from jaxq.simulate.steps import Step, function_of, step_key, take
 from jaxq.simulate.weights import weight_values
 
 
@@ -51,7 +51,7 @@ def simulate(
             continue
         key = step_key(plan, op)
         if key not in steps:
-            steps[key] = jax.jit(step_of(plan, op, differentiable))
+            steps[key] = jax.jit(function_of(plan, op, differentiable))
         take(plan, op, run, steps[key])
     outputs = [run.output(v) for v in plan.graph.outputs]
     return run.with_observations(outputs)

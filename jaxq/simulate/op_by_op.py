@@ -23,7 +23,7 @@ from jaxq.simulate.effort import for_results, small
 from jaxq.simulate.qparams import Ranges, qparams
 from jaxq.simulate.reals import as_number, real_results
 from jaxq.simulate.run import Record, Run
-from jaxq.simulate.steps import Step, step_key, step_of, take
+from jaxq.simulate.steps import Step, function_of, step_key, take
 from jaxq.simulate.weights import traced, weight_values
 
 MOST = 4096  # compiled ops that are kept
@@ -109,7 +109,7 @@ class OpByOp:
 
     def _step(self, plan: Plan, op: Op, axes: tuple[int | None, ...]) -> Step:
         def compiled() -> Step:
-            step = step_of(plan, op, differentiable=False)
+            step = function_of(plan, op, differentiable=False)
             many = jax.vmap(step, (axes, None, None, None)) if any(axis == 0 for axis in axes) else step
             return jax.jit(many, compiler_options=small())
 

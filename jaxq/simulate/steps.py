@@ -17,7 +17,7 @@ Step = Callable[..., tuple[Any, ...]]
 
 
 def take(plan: Plan, op: Op, run: Run, step: Step) -> None:
-    """Compute an op of `run` by `step`, a form of `step_of`, and take its results."""
+    """Compute an op of `run` by `step`, a form of `function_of`, and take its results."""
     held = tuple(_array(run.env[v]) for v in op.inputs)
     around = tuple(_parameters(plan, v, run.parameters) for v in (*op.inputs, *op.outputs))
     site = plan.weight_site(op)
@@ -33,7 +33,7 @@ def take(plan: Plan, op: Op, run: Run, step: Step) -> None:
             run.keep_real(value, out)
 
 
-def step_of(plan: Plan, op: Op, differentiable: bool) -> Step:
+def function_of(plan: Plan, op: Op, differentiable: bool) -> Step:
     """One op as a function of its operands (of carriers their integers), of the scale and zero point of each operand
     and result, of its weight's trained scale and of its gradient's state. `differentiable` as in `Run`.
     """
