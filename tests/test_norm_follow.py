@@ -110,6 +110,13 @@ def integers() -> Any:
     return trained({}, norm_freeze=2)
 
 
+def test_a_batch_that_is_first_seen_in_a_compiled_step_is_planned_with_numbers() -> None:
+    q = jaxq.quantize(made(), {"norm": "follow"}, X[0, :1])
+    jaxq.calibrate(q, [X[0, :1]], progress=False)
+    compiled = nnx.jit(lambda q, x: q(x))(q, X[0, :7])
+    np.testing.assert_array_equal(compiled, q(X[0, :7]))
+
+
 @pytest.mark.slow
 def test_on_integers_they_are_those_of_the_quantized_products_until_they_freeze() -> None:
     """Against numpy: the kernel on its grid times the image on its grid, with the statistics of each step."""

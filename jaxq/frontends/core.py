@@ -57,8 +57,10 @@ class Captured:
 
 
 def _planned(graph: Graph, recipe: Recipe, in_file: Plan | None) -> Plan:
-    plan = make_plan(graph, recipe)
-    return plan if in_file is None else as_in_file(plan, in_file)
+    """The plan. It holds numbers, also where a function is captured while JAX traces a training step."""
+    with jax.ensure_compile_time_eval():
+        plan = make_plan(graph, recipe)
+        return plan if in_file is None else as_in_file(plan, in_file)
 
 
 def _captured(plan: Plan, graph: Graph, structure: Any, result: Callable[[Any], Any]) -> Captured:
