@@ -25,6 +25,7 @@ from rich.table import Table
 
 import jaxq
 from jaxq.recipes.mnist import Separable
+from jaxq.recipes.mobilenet_v2 import MobileNetV2
 
 
 class DepthwiseNet(nnx.Module):
@@ -88,6 +89,7 @@ class Transformer(nnx.Module):
 
 CASES: dict[str, tuple[Callable[[nnx.Rngs], nnx.Module], tuple[int, ...]]] = {
     "depthwise CNN, 64x64, batch 32": (DepthwiseNet, (32, 64, 64, 3)),
+    "MobileNetV2, 96x96, batch 32": (lambda rngs: MobileNetV2(classes=10, rngs=rngs), (32, 96, 96, 3)),
     "dense 4 x 1024, batch 256": (DenseNet, (256, 784)),
     "three transformer blocks of 384, 16 x 64 positions": (Transformer, (16, 64, 384)),
 }

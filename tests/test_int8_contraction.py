@@ -38,6 +38,19 @@ CASES: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]] = {
     "conv, batch groups": (conv(batch_group_count=2), (4, 5, 5, 3), (3, 3, 3, 4)),
     "conv, crops": (conv(strides=(2, 1), padding=((2, -1), (0, 1)), rhs_dilation=(2, 1)), (2, 9, 7, 4), (3, 3, 4, 2)),
     "conv, depthwise": (conv(feature_group_count=4), (2, 5, 5, 4), (3, 3, 1, 8)),
+    "conv, depthwise along one axis": (
+        conv(strides=(2,), padding=((2, 1),), rhs_dilation=(2,), feature_group_count=3, numbers=("NCW", "OIW", "NWC")),
+        (3, 3, 9),
+        (3, 1, 3),
+    ),
+    "conv, depthwise, strides": (
+        conv(
+            strides=(2, 1), padding=((0, 2), (1, -1)), rhs_dilation=(1, 2), lhs_dilation=(1, 2), feature_group_count=2
+        ),
+        (2, 6, 5, 2),
+        (3, 2, 1, 2),
+    ),
+    "conv, groups": (conv(feature_group_count=2), (2, 5, 5, 4), (3, 3, 2, 6)),
     "conv, NCHW": (conv(strides=(2, 2), numbers=("NCHW", "OIHW", "NHWC")), (2, 4, 7, 6), (6, 4, 3, 3)),
     "conv, one axis": (conv(strides=(2,), padding=((1, 1),), numbers=("NWC", "WIO", "NWC")), (3, 8, 4), (3, 4, 5)),
     "conv, spread": (conv(padding=((2, 2), (1, 0)), lhs_dilation=(2, 3)), (1, 4, 3, 2), (3, 3, 2, 3)),
@@ -143,7 +156,7 @@ def test_products_are_numpys_integer_sums(case: str):
     _, shape, x, w, g = drawn(case)
     want = sums(shape, x, w, g)
     ways = jax.jit(lambda x, w, g: _every_way(shape, x, w, g))(x, w, g)
-    assert ("taps" in ways) == (case.startswith("conv") and "groups" not in case and "depthwise" not in case)
+    assert ("taps" in ways) == (case.startswith("conv") and "groups" not in case)
     for way, found in ways.items():
         for name, got, right in zip(("y", "dX", "dW"), found, want, strict=True):
             assert np.array_equal(np.asarray(got), right), f"{name} by {way}"
@@ -158,9 +171,10 @@ def _every_way(shape: Geometry, x: Any, w: Any, g: Any) -> dict[str, Any]:
         )
         for way in ("int8", "carriers")
     }
-    if shape.kind == "conv_general_dilated" and choice.taps_fit(shape):
-        gradients = taps.input_gradient(shape, g, w, x), taps.weight_gradient(shape, x, g, w)
-        ways["taps"] = (taps.forward(shape, x, w), *gradients)
+    for way, dtype in {"taps": jnp.int8, "carriers by taps": jnp.float32}.items() if choice.taps_fit(shape) else ():
+        a, b, c = (v.astype(dtype) for v in (x, w, g))
+        gradients = taps.input_gradient(shape, c, b, a), taps.weight_gradient(shape, a, c, b)
+        ways[way] = (taps.forward(shape, a, b), *gradients)
     return ways
 
 
@@ -254,6 +268,12 @@ def test_zeros_stay_zeros():
             jnp.zeros((4, 2)),
         )
         assert not any(np.any(v) for v in cast(Any, (y, *vjp(y))))
+
+
+def test_a_processor_multiplies_bytes_where_it_says_so(tmp_path: pathlib.Path):
+    for name, flags in {"new": "flags\t\t: fpu avx2 avx512_vnni", "old": "flags\t\t: fpu avx2\nbugs: avx_vnni"}.items():
+        (tmp_path / name).write_text(f"model name\t: x\n{flags}\n")
+    assert [choice.multiplies_bytes(tmp_path / name) for name in ("new", "old", "absent")] == [True, False, False]
 
 
 def test_a_sum_longer_than_an_int32_holds_runs_on_floats():

@@ -65,6 +65,12 @@ class Geometry(NamedTuple):
         params = dict(self.params)
         return params.get("feature_group_count", 1) * params.get("batch_group_count", 1)
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel of y is of one channel of x, by a convolution of several groups."""
+        one = dict(self.params).get("batch_group_count", 1) == 1
+        return one and self.groups > 1 and self.sum_lengths[0] == self.window
+
 
 def geometry(kind: str, params: Mapping[str, Any], x: Any, w: Any) -> Geometry:
     """The geometry of a primitive's application to operands of these shapes and element types."""

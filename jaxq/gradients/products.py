@@ -1,8 +1,8 @@
 """The three products of a contraction on integers: y, the gradient of x, and the gradient of w.
 
 Two ways compute the same integers. "int8" multiplies int8 numbers and adds int32 ones; "carriers" multiplies the same
-integers in floats (float32 on a CPU, bfloat16 with float32 sums elsewhere), exact below 2^24. `jaxq.gradients.choice`
-takes one.
+integers in floats (float32 on a CPU, bfloat16 with float32 sums elsewhere), exact below 2^24. A convolution is one
+operation of XLA's, or a sum over the taps of its window. `jaxq.gradients.choice` takes one.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ from jaxq.gradients.geometry import KINDS, Geometry
 def forward_product(shape: Geometry, x: Any, w: Any, compute: str) -> Array:
     """`y = contraction(x, w)` of int8 arrays, as float32."""
     way = way_for(shape, 0, compute)
-    if way == "taps":
-        return taps.forward(shape, x, w).astype(jnp.float32)
+    if way.endswith("taps"):
+        return taps.forward(shape, *_tapped(way, x, w)).astype(jnp.float32)
     return _computed(way, lambda a, b: shape(a, b), x, w)
 
 
 def input_product(shape: Geometry, g: Any, w: Any, x: Any, compute: str) -> Array:
     """`dX`, the transpose of the contraction in x, of int8 arrays g (like y) and w, as float32 of x's shape."""
     way = way_for(shape, 1, compute)
-    if way == "taps":
-        return taps.input_gradient(shape, g, w, x).astype(jnp.float32)
+    if way.endswith("taps"):
+        return taps.input_gradient(shape, *_tapped(way, g, w), x).astype(jnp.float32)
     return _computed(way, lambda a, b: transposed_in_x(shape, a, b, x), g, w)
 
 
 def weight_product(shape: Geometry, x: Any, g: Any, w: Any, compute: str) -> Array:
     """`dW`, the transpose of the contraction in w, of int8 arrays x and g (like y), as float32 of w's shape."""
     way = way_for(shape, 2, compute)
-    if way == "taps":
-        return taps.weight_gradient(shape, x, g, w).astype(jnp.float32)
+    if way.endswith("taps"):
+        return taps.weight_gradient(shape, *_tapped(way, x, g), w).astype(jnp.float32)
     return _computed(way, lambda a, b: transposed_in_w(shape, a, b, w), x, g)
+
+
+def _tapped(way: str, *operands: Any) -> list[Any]:
+    """The operands as taps multiply them."""
+    return [a.astype(carrier_dtype()) if way.startswith("carriers") else a for a in operands]
 
 
 def transposed_in_x(shape: Geometry, g: Any, w: Any, x: Any) -> Array:

@@ -119,7 +119,7 @@ class Run:
     def _products(self, op: Op) -> Products:
         """How training forms an op's sums of products."""
         arithmetic, backward = self.plan.arithmetic[op.name], self.plan.backward(op)
-        by_tap = not self.differentiable and op.kind == "DEPTHWISE_CONV_2D"
+        by_tap = op.kind == "DEPTHWISE_CONV_2D" and (not self.differentiable or jax.default_backend() == "cpu")
         sums = functools.partial(by_taps, op) if by_tap else None
         if backward is None or not self.differentiable:
             return Products(arithmetic, self.plan.recipe.carrier, sums)
