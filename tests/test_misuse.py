@@ -30,6 +30,7 @@ from jaxq.errors import (
     TargetError,
     UnmatchedRuleError,
 )
+from tests.promotion import promoting_updates
 from tests.zoo import proof_of
 
 FILE = pathlib.Path(__file__).name
@@ -106,7 +107,7 @@ def with_value(array: np.ndarray, *values: float) -> np.ndarray:
 
 def after_one_step() -> Any:
     qmodel = ready()
-    optimizer = nnx.Optimizer(qmodel, jaxq.optim.partition(optax.sgd(1e-3)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(qmodel, promoting_updates(jaxq.optim.partition(optax.sgd(1e-3))), wrt=nnx.Param)
     optimizer.update(qmodel, nnx.grad(lambda m: jnp.sum(m(X)))(qmodel))
     return qmodel
 
@@ -170,8 +171,10 @@ CALLS: list[Case] = [
      "was quantized with the inputs 0; this call gives 0, 1 (numbers are positions)."),
     ("too few", lambda: ready()(), InputError,
      "was quantized with the inputs 0; this call gives none (numbers are positions)."),
-    ("by keyword", lambda: ready()(x=X), InputError,
-     "was quantized with the inputs 0; this call gives x (numbers are positions)."),
+    ("another keyword", lambda: ready()(image=X), InputError,
+     "was quantized with the inputs 0; this call gives image (numbers are positions)."),
+    ("given twice", lambda: ready()(X, x=X), InputError,
+     "was quantized with the inputs 0; this call gives 0, x (numbers are positions)."),
     ("no example", lambda: jaxq.quantize(Net(nnx.Rngs(0)), "int8"), InputError,
      'jaxq.quantize needs an example input, for its shapes: jaxq.quantize(model, "int8", images[:1]).'),
     ("no parameters", lambda: jaxq.quantize(Net(nnx.Rngs(0)).__call__, "int8", X), InputError,

@@ -10,18 +10,16 @@ import numpy as np
 from jaxq.errors import InputError
 from jaxq.frontends.call import places, split_call
 from jaxq.frontends.core import Bound
+from jaxq.frontends.signature import Arguments
 
 BATCH = 64  # examples at a time
-
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def batch_arguments(bound: Bound, batch: Any) -> Arguments:
     """A batch as call arguments: an array; a tuple of positional inputs, the last of which may be a dict of keyword
     inputs; or such a dict alone. A dict is one positional input where that of the example is.
     """
-    readings, known = _readings(batch), places(*bound.core.example)
+    readings, known = [bound.core.as_example(*r) for r in _readings(batch)], places(*bound.core.example)
     return next((reading for reading in readings if places(*reading) == known), readings[0])
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxq.errors import InputError
 from jaxq.frontends.call import Call, is_key, places, split_call
 from jaxq.frontends.ranges import check_ranges, initial_ranges, range_states
-from jaxq.frontends.signature import argument_names, result_names
+from jaxq.frontends.signature import Arguments, argument_names, parameters_of, placed_as, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batched_inputs
 from jaxq.graph.recent import Recent
@@ -105,6 +105,7 @@ class Core:
         self.recipe = recipe
         self.call = called
         self.example = shapes_of(*example)
+        self._parameters = parameters_of(called.called, called.skip)
         self.findings: tuple[Finding, ...] = ()  # what the last calibration found that its ranges cannot hold
         self.calibrated = 0  # the fingerprint of the parameters that it saw
         self._captured = Recent[Captured](CACHED_SHAPES)
@@ -113,14 +114,20 @@ class Core:
         self._in_file: Plan | None = None
         self._in_file = self.plan = self.capture(target, *self.example).plan
 
-    def completed(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def as_example(self, args: Any, kwargs: Mapping[str, Any]) -> Arguments:
+        """The arguments of a call where the example has them: by position or by keyword."""
+        return placed_as(self._parameters, len(self.example[0]), args, kwargs)
+
+    def completed(self, args: Any, kwargs: Mapping[str, Any]) -> Arguments:
         """Arguments of calibration, verification and export: the example's where there are none; else with the
-        keywords of the example that hold no arrays (`train=False`) and that are not given.
+        arguments of the example that hold no arrays (`train=False`) and that are not given.
         """
         if not args and not kwargs:
             return self.example
+        args, kwargs = self.as_example(args, kwargs)
         flags = {k: v for k, v in self.example[1].items() if not split_call((), {k: v}).arrays}
-        return args, {**flags, **kwargs}
+        others = self.example[0][len(args) :]
+        return args if split_call(others, {}).arrays else (*args, *others), {**flags, **kwargs}
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -129,6 +136,7 @@ class Core:
 
     def capture(self, target: Target, args: Any, kwargs: Any) -> Captured:
         """The plan for these shapes."""
+        args, kwargs = self.as_example(args, kwargs)
         call, leaves = split_call(args, kwargs), jax.tree.leaves(target.params)
         self.check_names(args, kwargs)
         shapes = tuple(
@@ -151,9 +159,10 @@ class Core:
 
     def _named(self, graph: Graph, structure: Any, call: Call) -> Graph:
         """The graph with the user's names of its ends: arguments, and keys of the result."""
-        args, kwargs = call.rebuild([True] * len(call.arrays))
+        array = object()  # tells arrays from flags, of which one can be True
+        args, kwargs = call.rebuild([array] * len(call.arrays))
         names = argument_names(self.call.called, self.call.skip, args, kwargs)
-        inputs = [name for name, leaf in zip(names, jax.tree.leaves((args, kwargs)), strict=True) if leaf is True]
+        inputs = [name for name, leaf in zip(names, jax.tree.leaves((args, kwargs)), strict=True) if leaf is array]
         numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
         order = jax.tree.leaves(self.call.result(numbers))
         outputs = dict(zip(order, result_names(self.call.result(numbers)), strict=True))
@@ -162,7 +171,7 @@ class Core:
 
     def check_names(self, args: Any, kwargs: Any) -> None:
         """The arrays of a call come in the places they had in the example, for sites are named by their order."""
-        here, known = places(args, kwargs), places(*self.example)
+        here, known = places(*self.as_example(args, kwargs)), places(*self.example)
         if here != known:
             if any(isinstance(leaf, int | float) for leaf in jax.tree.leaves((args, kwargs))):
                 raise InputError(
@@ -201,7 +210,7 @@ class Core:
         """The simulated forward: the function's result, on the integers of the device."""
         check_ranges(captured.plan, ranges, self.plans)
         run = captured.simulate if record is None else functools.partial(simulate, captured.plan, record=record)
-        outputs = run(jax.tree.leaves(params), _plain(ranges), split_call(args, kwargs).arrays)
+        outputs = run(jax.tree.leaves(params), _plain(ranges), self.arrays(args, kwargs))
         return jax.tree.unflatten(captured.structure, outputs)
 
     def with_arrays(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -210,7 +219,7 @@ class Core:
 
     def arrays(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """The arrays of a call, in the order of the graph's inputs."""
-        return split_call(args, kwargs).arrays
+        return split_call(*self.as_example(args, kwargs)).arrays
 
     def batched(self, arrays: Sequence[Any]) -> tuple[bool, ...]:
         """Which inputs of a call have a batch."""
@@ -222,7 +231,7 @@ class Core:
 
     def reals(self, captured: Captured, params: Any, args: Any, kwargs: Any) -> dict[str, jax.Array]:
         """The float reading of the folded graph: every activation by its site's name."""
-        found = reals(captured.plan, jax.tree.leaves(params), split_call(args, kwargs).arrays)
+        found = reals(captured.plan, jax.tree.leaves(params), self.arrays(args, kwargs))
         return {captured.plan.graph.site_names[v]: array for v, array in found.items()}
 
 
