@@ -59,7 +59,7 @@ clean: ## forget the environments and everything built
 	find jaxq export recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,INTERPRETER,FOLDER,EXTRA): a fresh or refreshed environment with the extra (by default `test`), or one
-# sentence that says what to do.
+# sentence that says what to do. --no-compile: half of pip's time, for packages of which the tests import a part.
 define install
 @version="$$("$(1)" --version)" || { echo "jaxq needs Python 3.11 or newer, and $(1) does not run." \
 	"Install one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
@@ -67,7 +67,7 @@ define install
 	"is $$version. Install a newer one, then name it: make $(GOAL) PYTHON=python3.12" >&2; exit 1; }; \
 echo "$(2): $$version, from pyproject.toml"
 @"$(1)" -m venv "$(2)"
-@"$(2)/bin/python" -m pip install -qq -e '.[$(or $(3),test)]'
+@"$(2)/bin/python" -m pip install -qq --no-compile -e '.[$(or $(3),test)]'
 @touch "$(2)/stamp"
 endef
 

@@ -92,8 +92,8 @@ def finetune(config: Config, build: Build | None = None) -> Finetune:
     shared: dict[str, Any] = {"batch": config.batch, "resolution": config.resolution, "decay": config.decay}
     return Finetune(
         network=begin,
-        mean=_three(source.mean),
-        std=_three(source.std),
+        mean=source.mean,
+        std=source.std,
         first=Training(epochs=config.epochs, rate=config.rate, **shared),
         extra=Training(epochs=config.epochs / 2, rate=config.rate / 5, **shared),
         train=config.train,
@@ -154,8 +154,3 @@ def _begun(config: Config) -> tuple[networks.Source, Build]:
     return weights.source_of(config.network), lambda classes, rngs: with_head(
         weights.pretrained(config.network), classes, rngs
     )
-
-
-def _three(numbers: tuple[float, ...]) -> tuple[float, float, float]:
-    red, green, blue = numbers
-    return red, green, blue

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from jaxq.display.progress import bar
 from jaxq.optim import oscillations
@@ -18,7 +19,7 @@ from jaxq.recipes.writers import Writer
 
 
 @nnx.jit
-def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> jax.Array:
+def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: ArrayLike, labels: ArrayLike) -> jax.Array:
     """One step of gradient descent on cross entropy; returns the loss before it."""
 
     def loss_of(model: Any) -> jax.Array:
@@ -30,7 +31,7 @@ def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: jax.Array, l
 
 
 @nnx.jit
-def _predict(model: Any, images: jax.Array) -> jax.Array:
+def _predict(model: Any, images: ArrayLike) -> jax.Array:
     return jnp.argmax(model(images), axis=-1)
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 import jaxq
 from jaxq.export.artifact import Artifact
 from jaxq.export.files import write_whole
+from jaxq.recipe import Activations
 from jaxq.recipes import checkpoint, identity, loop, pages
 from jaxq.recipes.data import Split, batches, mnist
 from jaxq.recipes.writers import JsonLines
@@ -108,7 +109,7 @@ def run(
     identity.claim(out, resume, recipe="mnist", seed=seed, config=config, data=identity.fingerprint(data))
     model = train_float(config, data, seed, out / "checkpoints" / "float", resume)
     summary: dict[str, Any] = {"float_accuracy": _accuracy(model, data)}
-    qmodel = jaxq.quantize(model, jaxq.Recipe(name="int8", activations={"observe": True}), data.test_images[:1])
+    qmodel = jaxq.quantize(model, jaxq.Recipe(name="int8", activations=Activations(observe=True)), data.test_images[:1])
     console.print(str(qmodel.plan), highlight=False)
     jaxq.calibrate(qmodel, (data.train_images[i : i + 250] for i in range(0, min(1000, config.train), 250)))
     summary["ptq_accuracy"] = _accuracy(qmodel, data)

@@ -36,6 +36,7 @@ PREFIXES = ("", "bert.", "mobilebert.", "mobilenet_v1.", "module.", "model.")
 HALF = (127.5, 127.5, 127.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 CLASSES = {"classes": "classifier/bias"}
+Rgb = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Source:
     names: Names
     build: Callable[..., nnx.Module]
     sizes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: Rgb = (0.0, 0.0, 0.0)
+    std: Rgb = (1.0, 1.0, 1.0)
 
 
 Network = Mapping[str, Source]  # by who wrote the weights; the first is what is built without any
@@ -60,7 +61,9 @@ def _lite(variant: int) -> Network:
     depth = VARIANTS[variant][1]
     inner = [math.ceil(repeats * depth) for _, repeats, *_ in STAGES[1:-1]]  # first and last stage keep their depth
     build = functools.partial(_called, EfficientNetLite, variant)
-    lite = Source(weight_names.by_pattern(weight_names.LITE), build, CLASSES, (127.0,) * 3, (128.0,) * 3)
+    lite = Source(
+        weight_names.by_pattern(weight_names.LITE), build, CLASSES, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    )
     timm = weight_names.timm_lite([STAGES[0][1], *inner, STAGES[-1][1]])
     return {"efficientnet_lite_pytorch": lite, "timm": Source(timm, build, CLASSES, HALF, HALF)}
 

@@ -24,7 +24,7 @@ import numpy as np
 from jaxq.errors import WeightsError
 from jaxq.recipes.matching import Match as Match
 from jaxq.recipes.matching import match as match
-from jaxq.recipes.networks import NETWORKS, Placed, Source, filled, network_named, placed, shaped, shapes
+from jaxq.recipes.networks import NETWORKS, Placed, Rgb, Source, filled, network_named, placed, shaped, shapes
 from jaxq.recipes.packages import Package, cache, check, fetch
 from jaxq.recipes.safetensors_weights import read_safetensors
 from jaxq.recipes.torch_file import read_tensors
@@ -49,12 +49,12 @@ class Checkpoint:
     interpolation: str = ""
 
     @property
-    def mean(self) -> tuple[float, ...]:
+    def mean(self) -> Rgb:
         """Of a pixel, by channel."""
         return self.source.mean
 
     @property
-    def std(self) -> tuple[float, ...]:
+    def std(self) -> Rgb:
         """Of a pixel, by channel."""
         return self.source.std
 

@@ -7,6 +7,7 @@ import fnmatch
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_walls_hold():
 
 def test_the_links_are_walked():
     assert {name.split(".")[1] for name in sources() if "." in name} >= {"errors", "export"}
+
+
+def test_pyright_is_given_the_links():
+    """It checks what it is given, and follows no link on its way."""
+    given = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]["include"]
+    assert {"jaxq", "jaxq/export", "jaxq/recipes"} <= set(given)
 
 
 def loaded(*code: str) -> set[str]:

@@ -34,8 +34,9 @@ def bridged(data: bytes, program: Program, inputs: Sequence[np.ndarray]) -> tupl
         return data, ends
     found = write(_with_uint8_ends(program))
     given = [_shifted(a, shift) for a, shift in zip(inputs, shifts[0], strict=True)]
-    pairs = zip(litert.run(data, inputs, "xnnpack"), litert.run(found, given, "xnnpack"), shifts[1], strict=True)
-    if any((_shifted(own, shift) != theirs).any() for own, theirs, shift in pairs):
+    own, theirs = (litert.run(file, x, "xnnpack") for file, x in ((data, inputs), (found, given)))
+    wanted = [_shifted(y, shift) for y, shift in zip(own, shifts[1], strict=True)]
+    if any((y != other).any() for y, other in zip(wanted, theirs, strict=True)):
         raise MismatchError("The file with uint8 ends computes other integers than the file itself.")
     return found, ends
 

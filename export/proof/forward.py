@@ -101,7 +101,6 @@ class Proof:
             found, file_inputs = self.forward(chunk)
             for family, tally in tallies.items():
                 theirs = litert.run(self.data, file_inputs, family, every_tensor=True, runtime=runtime)
-                assert isinstance(theirs, dict)
                 for name, index in self.recorded():
                     if name in found:
                         tally.add(name, found[name], theirs[index], FLOAT_TOLERANCE)
@@ -123,7 +122,6 @@ class Proof:
         makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
         for chunk in file_chunks(self.bound, batches, "verify on"):
             theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True, runtime=runtime)
-            assert isinstance(theirs, dict)
             found, file_inputs = self.forward(chunk, {name: theirs[index] for name, index in self.recorded()})
             wanted = theirs if trained is None else trained(theirs)
             for name, index in self.recorded():

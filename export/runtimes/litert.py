@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -43,6 +43,28 @@ def _version(family: str, runtime: str) -> str:
         return f"{tflm.PACKAGE} {importlib.metadata.version(tflm.PACKAGE)}"
     except importlib.metadata.PackageNotFoundError as error:
         raise tflm.missing() from error
+
+
+@overload
+def run(
+    data: bytes,
+    inputs: Sequence[np.ndarray],
+    family: str,
+    every_tensor: Literal[False] = False,
+    threads: int = 1,
+    runtime: str = "litert",
+) -> tuple[np.ndarray, ...]: ...
+
+
+@overload
+def run(
+    data: bytes,
+    inputs: Sequence[np.ndarray],
+    family: str,
+    every_tensor: Literal[True],
+    threads: int = 1,
+    runtime: str = "litert",
+) -> dict[int, np.ndarray]: ...
 
 
 def run(

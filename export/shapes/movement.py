@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+from types import EllipsisType
 
 import numpy as np
 
 from jaxq.export.shapes.view import Misfit, Rule, Shape, View, broadcast, ensure, size
+
+Place = int | slice | EllipsisType | None  # of numpy's indexing, on one axis
 
 
 def like(view: View) -> list[Shape]:
@@ -179,7 +182,7 @@ def strided_slice(view: View) -> list[Shape] | None:
         raise Misfit(f"takes an index of shape {x} that is outside it") from None
 
 
-def _index(view: View, axis: int, begin: int, end: int, step: int) -> object:
+def _index(view: View, axis: int, begin: int, end: int, step: int) -> Place:
     def masked(name: str) -> bool:
         return bool(view.number(name, 0) >> axis & 1)
 
