@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import platform
 import time
 from collections.abc import Callable
 
@@ -44,7 +45,7 @@ def interpreted(path: pathlib.Path, x: np.ndarray, threads: int) -> Callable[[],
 
 def contestants(path: pathlib.Path, batch: int) -> dict[str, Callable[[], np.ndarray]]:
     """Each way to evaluate the file on one random batch."""
-    fn = jaxq.load(path)
+    fn = jaxq.load(path, machine=platform.machine())  # LiteRT's kernels here, not a phone's
     port = fn.inputs[0]
     x = np.random.default_rng(0).integers(-128, 128, (batch, *port.shape[1:])).astype(port.dtype)
     compiled, placed = jax.jit(fn), jax.device_put(x)

@@ -171,7 +171,7 @@ def main() -> None:
         if options.only in name:
             x, labels = rng.random(shape, np.float32), rng.integers(0, 10, shape[0])
             table.add_row(name, *row(costs(contestants(build, x), x, labels, options.rounds)))
-    Console().print(table)
+    Console(width=130).print(table)
 
 
 def row(found: dict[str, Cost]) -> list[str]:

@@ -23,7 +23,7 @@ def forward_product(shape: Geometry, x: Any, w: Any, compute: str) -> Array:
     """`y = contraction(x, w)` of int8 arrays, as float32."""
     way = way_for(shape, 0, compute)
     if way.endswith("taps"):
-        return taps.forward(shape, *_tapped(way, x, w)).astype(jnp.float32)
+        return taps.forward(shape, _tapped(way, x), _tapped(way, w)).astype(jnp.float32)
     return _computed(way, lambda a, b: shape(a, b), x, w)
 
 
@@ -31,7 +31,7 @@ def input_product(shape: Geometry, g: Any, w: Any, x: Any, compute: str) -> Arra
     """`dX`, the transpose of the contraction in x, of int8 arrays g (like y) and w, as float32 of x's shape."""
     way = way_for(shape, 1, compute)
     if way.endswith("taps"):
-        return taps.input_gradient(shape, *_tapped(way, g, w), x).astype(jnp.float32)
+        return taps.input_gradient(shape, _tapped(way, g), _tapped(way, w), x).astype(jnp.float32)
     return _computed(way, lambda a, b: transposed_in_x(shape, a, b, x), g, w)
 
 
@@ -39,13 +39,13 @@ def weight_product(shape: Geometry, x: Any, g: Any, w: Any, compute: str) -> Arr
     """`dW`, the transpose of the contraction in w, of int8 arrays x and g (like y), as float32 of w's shape."""
     way = way_for(shape, 2, compute)
     if way.endswith("taps"):
-        return taps.weight_gradient(shape, *_tapped(way, x, g), w).astype(jnp.float32)
+        return taps.weight_gradient(shape, _tapped(way, x), _tapped(way, g), w).astype(jnp.float32)
     return _computed(way, lambda a, b: transposed_in_w(shape, a, b, w), x, g)
 
 
-def _tapped(way: str, *operands: Any) -> list[Any]:
-    """The operands as taps multiply them."""
-    return [a.astype(carrier_dtype()) if way.startswith("carriers") else a for a in operands]
+def _tapped(way: str, a: Any) -> Any:
+    """An operand as taps multiply it."""
+    return a.astype(carrier_dtype()) if way.startswith("carriers") else a
 
 
 def transposed_in_x(shape: Geometry, g: Any, w: Any, x: Any) -> Array:

@@ -10,6 +10,7 @@ are int32 of int8 operands and float32 of carriers.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxq.gradients.geometry import Geometry
+from jaxq.numerics.depthwise import summed_together
 
 
 class _Window(NamedTuple):
@@ -72,7 +74,8 @@ def weight_gradient(shape: Geometry, x: Any, g: Any, w: Any) -> Array:
     image, moved = window.padded(lax.transpose(x, window.x_order)), lax.transpose(g, window.y_order)
     kernel = tuple(w.shape[a] for a in window.w_order)
     taps = itertools.product(*map(range, kernel[:-2]))
-    parts = [_product_over_places(shape, window.slice(image, tap, moved.shape[1:-1]), moved) for tap in taps]
+    slices = [window.slice(image, tap, moved.shape[1:-1]) for tap in taps]
+    parts = (_over_places_by_channel if shape.is_depthwise else _over_places)(slices, moved)
     return lax.transpose(jnp.stack(parts).reshape(kernel), _inverse(window.w_order))
 
 
@@ -102,12 +105,14 @@ def _product_by_transposed(shape: Geometry, g: Any, kernel: Any, channels: int) 
     return jnp.sum(part.reshape(*part.shape[:-1], channels, -1), -1)
 
 
-def _product_over_places(shape: Geometry, a: Any, g: Any) -> Array:
-    """A tap's gradient: [..., channels in] and [..., channels out] summed over all axes but the last."""
+def _over_places(slices: Sequence[Array], g: Any) -> list[Array]:
+    """Each tap's gradient: its slice [..., channels in] by [..., channels out], summed over all axes but the last."""
     over = tuple(range(g.ndim - 1))
-    if not shape.is_depthwise:
-        return _dot(a, g, over, over)
-    return jnp.sum(_repeated(a, g.shape[-1]) * g.astype(_sums(g)), over)
+    return [_dot(a, g, over, over) for a in slices]
+
+
+def _over_places_by_channel(slices: Sequence[Array], g: Any) -> list[Array]:
+    return summed_together([_repeated(a, g.shape[-1]) * g.astype(_sums(g)) for a in slices])
 
 
 def _dot(a: Any, b: Any, of_a: tuple[int, ...], of_b: tuple[int, ...]) -> Array:

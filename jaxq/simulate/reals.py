@@ -67,6 +67,4 @@ def as_tuple(y: Any) -> tuple[jax.Array, ...]:
 
 def by_taps(op: Op, product: Product, x: jax.Array, w: jax.Array) -> jax.Array:
     """A depthwise product of carriers, tap by tap where the window is small."""
-    if math.prod(w.shape[:2]) > MOST_TAPS:
-        return product.of(x, w)
-    return jax.checkpoint(functools.partial(compute.depthwise_by_taps, op), prevent_cse=False)(x, w)
+    return compute.depthwise_by_taps(op, x, w) if math.prod(w.shape[:2]) <= MOST_TAPS else product.of(x, w)
