@@ -199,6 +199,9 @@ OPERATORS: dict[str, Facts] = {
 }  # fmt: skip
 
 
+# Bits that the kernels of ADD and SUB keep behind the point of their operands, by type.
+ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}
+
 # --- what is derived ------------------------------------------------------------------------------------------------
 
 CONTRACTIONS: dict[str, Layout] = {k: facts.layout for k, facts in OPERATORS.items() if facts.layout is not None}

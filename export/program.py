@@ -15,6 +15,8 @@ import numpy as np
 
 # Types whose constants are held as the bytes of their buffer, uint8 of shape (bytes,).
 RAW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int2", "string", "uint4")
+# The least and the greatest number of the types that activations and weights are quantized to.
+LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 # TFLite's tensor types by the names used here. int4 data is held one value per int8 element, and packed by the writer.
 DTYPES = (
     *("float32", "float16", "float64", "int4", "int8", "int16", "int32", "int64"),

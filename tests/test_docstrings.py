@@ -100,3 +100,4 @@ def test_the_example_runs(example: doctest.DocTest, names: dict[str, Any]) -> No
     report: list[str] = []
     result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
     assert result.failed == 0, "".join(report)
+    assert result.attempted == len(example.examples), "a part of it is skipped"

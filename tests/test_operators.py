@@ -15,6 +15,7 @@ from jaxq.export.operators import OPERATORS, lowest_version, prescribed_scale
 from jaxq.export.program import Quantization, Tensor
 from jaxq.export.proof.receptive_field import READS
 from jaxq.graph.fuse import ACTIVATED
+from jaxq.graph.ir import WEIGHTED
 from jaxq.ops import OPS, operators_of
 from jaxq.ops.builtin_ops import STEPS
 
@@ -97,6 +98,10 @@ def test_an_op_and_the_operators_that_it_is_written_as_agree(kind: str):
 
 def test_rules_of_16_bits_belong_to_ops_that_have_16_bits():
     assert {kind for kind in STEPS if not OPS[kind].int16} == set()
+
+
+def test_the_graph_and_the_catalogue_name_the_same_ops_with_weights() -> None:
+    assert {kind for kind, spec in OPS.items() if spec.weights} == WEIGHTED
 
 
 def test_what_training_fuses_an_activation_into_has_kernels_that_fuse_it() -> None:

@@ -18,10 +18,9 @@ from jaxq.export.lint.view import (
     written,
     zero_points,
 )
-from jaxq.export.operators import CONTRACTIONS
+from jaxq.export.operators import ADD_SHIFT, CONTRACTIONS
 from jaxq.export.program import Operator, Program
 
-ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}
 MANY_CLASSES = 512
 
 

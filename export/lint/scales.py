@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxq.export.lint.finding import Spot
 from jaxq.export.lint.view import (
-    LIMITS,
     SMALLEST_NORMAL,
     first_output,
     is_integer,
@@ -20,7 +19,7 @@ from jaxq.export.lint.view import (
     zero_points,
 )
 from jaxq.export.operators import OPERATORS, positions, prescribed_scale
-from jaxq.export.program import Operator, Program, Quantization
+from jaxq.export.program import LIMITS, Operator, Program, Quantization
 
 
 def invalid(program: Program) -> Iterator[Spot]:

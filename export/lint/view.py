@@ -10,7 +10,6 @@ from jaxq.export.operator_facts import Layout
 from jaxq.export.operators import CONTRACTIONS
 from jaxq.export.program import Operator, Program, Tensor
 
-LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 FLOATS = frozenset({"float16", "float32", "float64"})
 SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from jaxq.display.text import shortened
 from jaxq.errors import FormatError
-from jaxq.export.program import RAW, Operator, Program, Tensor
+from jaxq.export.program import LIMITS, RAW, Operator, Program, Tensor
 from jaxq.export.shapes.table import SHAPES, STATES, Row
 from jaxq.export.shapes.view import Misfit, View, ensure
 
-LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 INT32 = (-(2**31), 2**31 - 1)
 NOT_EVALUATED = (*RAW, "complex64", "complex128", "resource", "uint64", "variant")
 CORRUPT = "The file is corrupt, or its writer is wrong: convert the model again."

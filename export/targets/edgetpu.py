@@ -120,7 +120,7 @@ _SPEC = "tensorflow/tensorflow v2.5, tensorflow/lite/g3doc/performance/quantizat
 _ONE_SCALE = 'Export with the target "edgetpu"; with TFLiteConverter switch scales per channel off for dense layers.'
 _FLAT = "Export with a batch of 1."
 
-OPERATORS = table(
+LIMITED = table(
     TARGETS["edgetpu"],
     {
         **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), (_PLAIN,)),
@@ -163,7 +163,7 @@ OPERATORS = table(
 EDGETPU = Device(
     target=TARGETS["edgetpu"],
     verdict="rule-based: by public documents, not by the compiler",
-    operators=OPERATORS,
+    operators=LIMITED,
     everywhere=(
         Limit(
             "operator versions of TensorFlow 2.5",

@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from jaxq.export.lint.view import LIMITS, read_at, written, zero_points
+from jaxq.export.lint.view import read_at, written, zero_points
 from jaxq.export.operators import CONTRACTIONS
-from jaxq.export.program import Operator, Program, Tensor
+from jaxq.export.program import LIMITS, Operator, Program, Tensor
 from jaxq.export.targets.conditions import (
     axes,
     constant,
@@ -219,7 +219,7 @@ _LISTED = ("ABS", "CONCATENATION", "EXP", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC"
 _LISTED += ("REDUCE_MIN", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "SPLIT", "SPLIT_V")
 _LISTED += ("SQUARED_DIFFERENCE", "TANH", "TILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNPACK")
 
-U55_OPERATORS = table(
+U55_LIMITED = table(
     TARGETS["ethos-u55"],
     {
         **dict.fromkeys(_LISTED, (_SHORT,)),
@@ -259,7 +259,7 @@ U55_OPERATORS = table(
     },
 )
 
-U85_OPERATORS = table(
+U85_LIMITED = table(
     TARGETS["ethos-u85"],
     {
         "AVERAGE_POOL_2D": (_AVERAGE,),
@@ -331,6 +331,6 @@ def _device(name: str, integers: tuple[str, ...], operators: dict, compilers: tu
 
 
 _INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
-U55 = _device("ethos-u55", _INTEGERS, U55_OPERATORS, ("ethos-u55-256",))
-U65 = _device("ethos-u65", _INTEGERS, U55_OPERATORS, ("ethos-u65-512",))
-U85 = _device("ethos-u85", (*_INTEGERS, "bool"), U85_OPERATORS, ("ethos-u85-512",))
+U55 = _device("ethos-u55", _INTEGERS, U55_LIMITED, ("ethos-u55-256",))
+U65 = _device("ethos-u65", _INTEGERS, U55_LIMITED, ("ethos-u65-512",))
+U85 = _device("ethos-u85", (*_INTEGERS, "bool"), U85_LIMITED, ("ethos-u85-512",))

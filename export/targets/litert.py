@@ -142,7 +142,7 @@ _CONVERSIONS = frozenset(itertools.product(FLOAT, EIGHT)) | {("int8", "int8"), (
 _BINARY = (_EIGHTS, _SAME, _RATIO)
 _REDUCTION = (_EIGHTS, _CONSTANTS, _from_code("at least one axis", _reduced, evidence=VENDOR))
 
-OPERATORS = table(
+LIMITED = table(
     TARGETS["litert"],
     {
         **dict.fromkeys(("ADD", "SUB", "MUL"), _BINARY),
@@ -194,7 +194,7 @@ OPERATORS = table(
 LITERT = Device(
     target=TARGETS["litert"],
     verdict="rule-based; the rules are compared with ai-edge-litert 2.3.0 in jaxq's tests",
-    operators=OPERATORS,
+    operators=LIMITED,
     everywhere=(
         _from_code(f"at most {MOST_AXES} axes", _axes, evidence=VENDOR),
         _from_code("one scale for what is computed", per_tensor, evidence=VENDOR),

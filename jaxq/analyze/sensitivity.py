@@ -128,8 +128,9 @@ def sensitivity(
     References: Wu et al. 2020, "Integer quantization for deep learning inference", section 5.1 (one layer at a time).
 
     Example:
-      >>> found = jaxq.analyze.sensitivity(qmodel, images, labels=labels, choices=("w4",))  # doctest: +SKIP
-      >>> print(found)                                                                      # doctest: +SKIP
+      >>> found = jaxq.analyze.sensitivity(qmodel, images, choices=("w4",), progress=False)
+      >>> [(score.site, score.choice) for score in found.scores]
+      [('kernel', 'w4')]
     """
     trials = Trials(bind(target, *state), batches, labels)
     loss, measure = (loss, getattr(loss, "__name__", "loss")) if loss is not None else default_loss(trials)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.graph.ir import Aval, Equation, Op, Trace
+from jaxq.graph.ir import REARRANGED, Aval, Equation, Op, Trace
 from jaxq.graph.patterns import View
 from jaxq.graph.uniform import Varying
 
@@ -22,9 +22,9 @@ KEEP_ZERO = frozenset(
     {"add", "broadcast_in_dim", "concatenate", "convert_element_type", "neg", "pad", "reduce_sum", "reshape", "slice"}
     | {"split", "squeeze", "sub", "transpose"}
 )
-MOVES = frozenset({"BROADCAST_TO", "RESHAPE", "TRANSPOSE"})
+MOVES = REARRANGED | {"BROADCAST_TO"}
 # Ops that are written once where a model computes them twice, as normalisation layers do.
-REPEATABLE = frozenset({"RESHAPE", "TRANSPOSE", "SUB", "MEAN"})
+REPEATABLE = REARRANGED | {"MEAN", "SUB"}
 FLOAT32 = np.dtype(np.float32)
 
 

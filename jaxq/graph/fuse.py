@@ -20,11 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxq.graph.builder import Builder, replace
-from jaxq.graph.ir import CLIPS, Op
+from jaxq.graph.ir import CLIPS, CONTRACTIONS, REARRANGED, WEIGHTED, Op
 
-CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
-ACTIVATED = CONTRACTIONS | {"ADD", "SUB", "MUL", "AFFINE"}
-MOVES = frozenset({"RESHAPE", "TRANSPOSE"})
+ACTIVATED = WEIGHTED | {"ADD", "SUB", "MUL"}
 
 
 def fuse(builder: Builder, outputs: Sequence[int]) -> tuple[Op, ...]:
@@ -165,7 +163,7 @@ def _parts(affine: Op) -> tuple[int | None, int | None]:
 def _passes(builder: Builder, producer: Op, op: Op) -> bool:
     """Whether an AFFINE or a CLIP can go before `producer` as well as behind it."""
     uniform = op.attrs.get("uniform") is not None
-    if producer.kind in MOVES:
+    if producer.kind in REARRANGED:
         return uniform or op.kind == "CLIP" or _keeps_last_axis(builder, producer)
     return producer.kind == "BATCH_MATMUL" and uniform
 

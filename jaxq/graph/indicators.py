@@ -22,7 +22,7 @@ ARITHMETIC: Mapping[str, Callable[..., np.float32]] = {
     "sub": np.subtract,
 }
 SAME = frozenset({"convert_element_type", "copy", "copy_p", "stop_gradient"})
-MOVES = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"})
+MOVING = frozenset({"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"})
 PRODUCTS = frozenset({"max", "min", "mul"})  # of zeros and ones: zeros and ones
 
 
@@ -47,7 +47,7 @@ def behind(view: View, dynamic: Container[int], inputs: Container[int], value: i
         steps.append(eq)
         value = operands[0]
     steps.reverse()
-    moves = tuple(eq for eq in steps if eq.primitive in MOVES)
+    moves = tuple(eq for eq in steps if eq.primitive in MOVING)
     return Indicator(value, (_computed(view, steps, 1.0), _computed(view, steps, 0.0)), moves)
 
 
@@ -61,13 +61,13 @@ def _is_root(view: View, inputs: Container[int], value: int) -> bool:
 def _zeros_and_ones(view: View, inputs: Container[int], value: int) -> bool:
     """Whether a value is a mask if the inputs that it is made of are: what is moved, or a product of two."""
     eq = view.producer.get(value)
-    if eq is not None and eq.primitive in SAME | MOVES:
+    if eq is not None and eq.primitive in SAME | MOVING:
         return _zeros_and_ones(view, inputs, eq.inputs[0])
     return _is_root(view, inputs, value)
 
 
 def _is_step(view: View, eq: Equation, operand: int) -> bool:
-    if eq.primitive in SAME | MOVES:
+    if eq.primitive in SAME | MOVING:
         return True
     if eq.primitive == "select_n":
         cases = eq.inputs[1:]

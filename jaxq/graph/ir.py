@@ -150,6 +150,12 @@ def _value_text(graph: Graph, value: int, origins: Mapping[int, tuple[str, ...]]
     return "{" + " ".join(origins.get(value, ())) + "}" if origins.get(value) else "const"
 
 
+# Ops whose inputs are an activation, a kernel and a bias; the output channels are the kernel's last axis.
+CONTRACTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+WEIGHTED = CONTRACTIONS | {"AFFINE"}
+# Ops that keep each number and put it elsewhere.
+REARRANGED = frozenset({"RESHAPE", "TRANSPOSE"})
+
 # Bounds of the clips that TFLite has a name for.
 CLIPS = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 

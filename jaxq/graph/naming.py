@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from jaxq.graph.ir import Equation, Op
+from jaxq.graph.ir import WEIGHTED, Equation, Op
 
 # Ops that are named after a weight of theirs. The others have none, or none of their own.
-NAMED_BY_WEIGHT = frozenset(
-    {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AFFINE", "TRANSPOSE_CONV", "EMBEDDING"}
-)
+NAMED_BY_WEIGHT = WEIGHTED | {"EMBEDDING"}
 
 
 def name_ops(ops: Sequence[Op], weights: Sequence[Equation], params: Mapping[int, str]) -> list[str]:

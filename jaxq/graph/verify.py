@@ -23,10 +23,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxq.errors import GraphError
-from jaxq.graph.ir import Graph, Op
+from jaxq.graph.ir import WEIGHTED, Graph, Op
 
-# Ops whose inputs are an activation, a kernel and a bias; the output channels are the kernel's last axis.
-WEIGHTED = frozenset({"AFFINE", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 # Ops that hold the function that they compute.
 RECORDED = frozenset({"FLOAT", "TABLE"})
 

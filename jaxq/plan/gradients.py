@@ -5,10 +5,11 @@ from __future__ import annotations
 from jaxq.gradients.schemes import SCHEMES
 from jaxq.gradients.statistics import GradientSite, gradient_site
 from jaxq.graph import Op
+from jaxq.graph.ir import CONTRACTIONS
 from jaxq.plan.plan import Plan
 
 # The ops whose product is one contraction. That of AFFINE is of vectors; it keeps float gradients.
-CONTRACTIONS = frozenset({"BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+QUANTIZED = CONTRACTIONS | {"BATCH_MATMUL"}
 
 
 def gradient_sites(plan: Plan) -> dict[str, GradientSite]:
@@ -23,7 +24,7 @@ def gradient_sites(plan: Plan) -> dict[str, GradientSite]:
 
 def _has_integer_product(plan: Plan, op: Op) -> bool:
     """Whether training forms the op's product of carriers, as one contraction."""
-    if op.kind not in CONTRACTIONS or (op.name in plan.islands and not plan.arithmetic[op.name].dynamic):
+    if op.kind not in QUANTIZED or (op.name in plan.islands and not plan.arithmetic[op.name].dynamic):
         return False
     a, b = (plan.graph.avals[v].shape for v in op.inputs[:2])
     return op.kind != "BATCH_MATMUL" or a[:-2] == b[:-2]  # one that broadcasts an operand keeps float gradients

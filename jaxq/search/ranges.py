@@ -57,8 +57,9 @@ def ranges(
     References: Wu et al. 2020, section 4; NNCF's tuner of quantization parameters.
 
     Example:
-      >>> found = jaxq.search.ranges(qmodel, images)                               # doctest: +SKIP
-      >>> jaxq.calibrate(jaxq.quantize(model, found.recipe, x), [images])          # doctest: +SKIP
+      >>> found = jaxq.search.ranges(qmodel, images, methods=("minmax", "percentile"), progress=False)
+      >>> found.recipe.activations.calibration
+      'percentile'
     """
     _check_methods(methods)
     bound = bind(target, *state)

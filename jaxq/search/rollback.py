@@ -58,8 +58,9 @@ def rollback(
     section 5.1 (partial quantization).
 
     Example:
-      >>> found = jaxq.search.rollback(qmodel, images, labels=labels, max_drop=0.5)    # doctest: +SKIP
-      >>> print(found.recipe.rules)                                                    # doctest: +SKIP
+      >>> found = jaxq.search.rollback(qmodel, images, max_drop=0.5, progress=False)
+      >>> found.recipe.rules, found.facts["reached"]
+      ((), True)
     """
     trials, metric = Trials(bind(target, *state), batches, labels), metric or accuracy
     reference = trials.float_measured(metric) if reference is None else reference

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxq.analyze.trials import Measure, Trials, accuracy
-from jaxq.frontends.core import replanned
+from jaxq.frontends.core import Bound, replanned
+from jaxq.plan.recipe import Recipe
 from jaxq.quantization import bind
 from jaxq.search.distillation import taught
 from jaxq.search.found import Found
@@ -65,38 +66,83 @@ def tune(
     References: Wu et al. 2020, "Integer quantization for deep learning inference", section 6 and figure 3.
     """
     bound, metric = bind(target, *state), metric or accuracy
-    tables = calibrated_by(bound, batches if calibration is None else calibration, methods)
+    data = batches if calibration is None else calibration
+    tables = calibrated_by(bound, data, methods)
     trials = Trials(bound._replace(ranges=tables[methods[0]]), batches, labels)
-    reference = trials.float_measured(metric)
-    found = {m: trials.measured(metric, ranges=tables[m]) for m in methods}
-    best = max(found, key=lambda m: found[m])
-    rows = [("float", "the model", f"{reference:.2f}", "", "")]
-    rows += [_row("calibrate", m, value, reference, "best" if m == best else "") for m, value in found.items()]
-    recipe, value, complete = with_method(trials.recipe, best), found[best], True
-    at = replanned(bound._replace(ranges=tables[best]), recipe)
-    taken: dict[str, str] = {}
-    if reference - value > max_drop and choices:
-        tried = Trials(at, batches, labels)
-        partial = search_rollback(tried, metric, max_drop, reference, choices, progress)
-        recipe, complete, taken = partial.recipe, partial.complete, dict(partial.facts["choices"])
-        value = partial.facts["metric"]
-        at = replanned(at._replace(ranges=tried.carried(recipe)), recipe)
-        rows.append(_row("partial quantization", f"{len(taken)} sites taken back", value, reference, ""))
-    if reference - value > max_drop and steps and complete:
-        learned = taught(at, batches if calibration is None else calibration, steps, rate, progress)
-        gained = Trials(learned, batches, labels).measured_against(trials, metric)
-        rows.append(_row("training", f"{steps} steps", gained, reference, "kept" if gained > value else "no better"))
-        at, value = (learned, gained) if gained > value else (at, value)
-    reached = reference - value <= max_drop
-    last = f"within {max_drop:g}" if reached else f"not within {max_drop:g}: train with this recipe"
-    rows.append(_row("result", recipe.activations.calibration, value, reference, last))
-    facts = {
-        "reference": reference, "metric": value, "metrics": found, "calibration": best, "choices": taken,
-        "reached": reached, "max_drop": max_drop,
-    }  # fmt: skip
-    title = f"{getattr(metric, '__name__', 'metric')} on {trials.examples} examples; a drop of {max_drop:g} allowed"
-    return Found(recipe, title, COLUMNS, tuple(rows), facts, complete, (at.params, at.ranges))
+    search = _Search(trials, batches, labels, metric, trials.float_measured(metric), max_drop, progress)
+    metrics = {name: trials.measured(metric, ranges=tables[name]) for name in methods}
+    best = max(metrics, key=lambda name: metrics[name])
+    stage = search.calibrated(bound._replace(ranges=tables[best]), best, metrics)
+    if choices and not search.reached(stage):
+        stage = search.partly_quantized(stage, choices)
+    if steps and stage.complete and not search.reached(stage):
+        stage = search.trained(stage, data, steps, rate)
+    return search.found(stage, {"metrics": metrics, "calibration": best})
 
 
-def _row(step: str, what: str, value: float, reference: float, verdict: str) -> tuple[str, ...]:
-    return step, what, f"{value:.2f}", f"{reference - value:+.2f}", verdict
+Row = tuple[str, ...]
+
+
+class _Stage(NamedTuple):
+    """Where the search stands: the model under its recipe, its metric, and the rows of the table so far."""
+
+    at: Bound
+    recipe: Recipe
+    value: float
+    rows: tuple[Row, ...]
+    taken: Mapping[str, Any] = {}
+    complete: bool = True
+
+
+class _Search(NamedTuple):
+    """What all steps share. trials: of the model as it came. reference: the float model's metric."""
+
+    trials: Trials
+    batches: Any
+    labels: Any
+    metric: Measure
+    reference: float
+    max_drop: float
+    progress: bool
+
+    def reached(self, stage: _Stage) -> bool:
+        return self.reference - stage.value <= self.max_drop
+
+    def calibrated(self, bound: Bound, best: str, metrics: Mapping[str, float]) -> _Stage:
+        """The model with the ranges of the best method."""
+        recipe = with_method(self.trials.recipe, best)
+        rows = [("float", "the model", f"{self.reference:.2f}", "", "")]
+        rows += [self._row("calibrate", m, value, "best" if m == best else "") for m, value in metrics.items()]
+        return _Stage(replanned(bound, recipe), recipe, metrics[best], tuple(rows))
+
+    def partly_quantized(self, stage: _Stage, choices: Sequence[str]) -> _Stage:
+        """With the sites taken back that the drop asks for."""
+        trials = Trials(stage.at, self.batches, self.labels)
+        found = search_rollback(trials, self.metric, self.max_drop, self.reference, choices, self.progress)
+        recipe, value, taken = found.recipe, found.facts["metric"], dict(found.facts["choices"])
+        at = replanned(stage.at._replace(ranges=trials.carried(recipe)), recipe)
+        row = self._row("partial quantization", f"{len(taken)} sites taken back", value, "")
+        return _Stage(at, recipe, value, (*stage.rows, row), taken, found.complete)
+
+    def trained(self, stage: _Stage, data: Any, steps: int, rate: float) -> _Stage:
+        """After training with the recipe, where that is better."""
+        learned = taught(stage.at, data, steps, rate, self.progress)
+        value = Trials(learned, self.batches, self.labels).measured_against(self.trials, self.metric)
+        row = self._row("training", f"{steps} steps", value, "kept" if value > stage.value else "no better")
+        kept = stage._replace(at=learned, value=value) if value > stage.value else stage
+        return kept._replace(rows=(*stage.rows, row))
+
+    def found(self, stage: _Stage, facts: Mapping[str, Any]) -> Found:
+        """The search's result, with a last row."""
+        reached, drop = self.reached(stage), f"{self.max_drop:g}"
+        verdict = f"within {drop}" if reached else f"not within {drop}: train with this recipe"
+        row = self._row("result", stage.recipe.activations.calibration, stage.value, verdict)
+        name = getattr(self.metric, "__name__", "metric")
+        title = f"{name} on {self.trials.examples} examples; a drop of {drop} allowed"
+        all_facts = {"reference": self.reference, "metric": stage.value, **facts, "choices": stage.taken,
+                     "reached": reached, "max_drop": self.max_drop}  # fmt: skip
+        tuned = stage.at.params, stage.at.ranges
+        return Found(stage.recipe, title, COLUMNS, (*stage.rows, row), all_facts, stage.complete, tuned)
+
+    def _row(self, step: str, what: str, value: float, verdict: str) -> Row:
+        return step, what, f"{value:.2f}", f"{self.reference - value:+.2f}", verdict

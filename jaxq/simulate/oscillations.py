@@ -79,7 +79,7 @@ def freeze_oscillations(
       InputError: no kernel can be tracked; params that hold none of the plan's kernels.
 
     Example:
-      >>> tx = freeze_oscillations(jaxq.optim.partition(optax.adam(1e-4)), qmodel.plan)    # doctest: +SKIP
+      >>> tx = jaxq.optim.freeze_oscillations(jaxq.optim.partition(optax.adam(1e-4)), qmodel.plan)
     """
     levels = _levels(plan)
 

@@ -22,6 +22,7 @@ from jax import lax
 from jaxq.gradients.carriers import with_integer_gradients
 from jaxq.gradients.statistics import gradient_site
 from jaxq.graph import Op
+from jaxq.graph.ir import REARRANGED
 from jaxq.numerics.held import as_one, in_memory
 from jaxq.numerics.rounding import carrier_bounds, clip_ste, dequantize, quantize, round_ste, saturate
 from jaxq.ops import OPS, builtin_ops, dynamic_range, step_of
@@ -43,8 +44,6 @@ from jaxq.simulate.weights import (
 )
 
 Record = Callable[[int, Carrier], None]
-
-MOVES = frozenset({"RESHAPE", "TRANSPOSE"})  # nothing in them would be computed again
 
 
 class Run:
@@ -154,7 +153,7 @@ class Run:
             self.keep(op.outputs[0], Carrier(self._rounded(op, group, scale, zero_point), scale, zero_point))
             return
         outputs = as_tuple(spec.compute(op, *(self._operand(op, i, scale) for i in range(len(op.inputs)))))
-        moved = op.kind in MOVES and (op.name, 0) not in self.plan.requantized
+        moved = op.kind in REARRANGED and (op.name, 0) not in self.plan.requantized
         for value, q in zip(op.outputs, outputs, strict=True):
             self.keep(value, Carrier(q if moved else in_memory(q), scale, zero_point))
 

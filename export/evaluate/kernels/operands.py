@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ExportError
-from jaxq.export.program import Operator, Option, Tensor
+from jaxq.export.program import LIMITS, Operator, Option, Tensor
 from jaxq.numerics.rounding import round_away
 
 Tensors = tuple[Tensor, ...]  # every tensor of the program
@@ -36,7 +36,7 @@ ACTIVATIONS: dict[str, tuple[float | None, float | None]] = {
 # ratio(divisor, *factors): the real multiplier `product of factors / divisor`, as a runtime's Prepare rounds it.
 Ratio = Callable[..., float]
 
-INTEGERS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+INTEGERS = {dtype: LIMITS[dtype] for dtype in ("int8", "uint8", "int16")}
 
 
 def source(op: Operator, tensors: tuple[Tensor, ...], position: int = 0) -> Tensor:

@@ -50,12 +50,12 @@ from jaxq.export.evaluate.kernels.operands import (
     target,
     zero_point,
 )
+from jaxq.export.operators import ADD_SHIFT
 from jaxq.export.program import Operator
 from jaxq.numerics.fixed_point import rescale_by_15_bits
 
 INT32 = 2  # TensorType, as the option quantized_bias_type holds it
 Align = Callable[[jax.Array, tuple[np.ndarray, np.ndarray], int], jax.Array]
-ADD_SHIFT = {"int8": 20, "uint8": 20, "int16": 15}  # extra bits of ADD and SUB by the inputs' type
 
 
 def conv(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:

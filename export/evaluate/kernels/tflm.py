@@ -39,7 +39,9 @@ from jaxq.export.evaluate.kernels.operands import (
     target,
     zero_point,
 )
+from jaxq.export.operators import OPERATORS
 from jaxq.export.program import Operator
+from jaxq.plan.target import TFLM_OPERATORS
 
 INPUT_FRACTION_BITS = 27  # LOGISTIC and TANH read Q4.27
 
@@ -154,11 +156,13 @@ def cumsum(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [saturate(steps + zero_point(y), y, *limits(y))]
 
 
-# What TFLite Micro lacks, or computes for floats alone.
-MISSING = ("EXP", "FLOOR_DIV", "GELU", "LOG", "RELU_N1_TO_1", "SQRT", "TILE")
+def _lacks(kind: str) -> bool:
+    """Whether TFLite Micro has no kernel of a kind, or one for floats alone."""
+    return kind not in TFLM_OPERATORS or kind in OPERATORS and OPERATORS[kind].tflm == ("float32",)
+
 
 KERNELS: dict[str, Kernel] = {
-    **{kind: kernel for kind, kernel in reference.KERNELS.items() if kind not in MISSING},
+    **{kind: kernel for kind, kernel in reference.KERNELS.items() if not _lacks(kind)},
     **recurrent.KERNELS["tflm"],
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": functools.partial(reference.batch_matmul, ratio=ratio64),
