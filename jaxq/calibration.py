@@ -196,9 +196,9 @@ def _channels(array: jax.Array) -> jax.Array:
 
 def _tables_of_rows(plan: Plan, params: Sequence[Any]) -> list[tuple[int, jax.Array]]:
     """The weights of every EMBEDDING under its output: a range covers the rows that calibration does not happen to
-    read.
+    read. Rows of an activation have its range.
     """
-    lookups = [op for op in plan.graph.ops if op.kind == "EMBEDDING"]
+    lookups = [op for op in plan.graph.ops if op.kind == "EMBEDDING" and op.inputs[1] not in plan.graph.activations]
     env = weight_values(plan.graph, params) if lookups else {}
     return [(op.outputs[0], jnp.asarray(env[op.inputs[1]])) for op in lookups]
 

@@ -205,3 +205,35 @@ def test_embedding_lookup_is_refused_where_it_does_not_fit() -> None:
         jaxq.load(write(dataclasses.replace(program, tensors=(program.tensors[0], table, program.tensors[2]))))
     with pytest.raises(ExportError, match="TFLite Micro looks up rows of float32 and of int8 with one scale"):
         jaxq.load(write(LOOKUPS["int8, by row, three axes"]), family="tflm")(np.zeros(5, np.int32))
+
+
+NODES = np.random.default_rng(6).normal(size=(4, 6)).astype(np.float32)
+EDGES = np.array([3, 0, 0, 2, 1, 3, 3], np.int32)
+KERNEL = np.random.default_rng(7).normal(size=(6, 5)).astype(np.float32)
+
+
+def gathered(p: Any, edges: Any, nodes: Any) -> jax.Array:
+    """A row of an activation for each edge, as networks on graphs read them."""
+    return jnp.tanh(nodes @ p)[edges]
+
+
+def of_nodes(recipe: Any) -> tuple[Any, Any]:
+    q = jaxq.quantize(gathered, recipe, KERNEL, EDGES, NODES)
+    return q, jaxq.calibrate(q, [(EDGES, NODES)], KERNEL, q.init(KERNEL, EDGES, NODES), progress=False)
+
+
+def test_rows_of_an_activation_have_its_range() -> None:
+    q, ranges = of_nodes("int8")
+    assert sorted(ranges) == ["fully_connected", "input_1"]  # TFLite prescribes that of TANH, which the rows have
+    found = np.asarray(q.apply(KERNEL, ranges, EDGES, NODES))
+    every = np.asarray(q.apply(KERNEL, ranges, np.array([0, 1, 2, 3, 0, 0, 0], np.int32), NODES))
+    np.testing.assert_array_equal(found, every[EDGES])
+    np.testing.assert_allclose(found, gathered(KERNEL, EDGES, NODES), atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["int8", "int16x8", {"target": "tflm"}, "dynamic-range-int8"])
+def test_rows_of_an_activation_are_the_file_s(recipe: Any) -> None:
+    q, ranges = of_nodes(recipe)
+    artifact = jaxq.export.to_tflite(q, KERNEL, ranges, verify=(EDGES, NODES), progress=False)
+    assert artifact.certificate is not None and artifact.certificate.ok

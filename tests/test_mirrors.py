@@ -44,6 +44,7 @@ CASES: dict[str, tuple[Function, tuple[int, ...], set[str]]] = {
     "cumsum": (behind(lambda p, x: jnp.cumsum(x, 1)), SERIES, {"FULLY_CONNECTED"}),
     "cumsum, last axis": (behind(lambda p, x: jnp.cumsum(x, -1)), SERIES, {"FULLY_CONNECTED"}),
     "cumsum, reverse": (behind(lambda p, x: lax.cumsum(x, 1, reverse=True)), SERIES, {"FULLY_CONNECTED"}),
+    "divided by a column": (behind(lambda p, x: jnp.cumsum(x, 1) / jnp.arange(1.0, 11.0)[:, None]), SERIES, {"MUL"}),
     "flip": (behind(lambda p, x: jnp.flip(x, 1)), SERIES, {"REVERSE_V2"}),
     "flip, two axes": (behind(lambda p, x: lax.rev(x, (1, 2))), SERIES, {"REVERSE_V2"}),
     "floor of a quotient": (behind(lambda p, x: x // 0.5), SERIES, {"GATHER"}),
@@ -69,7 +70,7 @@ CASES: dict[str, tuple[Function, tuple[int, ...], set[str]]] = {
     "min_pool": (pooled(nnx.min_pool, 2, strides=(2,)), SERIES, {"MAX_POOL_2D"}),
 }  # fmt: skip
 TFLM_LACKS = {"CUMSUM", "FLOOR_DIV"}  # of int32
-WIDE = ("cumsum", "flip", "max_pool 3 by 2 SAME", "avg_pool 2 by 2 VALID")
+WIDE = ("cumsum", "divided by a column", "flip", "max_pool 3 by 2 SAME", "avg_pool 2 by 2 VALID")
 
 
 def examples(shape: tuple[int, ...], count: int = 7) -> np.ndarray:

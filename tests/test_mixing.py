@@ -48,9 +48,12 @@ MIXING: dict[str, tuple[Function, str]] = {
     "norm of all": (lambda p, x: x @ p / jnp.linalg.norm(x @ p), "reduces over axis 0, the batch"),
     "padded": (lambda p, x: jnp.pad(x @ p, ((1, 0), (0, 0), (0, 0)))[:-1], "`PAD` at .* pads axis 0"),
     "pairs": (lambda p, x: (x @ p)[:, None, 0] - (x @ p)[None, :, 0], "`SUB` at .* combines each example with others"),
-    "product": (lambda p, x: jnp.prod(x @ p, 0), "`SLICE` at .* takes a part of axis 0"),  # halves are multiplied
+    "product": (lambda p, x: jnp.prod(x @ p, 0), "as `x.:n.` and `jnp.prod.x, 0.` do"),  # halves are multiplied
     "rolled": (lambda p, x: jnp.roll(x @ p, 1, 0), "`SLICE` at .* takes a part of axis 0"),
     "softmax": (lambda p, x: jax.nn.softmax(x @ p, axis=0), "`SOFTMAX` at .* sums over axis 2, the batch"),
+    "rows of others": (
+        lambda p, x: (x @ p)[jnp.argmax(x[:, 0], -1)], "`EMBEDDING` at .* reads rows of axis 0, the batch"
+    ),
     "sum of squares": (lambda p, x: jnp.einsum("nti,nsj->tsij", x @ p, x), "sums over the batch"),
     "window": (
         lambda p, x: jax.lax.conv_general_dilated((x @ p).transpose(1, 0, 2), jnp.asarray(STACK), (1,), "SAME",

@@ -107,9 +107,11 @@ def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:
         return True
     if _over_heads(builder, eq, kind, weight, x, weight_first):
         return True
+    inputs = eq.inputs
     if kind == "DIV":
-        return False
-    pair = [unbroadcast(builder, v, eq.source) if v in builder.dynamic else v for v in eq.inputs]
+        inverse = builder.weight(lambda c: 1.0 / c, (weight,), builder.shape(weight))
+        kind, inputs = "MUL", (x, inverse)
+    pair = [unbroadcast(builder, v, eq.source) if v in builder.dynamic else v for v in inputs]
     builder.op(kind, pair, {}, eq.source, outputs=eq.outputs)
     return True
 

@@ -181,7 +181,7 @@ def _part(step: Step) -> Place:
         return None  # the first of each example's steps, perhaps
     block = step.batch * held.after
     if stride == -1 or size % block or attrs["begin"][held.axis] % block:
-        raise _Mixes(f"takes a part of {_over(held)}, or turns it around")
+        raise _Mixes(f"takes a part of {_over(held)}, as `x[:n]` and `jnp.prod(x, 0)` do, or turns it around")
     return held._replace(before=size // block)
 
 
@@ -209,7 +209,12 @@ def _looked_up(step: Step) -> Place:
 
 
 def _embedded(step: Step) -> Held:
-    return step.held[0]  # the ids' own axes come first
+    table = step.held.get(1)
+    if table is None:
+        return step.held[0]  # the ids' own axes come first
+    if table.axis == 0 or 0 in step.held:
+        raise _Mixes(f"reads rows of {_over(table)}" if table.axis == 0 else "combines each example with others")
+    return table._replace(axis=table.axis - 1 + len(step.shapes[0]))
 
 
 def _padded(step: Step) -> Held:
