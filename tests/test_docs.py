@@ -85,6 +85,12 @@ def test_names_of_jaxq_exist(page: pathlib.Path) -> None:
         resolve(name)
 
 
+def test_every_room_is_named() -> None:
+    page = (DOCS / "all_of_jaxq.md").read_text()
+    rooms = [f.parent for package in ("jaxq", "export") for f in (ROOT / package).glob("*/__init__.py")]
+    assert not [room.name for room in rooms if f"{room.name}/" not in page]
+
+
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import pathlib
 import shlex
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -143,31 +144,45 @@ def train(
     """Run a shipped recipe: train, quantize, export."""
     if force and resume:
         raise usage("--force begins again and --resume goes on; give one of them.")
-    folder = pathlib.Path("build", plain_name(recipe)) if out is None else out
-    if folder.exists() and not folder.is_dir():
-        raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
+    folder = _folder(recipe, out)
     run = recipe_module(recipe, "run").run
-    chosen = _settings(config, settings)
-    options_given = {
-        "data": data, "policy": policy, "network": network, "epochs": epochs, "settings": chosen or None,
-        "workers": workers,
-    }  # fmt: skip
-    given = {name: value for name, value in options_given.items() if value is not None}
-    for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
-        raise usage(f"--{OPTION.get(name, name)}: the recipe {recipe} {LACKS[name]}.")
+    given = _taken(
+        recipe, run, data=data, policy=policy, network=network, epochs=epochs,
+        settings=_settings(config, settings) or None, workers=workers,
+    )  # fmt: skip
     cluster = {"coordinator": coordinator, "processes": processes, "process": process}
     _join(recipe, **cluster)
     from jaxq.recipes.compilation_cache import kept
 
     try:
         with kept(compilation_cache):
-            summary = run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given)
+            return _shown(recipe, folder, run(folder, seed=seed, smoke=smoke, resume=resume, force=force, **given))
     except BaseException as error:
         if not _by_interrupt(error):
             raise
         joined = {name: value for name, value in cluster.items() if value is not None}
         again = going_on(recipe, folder, smoke, seed, given | joined)
         return Failure("Interrupted", f"interrupted; to go on from the last checkpoint: {again}", 130)
+
+
+def _folder(recipe: str, out: pathlib.Path | None) -> pathlib.Path:
+    """Where the run leaves its files."""
+    folder = pathlib.Path("build", plain_name(recipe)) if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise usage(f"--out {folder} is a file; a run leaves several, in a directory.")
+    return folder
+
+
+def _taken(recipe: str, run: Callable[..., Any], **values: Any) -> dict[str, Any]:
+    """The options that were given, each of which the recipe's `run` must take."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in sorted(given.keys() - inspect.signature(run).parameters.keys()):
+        raise usage(f"--{OPTION.get(name, name)}: the recipe {recipe} {LACKS[name]}.")
+    return given
+
+
+def _shown(recipe: str, folder: pathlib.Path, summary: dict[str, Any]) -> Result:
+    """What a finished run prints: its summary, and the lines of its report."""
     said = {name: value for name, value in summary.items() if name != "report"}
     lines = summary.get("report", [])
     shown = {"recipe": plain_name(recipe), "out": folder, "summary": said, "report": lines}
