@@ -2,6 +2,9 @@
 
     python benchmarks/step.py [--rounds 15] [--only transformer]
 
+Where Qwix is installed (`pip install qwix==0.1.8`) its quantization-aware training for LiteRT (`OdmlQatProvider`) and
+its INT8 training (`QtProvider`, gradients of 8 bits too) take their turns in the same run.
+
 The first step compiles; its CPU seconds are the process's. Peak memory is what XLA plans for the compiled step: its
 arguments, results and temporary memory, less what results share with arguments (`memory_analysis`). A step's temporary
 memory is new to the process each time: with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment (glibc 2.35 or
@@ -11,6 +14,7 @@ newer) Linux gives it in pages of 2 MB.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -95,6 +99,9 @@ CASES: dict[str, tuple[Callable[[nnx.Rngs], nnx.Module], tuple[int, ...]]] = {
 }
 
 
+QWIX = ("Qwix QAT", "Qwix int8")
+
+
 @nnx.jit
 def train_step(model: Any, optimizer: nnx.Optimizer, x: jax.Array, labels: jax.Array) -> jax.Array:
     """One step of cross entropy."""
@@ -118,7 +125,27 @@ def contestants(build: Callable[[nnx.Rngs], nnx.Module], x: np.ndarray) -> dict[
     return {
         "float": (plain, nnx.Optimizer(plain, optax.adam(1e-4), wrt=nnx.Param)),
         "jaxq": (qmodel, nnx.Optimizer(qmodel, tx, wrt=nnx.Param)),
+        **qwix_contestants(build, x),
     }
+
+
+def qwix_contestants(build: Callable[[nnx.Rngs], nnx.Module], x: np.ndarray) -> dict[str, tuple[Any, Any]]:
+    """Qwix's two ways to train the model; none where it is not installed."""
+    if importlib.util.find_spec("qwix") is None:
+        return {}
+    qwix: Any = importlib.import_module("qwix")
+    eight = {"weight_qtype": jnp.int8, "act_qtype": jnp.int8}
+    providers = {
+        "Qwix QAT": qwix.OdmlQatProvider([qwix.QuantizationRule(**eight)]),
+        "Qwix int8": qwix.QtProvider([qwix.QtRule(module_path=".*", bwd_qtype=jnp.int8, **eight)]),
+    }
+    found = {}
+    for name, provider in providers.items():
+        model = build(nnx.Rngs(0))
+        model.eval()
+        quantized = qwix.quantize_model(model, provider, jnp.asarray(x[:1]))
+        found[name] = quantized, nnx.Optimizer(quantized, optax.adam(1e-4), wrt=nnx.Param)
+    return found
 
 
 class Cost(NamedTuple):
@@ -164,7 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table(title=f"training step, jax {jax.__version__}, {jax.default_backend()}, median of {options.rounds}")
     for column in ("model", "float ms", "jaxq ms", "ratio", "first step, float CPU s", "jaxq", "ratio",
-                   "peak, float MB", "jaxq", "ratio"):  # fmt: skip
+                   "peak, float MB", "jaxq", "ratio", *(f"{name} / float" for name in QWIX)):  # fmt: skip
         table.add_column(column)
     rng = np.random.default_rng(0)
     for name, (build, shape) in CASES.items():
@@ -177,12 +204,13 @@ def main() -> None:
 def row(found: dict[str, Cost]) -> list[str]:
     """The columns of one model."""
     middle = {name: 1e3 * float(np.median(cost.steps)) for name, cost in found.items()}
-    ratio = float(np.median(np.divide(found["jaxq"].steps, found["float"].steps)))
+    ratios = {name: float(np.median(np.divide(cost.steps, found["float"].steps))) for name, cost in found.items()}
     first = [found["float"].first, found["jaxq"].first]
-    steps = [f"{middle['float']:.1f}", f"{middle['jaxq']:.1f}", f"{ratio:.2f}"]
+    steps = [f"{middle['float']:.1f}", f"{middle['jaxq']:.1f}", f"{ratios['jaxq']:.2f}"]
     peak = [found["float"].peak, found["jaxq"].peak]
     memory = [*(f"{size / 1e6:.0f}" for size in peak), f"{peak[1] / peak[0]:.2f}"]
-    return [*steps, *(f"{seconds:.1f}" for seconds in first), f"{first[1] / first[0]:.1f}", *memory]
+    others = [f"{ratios[name]:.2f}" if name in ratios else "" for name in QWIX]
+    return [*steps, *(f"{seconds:.1f}" for seconds in first), f"{first[1] / first[0]:.1f}", *memory, *others]
 
 
 if __name__ == "__main__":
