@@ -1,4 +1,4 @@
-"""From a loaded target to a quantized model with ranges, whichever of the three faces it has."""
+"""From a loaded target to a quantized model with ranges, whichever of the three interfaces it has."""
 
 from __future__ import annotations
 

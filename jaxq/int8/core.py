@@ -1,4 +1,4 @@
-"""What the three faces of INT8 training share: trace a call, find its contractions, evaluate it in int8."""
+"""What the three interfaces of INT8 training share: trace a call, find its contractions, evaluate it in int8."""
 
 from __future__ import annotations
 
