@@ -54,6 +54,9 @@ CASES: dict[str, tuple[Function, tuple[int, ...], set[str]]] = {
         IDS, {"NOT_EQUAL", "SELECT_V2", "MUL"},
     ),
     "min": (behind(lambda p, x: jnp.min(x, 1)), SERIES, {"REDUCE_MIN"}),
+    "queries of every example": (
+        behind(lambda p, x: jnp.broadcast_to(p["rows"].T, (x.shape[0], 4, 8)) @ x.swapaxes(1, 2)), SERIES, {"CONV_2D"}
+    ),
     "running positions": (lambda p, ids: p["rows"][jnp.cumsum(ids, 1) // 32], IDS, {"CUMSUM", "FLOOR_DIV", "GATHER"}),
     "prelu": (behind(lambda p, x: jnp.where(x >= 0, x, p["alpha"] * x)), SERIES, {"PRELU"}),
     "prelu, >": (behind(lambda p, x: jnp.where(x > 0, x, p["alpha"] * x)), SERIES, {"PRELU"}),

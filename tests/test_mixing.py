@@ -98,6 +98,7 @@ def windows(p: Any, x: jax.Array) -> jax.Array:
 APART: dict[str, Function] = {
     "columns first": lambda p, x: jnp.tanh((x @ p).transpose(2, 1, 0)).max(0).T,
     "members": lambda p, x: jax.vmap(lambda w: jnp.tanh(x @ w))(STACK).mean(0),
+    "queries of every example": lambda p, x: jnp.broadcast_to(p, (x.shape[0], *p.shape)) @ x.swapaxes(1, 2),
     "rows in the batch": lambda p, x: jax.nn.relu(x.reshape(-1, 4) @ p).reshape(-1, 16),
     "scores of examples": lambda p, x: jnp.einsum("nti,nsi->nts", x @ p, x),
     "time first": time_first,

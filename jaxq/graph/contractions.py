@@ -141,7 +141,8 @@ def _grouped(builder: Builder, eq: Equation) -> bool:
     """A product with a matrix of its own for each place of the batch axes, as in a stack of layers.
 
     [rows, groups, inner] by [groups, inner, columns] is a convolution of one pixel in groups. BATCH_MATMUL would have
-    one scale for all weights; a convolution keeps one for each output channel.
+    one scale for all weights; a convolution keeps one for each output channel. A batch axis along which the weight is
+    repeated, as learned queries are for every example, is one of the rows.
     """
     (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
     left, right = eq.inputs
@@ -149,20 +150,40 @@ def _grouped(builder: Builder, eq: Equation) -> bool:
     swapped = right in builder.dynamic
     (x, x_batch, x_dims), (w, w_batch, w_dims) = (sides[1], sides[0]) if swapped else sides
     x_free, w_free = _others(builder, x, x_batch, x_dims), _others(builder, w, w_batch, w_dims)
-    rows, batch, columns = ([builder.shape(v)[d] for d in dims] for v, dims in ((x, x_free), (x, x_batch), (w, w_free)))
+    repeated = _repeated(builder, w, w_batch)
+    w = _first(builder, w, repeated)
+    own = [i for i, j in zip(x_batch, w_batch, strict=True) if j not in repeated]
+    of_rows = sorted({*x_free, *x_batch} - {*own})
+    rows, batch, columns = ([builder.shape(v)[d] for d in dims] for v, dims in ((x, of_rows), (x, own), (w, w_free)))
     groups, inner, outer = math.prod(batch), math.prod(builder.shape(x)[d] for d in x_dims), math.prod(columns)
-    x = builder.transpose(x, (*x_free, *x_batch, *x_dims), eq.source)
+    x = builder.transpose(x, (*of_rows, *own, *x_dims), eq.source)
     w = builder.transpose(w, (*w_dims, *w_batch, *w_free), eq.source)
     x = builder.reshape(x, (*(rows[:1] or [1]), 1, math.prod(rows[1:]), groups * inner), eq.source)
     w = builder.reshape(w, (1, 1, inner, groups * outer), eq.source)
     y = _conv_2d(builder, x, w, _Window((1, 1), ((0, 0), (0, 0)), (1, 1)), groups, eq.source)
     y = builder.reshape(y, (*rows, *batch, *columns), eq.source)
-    axes = list(range(len(rows) + len(batch) + len(columns)))
-    of_rows, of_batch = axes[: len(rows)], axes[len(rows) : len(rows) + len(batch)]
-    of_columns = axes[len(rows) + len(batch) :]
-    back = (*of_batch, *of_columns, *of_rows) if swapped else (*of_batch, *of_rows, *of_columns)
-    builder.becomes(eq.outputs[0], builder.transpose(y, back, eq.source))
+    of_columns = [~d for d in w_free]  # tells the weight's axes from the activation's
+    axes = [*of_rows, *own, *of_columns]
+    wanted = (*x_batch, *of_columns, *x_free) if swapped else (*x_batch, *x_free, *of_columns)
+    builder.becomes(eq.outputs[0], builder.transpose(y, [axes.index(d) for d in wanted], eq.source))
     return True
+
+
+def _repeated(builder: Builder, w: int, axes: Sequence[int]) -> set[int]:
+    """Those of a weight's axes along which it is one matrix again and again, also where that is once."""
+    eq = builder.view.producer.get(w)
+    if eq is None or eq.primitive != "broadcast_in_dim":
+        return set()
+    return set(axes) - set(builder.varying.axes(w))
+
+
+def _first(builder: Builder, w: int, axes: set[int]) -> int:
+    """The first place of a weight along axes, which stay with size 1."""
+    if not axes:
+        return w
+    index = tuple(slice(0, 1) if d in axes else slice(None) for d in range(len(builder.shape(w))))
+    shape = [1 if d in axes else size for d, size in enumerate(builder.shape(w))]
+    return builder.weight(lambda whole: whole[index], (w,), shape)
 
 
 def _batch_matmul(builder: Builder, eq: Equation) -> bool:
