@@ -91,6 +91,18 @@ def test_every_room_is_named() -> None:
     assert not [room.name for room in rooms if f"{room.name}/" not in page]
 
 
+def test_what_contributing_names_is_there() -> None:
+    """`raising.RAISE` is a name at the top of a file raising.py."""
+    named = re.findall(r"`(?:\w+/)*(\w+)\.([A-Z_]{4,}|[a-z_]+_[a-z_]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    sources = [f for room in ("jaxq", "export") for f in (ROOT / room).rglob("*.py")]
+    absent = [
+        f"{module}.{name}"
+        for module, name in named
+        if not any(re.search(rf"^(def )?{name}\b", f.read_text(), re.M) for f in sources if f.stem == module)
+    ]
+    assert named and not absent
+
+
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
