@@ -57,7 +57,6 @@ NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for na
 LONG_TRAINED = {
     ("products", "int16x8"),
     ("separable", "int4, learned weights"),
-    ("placed", "int8"),
     ("branches", "int8"),
     ("clips", "int4"),
     ("perceptron", "learned weights"),
