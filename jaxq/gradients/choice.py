@@ -5,7 +5,7 @@
 | CPU with VNNI | matrix products | int8 | 0.55-0.87 of float32's time (256 to 2,048) |
 | CPU with VNNI | convolutions, one group | int8 | 0.21-0.92 |
 | CPU without | both | carriers | int8 takes 1.4-1.5 of the carriers' time; convolutions 6-10 (AMD EPYC, AVX2) |
-| CPU | depthwise convolutions | carriers by taps | 0.03-0.14 of float32's time, XLA's grouped convolution |
+| CPU | depthwise convolutions | carriers by taps | 0.02-0.09 of XLA's grouped convolution in float32 |
 | CPU | other grouped convolutions | carriers | int8 takes 1.16-1.18 of float32's time |
 | GPU | all | carriers | int8 with its rounding ran at 0.24-0.83 of bfloat16's rate on an H200 (1,024 to 8,192) |
 | TPU | matrix products; convolutions | int8; carriers | not measured |

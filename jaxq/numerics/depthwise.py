@@ -27,7 +27,14 @@ class Window(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def depthwise(window: Window, x: Array, w: Array) -> Array:
-    """x [N, H, W, C] by w [KH, KW, 1, C * multiplier], both float32, to [N, H', W', C * multiplier]."""
+    """x [N, H, W, C] by w [KH, KW, 1, C * m], both float32, to y [N, H', W', C * m].
+
+    With strides s, dilations d and x padded with zeros, by tap (i, j) and output channel c,
+
+        y[n, h, v, c] = sum_ij x[n, h s_0 + i d_0, v s_1 + j d_1, c // m] w[i, j, 0, c]
+
+    and the gradient of w[i, j, 0, c] is the sum over n, h and v of what it multiplies here by the cotangent of y.
+    """
     return _summed(window, x, w)
 
 
