@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import typer.main
 from flax import nnx
 from typer.testing import CliRunner
 
@@ -165,6 +166,37 @@ def test_interrupt(folder: pathlib.Path, as_json: bool):
         assert json.loads(out) == {"error": {"kind": "Interrupted", "message": message}}
     else:
         assert err == f"{message}\n"
+
+
+LOST = """
+import signal, time
+from jaxq.cli.interrupts import heard
+
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # Python prints such an interrupt as ignored
+
+with heard():
+    Freed()
+    time.sleep(20)
+"""
+
+
+def test_an_interrupt_in_a_callback_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=15)
+    assert done.returncode == 130 and done.stderr == "interrupted; nothing was written\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_an_interrupt_while_options_are_parsed(flags: list[str], monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(typer.main.get_command(app)), "make_context", interrupted)
+    found = call("inspect", "models.py", *flags)
+    assert found.code == 130
+    said = found.json["error"]["message"] if flags else found.err.strip()
+    assert said == "interrupted; nothing was written"
 
 
 def test_a_reader_that_goes_away_is_no_error(file: pathlib.Path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 
+from jaxq.cli.interrupts import heard
+
 NEEDED = {"typer": "typer", "ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
 
 
@@ -19,10 +21,11 @@ def needs(package: str) -> str:
 
 def main() -> None:
     """Run the command line that the process was given, and exit with its code."""
-    try:
-        from jaxq.cli.app import app
-    except ModuleNotFoundError as e:
-        if e.name not in NEEDED:
-            raise
-        sys.exit(f"error: {needs(NEEDED[e.name])}")
-    app(prog_name="jaxq")
+    with heard():
+        try:
+            from jaxq.cli.app import app
+        except ModuleNotFoundError as e:
+            if e.name not in NEEDED:
+                raise
+            sys.exit(f"error: {needs(NEEDED[e.name])}")
+        app(prog_name="jaxq")

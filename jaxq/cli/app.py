@@ -16,11 +16,11 @@ import typer.core
 import typer.main
 
 from jaxq.cli.failures import Failure, explained
+from jaxq.cli.interrupts import CODE, INTERRUPTED
 from jaxq.cli.output import Result, show, warn, write_json
 from jaxq.errors import PrecisionWarning
 
-INTERRUPTED = Failure("Interrupted", "interrupted; nothing was written", 130)
-
+STOPPED = Failure("Interrupted", INTERRUPTED, CODE)
 
 # Name: module of jaxq.cli, and what the help says, the first paragraph of the function's docstring.
 COMMANDS = {
@@ -110,9 +110,10 @@ class Commands(typer.core.TyperGroup):
             with quiet:
                 result = super().main(args, prog_name, *rest, **extra)
         except KeyboardInterrupt:  # before or after the command itself
-            sys.exit(_report(INTERRUPTED, as_json))
+            sys.exit(_report(STOPPED, as_json))
         except Exception as error:
             sys.exit(_fail(error, as_json))
+        result = STOPPED if result == CODE else result  # the parser's answer to Ctrl-C outside of `invoke`
         if isinstance(result, Failure):
             sys.exit(_report(result, as_json))
         if not isinstance(result, Result):
@@ -126,7 +127,7 @@ class Commands(typer.core.TyperGroup):
             with _warnings_told():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            return INTERRUPTED
+            return STOPPED
 
 
 def command(name: str) -> Any:
