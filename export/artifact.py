@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +16,14 @@ import numpy as np
 
 from jaxq import __version__
 from jaxq.calibration import fingerprint
-from jaxq.errors import ExportError, InputError, MismatchError, PrecisionWarning, RangeError
+from jaxq.errors import ExportError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.device_proof import save_proof
 from jaxq.export.files import refuse_place, write_whole
 from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.io_formulas import dequantized, described, formula, quantized, snippet
+from jaxq.export.io_formulas import described, formula, quantized, snippet
 from jaxq.export.lowering.freeze import freeze
 from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.lower import lower
@@ -34,8 +34,9 @@ from jaxq.export.proof.bounds import accumulator_bounds
 from jaxq.export.proof.certificate import FAMILIES, Certificate
 from jaxq.export.proof.forward import Proof, training_forward
 from jaxq.export.proof.quality import Quality, doubts, watched
+from jaxq.export.run import outputs_of
 from jaxq.export.runtimes import litert
-from jaxq.frontends.batches import joined, refuse_non_finite
+from jaxq.frontends.batches import joined
 from jaxq.frontends.core import Bound
 from jaxq.plan.plan import Plan
 from jaxq.quantization import bind, reference_leaves
@@ -50,7 +51,6 @@ class Artifact:
       program: the same, read.
       manifest: what `model.json` holds.
       certificate: what was proven, None where no proof ran.
-      result_of: gives the model's result its structure back from the file's outputs.
       proof: the training forward that `verify` compares the file with; None of a file without its model.
     """
 
@@ -58,7 +58,6 @@ class Artifact:
     program: Program
     manifest: Mapping[str, Any]
     certificate: Certificate | None
-    result_of: Callable[[Sequence[Any]], Any] = dataclasses.field(repr=False)  # the model's structure of the outputs
     proof: Proof | None = dataclasses.field(default=None, repr=False)
 
     def verify(
@@ -105,35 +104,31 @@ class Artifact:
             )
         return self.proof
 
-    def run(self, *inputs: Any) -> Any:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file on LiteRT, as a phone would: inputs and outputs are real numbers, by the manifest's formulas.
 
         Args:
-          inputs: the model's arguments, or their arrays in the order of the manifest; of any number of examples.
-            Keyword arguments come last, in the order of their names.
+          args: the model's arguments, by position or by keyword; or all arrays by position in the order of the manifest
+            (keyword arguments come last, in the order of their names). Of any number of examples, if the file's batch
+            is 1; else of a multiple of it.
+          kwargs: the model's arguments by keyword.
 
         Returns:
-          The model's result in the model's structure (a dict, a tuple), float32 arrays; None in the place of what is no
-          output of the file; of a model that returns one array a list of one.
+          The model's result for these examples, in the model's structure and shapes (a dict, a tuple), float32 arrays;
+          None in the place of what is no output of the file; of a model that returns one array a list of one.
 
         Raises:
-          InputError: NaN, or another number of inputs.
+          InputError: NaN, another number of inputs, or more than one example where the examples' axis of an output is
+            not known.
+          ExportError: an artifact without its model.
 
         Example:
           >>> (logits,) = artifact.run(images)
           >>> logits.shape
           (8, 3)
         """
-        formulas = self.manifest["inputs"]
-        arrays = jax.tree.leaves(inputs, is_leaf=lambda given: isinstance(given, list))
-        if len(arrays) != len(formulas):
-            raise InputError(f"The file has {len(formulas)} inputs; {len(arrays)} were given.")
-        for entry, array in zip(formulas, arrays, strict=True):
-            refuse_non_finite(entry["name"], np.asarray(array))
-        integers = [quantized(np.asarray(a), entry) for entry, a in zip(formulas, arrays, strict=True)]
-        outputs = litert.run(self.data, integers, "xnnpack")
-        found = [dequantized(q, entry) for entry, q in zip(self.manifest["outputs"], outputs, strict=True)]
-        result = self.result_of(found)
+        outputs = outputs_of(self.data, self.manifest, self.proven.bound, args, kwargs)
+        result = self.proven.bound.captured().result_of(outputs)
         return [result] if isinstance(result, np.ndarray | np.generic) else result
 
     def save_proof(
@@ -286,7 +281,7 @@ def to_tflite(
     if verify is not None:
         found = dataclasses.replace(proof, forward=watching).verify(verify, FAMILIES, proof.machine, progress)
     manifest = _manifest(frozen, program, data, found, metadata) | _precision(frozen.plan, found and quality)
-    artifact = Artifact(data, proof.program, manifest, found, captured.result_of, proof)
+    artifact = Artifact(data, proof.program, manifest, found, proof)
     if found is not None and not found.ok and not allow_mismatch:
         raise MismatchError(
             f"The artifact does not compute what was trained.\n{found}\nPlease report it with this "

@@ -70,7 +70,7 @@ SIGNATURES = {
         "(self, batches, *, families=('xnnpack', 'reference'), machine=None, runtime='litert', progress=True)"
     ),
     "export.Artifact.report": "(self, path, examples=None, *, run=None, force=False, progress=True)",
-    "export.Artifact.run": "(self, *inputs)",
+    "export.Artifact.run": "(self, *args, **kwargs)",
     "int8.combine_gradients": "(gradients, axis_name)",
     "int8.training": "(target, how='row', *example, **example_kwargs)",
     "ptq.correct_biases": "(target, batches, *state, reference=None, examples=512)",

@@ -98,6 +98,11 @@ def run(
     return dict(zip(program.inputs, inputs, strict=True)) | dict(zip(computed, stacked, strict=True))
 
 
+def run_apart(data: bytes, inputs: Sequence[np.ndarray], family: str) -> list[list[np.ndarray]]:
+    """As `run`, and the outputs of each example apart, in the file's shapes."""
+    return _results(data, _examples(read(data), inputs), family, 1)
+
+
 def _results(
     data: bytes, examples: Sequence[Sequence[np.ndarray]], family: str, threads: int, runtime: str = "litert"
 ) -> list[list[np.ndarray]]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Aval, Equation, Graph, Op
-from jaxq.graph.mixing import refuse_mixing
+from jaxq.graph.mixing import Place, places_of
 
 LEAST_BATCH = 11  # the smallest generic batch size
 
@@ -36,12 +36,17 @@ class BatchedGraphs:
     """The graphs of one function. `record(batch)` captures the function with inputs of that batch size.
 
     A function that mixes the examples of a batch is refused (`jaxq.graph.mixing`), where it takes batches at all.
+
+    Attributes:
+      results: by the number of a result that depends on the examples, where it holds them, if that is known; set with
+        the first graph.
     """
 
     def __init__(self, record: Callable[[int], Graph]) -> None:
         self._record = record
         self._generic: Sized | None = None
         self._is_fixed = False
+        self.results: Mapping[int, Place] = {}
 
     def at(self, batch: int) -> Graph:
         """The graph for a batch size. A function that takes one batch size only has the graph recorded for it."""
@@ -55,9 +60,12 @@ class BatchedGraphs:
         if self._generic is None and not self._is_fixed:
             self._generic = self._at_generic(LEAST_BATCH, recorded)
             self._is_fixed = self._generic is None
-            if self._generic is not None:
-                refuse_mixing(*self._generic)
+            self.results = self._results(self._generic or recorded)
         return self._generic
+
+    def _results(self, sized: Sized) -> dict[int, Place]:
+        known = dict.fromkeys(sized.graph.activations) if self._is_fixed else places_of(*sized)
+        return {i: known[v] for i, v in enumerate(sized.graph.outputs) if v in known}
 
     def _at_generic(self, least: int, *known: Sized) -> Sized | None:
         """The graph at a generic batch of at least this size; None where the function does not take it."""
@@ -77,10 +85,13 @@ class BatchedGraphs:
 
 
 def _keeps_batch(first: Sized, second: Sized) -> bool:
-    """Whether results that have the batch of the first graph have that of the second: no size is written by hand."""
+    """Whether results that have the batch of the first graph have that of the second: no size is written by hand.
+
+    They may have it along another axis: [1, N, C] has a leading 1 that is no batch.
+    """
     ends = zip(first.graph.outputs, second.graph.outputs, strict=False)
-    shapes = ((first.graph.avals[v].shape[:1], second.graph.avals[w].shape[:1]) for v, w in ends)
-    return all(b == (second.batch,) for a, b in shapes if a == (first.batch,))
+    shapes = ((first.graph.avals[v].shape, second.graph.avals[w].shape) for v, w in ends)
+    return all(any(d % second.batch == 0 for d in b) for a, b in shapes if a[:1] == (first.batch,))
 
 
 def generic_batch(least: int, *graphs: Graph) -> int:

@@ -41,14 +41,18 @@ class _Mixes(Exception):
     """An op reads across examples; the text says what it does."""
 
 
-def refuse_mixing(graph: Graph, batch: int) -> None:
-    """Raise BatchStatisticsError for an op that mixes the examples of a batch of this generic size."""
+def places_of(graph: Graph, batch: int) -> dict[int, Place]:
+    """Where each value that depends on the examples holds a batch of this generic size.
+
+    Raises BatchStatisticsError for an op that mixes the examples.
+    """
     places: dict[int, Place] = {v: Held(0) for v in graph.inputs if graph.avals[v].shape[:1] == (batch,)}
     for op in graph.ops:
         read = {i: places[v] for i, v in enumerate(op.inputs) if v in places}
         if read:
             for value, place in zip(op.outputs, _places(graph, op, read, batch), strict=True):
                 places[value] = place
+    return places
 
 
 def _places(graph: Graph, op: Op, read: Mapping[int, Place], batch: int) -> Sequence[Place]:
