@@ -16,6 +16,7 @@ from flax import linen
 from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Called, Captured, Core, Target, shapes_of, zeros_of
 from jaxq.frontends.ranges import initial_ranges
+from jaxq.frontends.state import refuse_state
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
@@ -23,6 +24,8 @@ from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
 
 RANGES = "ranges"
+# Collections that training sets: what else a call sets is a state between calls.
+TRAINED = frozenset({"params", "batch_stats"})
 
 
 class QuantizedLinen(linen.Module):
@@ -80,6 +83,21 @@ class QuantizedLinen(linen.Module):
     def _captured(self, user: Any, rngs: Any, args: Any, kwargs: Any) -> Captured:
         module = self.module.clone(parent=None)
         return self.core.capture(_target(module, user, rngs), args, kwargs)
+
+
+def _writing(module: linen.Module) -> Any:
+    """As the function of `_target`, with the variables that a call sets by the number of their leaf."""
+
+    def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
+        variables, keys = state
+        mutable = [name for name in variables if name != "params"]
+        with linen.intercept_methods(_on_running_statistics):
+            result, changed = module.apply(variables, *args, rngs=keys, mutable=mutable, **kwargs)
+        after = dict(jax.tree_util.tree_flatten_with_path(changed)[0])
+        pairs = enumerate(jax.tree_util.tree_flatten_with_path(variables)[0])
+        return result, {i: after[path] for i, (path, old) in pairs if after.get(path, old) is not old}
+
+    return fn
 
 
 def _target(module: linen.Module, user: Any, rngs: Any) -> Target:
@@ -156,7 +174,10 @@ def quantize_linen(
     zeros, flags = zeros_of(*example)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *zeros, **flags))
     target = _target(module, variables, {"dropout": jax.random.key(0)})
-    return QuantizedLinen(module, Core(recipe, Called(type(module).__call__, skip=1), example, target))
+    core = Core(recipe, Called(type(module).__call__, skip=1), example, target)
+    others = {name: value for name, value in variables.items() if name not in TRAINED}
+    refuse_state(target._replace(fn=_writing(module)), *core.example, leaf_names(others, frozenset(others)))
+    return QuantizedLinen(module, core)
 
 
 def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:

@@ -14,12 +14,16 @@ from flax import nnx
 from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Called, Captured, Core, Target
 from jaxq.frontends.ranges import initial_ranges
+from jaxq.frontends.state import refuse_state
 from jaxq.numerics.rounding import scale_and_zero_point
 from jaxq.ops.fake_quant import jaxq_fake_quant
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
 from jaxq.simulate.run import Record
+
+# Variables that training sets: what else a call sets is a state between calls.
+TRAINED = (nnx.Param, nnx.BatchStat, nnx.RngState)
 
 
 class Range(nnx.Param):
@@ -135,7 +139,10 @@ def takes(target: Any) -> bool:
 def quantize_nnx(model: nnx.Module, recipe: Recipe, args: Sequence[Any], kwargs: Mapping[str, Any]) -> QuantizedModel:
     """Quantize an `nnx.Module`."""
     called = Called(type(model).__call__, skip=1, result=operator.itemgetter(0))
-    return QuantizedModel(model, Core(recipe, called, (args, kwargs), _target(model)))
+    core, target = Core(recipe, called, (args, kwargs), _target(model)), _target(model)
+    variables = zip(target.names, nnx.to_flat_state(target.params), strict=True)
+    refuse_state(target, *core.example, [name for name, (_, v) in variables if not isinstance(v, TRAINED)])
+    return QuantizedModel(model, core)
 
 
 def bind_nnx(qmodel: QuantizedModel) -> Bound:
@@ -163,14 +170,14 @@ def _target(model: nnx.Module) -> Target:
 
 def _function(graphdef: Any) -> Callable[..., Any]:
     def fn(state: Any, *args: Any, **kwargs: Any) -> Any:
-        before = jax.tree.leaves(state)
+        before = [(path, variable[...]) for path, variable in nnx.to_flat_state(state)]
         model = nnx.merge(graphdef, state)
         for _, module in nnx.iter_modules(model):  # what ships are the running statistics, folded into the weights
             if isinstance(module, nnx.BatchNorm):
                 module.use_running_average = True
         result = model(*args, **kwargs)
-        after = jax.tree.leaves(nnx.state(model))
-        pairs = enumerate(zip(before, after, strict=True))
+        after = dict(nnx.to_flat_state(nnx.state(model)))  # it may hold more, what a module sowed
+        pairs = enumerate((value, after[path][...]) for path, value in before)
         return result, {i: new for i, (old, new) in pairs if new is not old}
 
     return fn

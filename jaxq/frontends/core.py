@@ -280,6 +280,13 @@ class _Recorded:
         return [jnp.asarray(o) if not is_key(o) else o for o in out]
 
 
+def graph_of(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Graph, Any]:
+    """The graph of a target at the shapes of an example, and the structure of what its function returns."""
+    call = split_call(args, kwargs)
+    recorded = _Recorded(target, call, [True] * len(call.arrays))
+    return capture(recorded._flat, recorded.leaves, recorded.names, recorded.inputs), recorded.structures[0]
+
+
 def _plain(ranges: Ranges) -> dict[str, dict[str, jax.Array]]:
     return {name: dict(r) for name, r in ranges.items()}
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxq.errors import BatchStatisticsError
 from jaxq.graph.ir import Aval, Equation, Graph, Op
 from jaxq.graph.mixing import Place, places_of
 
@@ -59,13 +60,12 @@ class BatchedGraphs:
     def _structure(self, recorded: Sized) -> Sized | None:
         if self._generic is None and not self._is_fixed:
             self._generic = self._at_generic(LEAST_BATCH, recorded)
-            self._is_fixed = self._generic is None
-            self.results = self._results(self._generic or recorded)
+            places = None if self._generic is None else _places(self._generic, recorded)
+            if places is None:
+                self._generic, self._is_fixed, places = None, True, dict.fromkeys(recorded.graph.activations)
+            outputs = (self._generic or recorded).graph.outputs
+            self.results = {i: places[v] for i, v in enumerate(outputs) if v in places}
         return self._generic
-
-    def _results(self, sized: Sized) -> dict[int, Place]:
-        known = dict.fromkeys(sized.graph.activations) if self._is_fixed else places_of(*sized)
-        return {i: known[v] for i, v in enumerate(sized.graph.outputs) if v in known}
 
     def _at_generic(self, least: int, *known: Sized) -> Sized | None:
         """The graph at a generic batch of at least this size; None where the function does not take it."""
@@ -84,14 +84,32 @@ class BatchedGraphs:
         return derived(first, second, recorded.batch)
 
 
-def _keeps_batch(first: Sized, second: Sized) -> bool:
+def _keeps_batch(first: Sized, second: Sized, leading: bool = False) -> bool:
     """Whether results that have the batch of the first graph have that of the second: no size is written by hand.
 
-    They may have it along another axis: [1, N, C] has a leading 1 that is no batch.
+    They may have it along another axis, unless `leading`: [1, N, C] has a leading 1 that is no batch.
     """
     ends = zip(first.graph.outputs, second.graph.outputs, strict=False)
     shapes = ((first.graph.avals[v].shape, second.graph.avals[w].shape) for v, w in ends)
-    return all(any(d % second.batch == 0 for d in b) for a, b in shapes if a[:1] == (first.batch,))
+    return all(
+        b[:1] == (second.batch,) if leading else any(d % second.batch == 0 for d in b)
+        for a, b in shapes
+        if a[:1] == (first.batch,)
+    )
+
+
+def _places(generic: Sized, recorded: Sized) -> dict[int, Place] | None:
+    """Where the values of a generic graph hold the examples; None where the function takes its own batch alone.
+
+    Raises BatchStatisticsError for one that mixes the examples. One with a size written by hand (`x.reshape(2, -1)`)
+    seems to, at another batch.
+    """
+    try:
+        return places_of(*generic)
+    except BatchStatisticsError:
+        if _keeps_batch(recorded, generic, leading=True):
+            raise
+        return None
 
 
 def generic_batch(least: int, *graphs: Graph) -> int:

@@ -6,6 +6,8 @@
     (x * g + c) * h + d        ->  x * (g h) + (c h + d)
     clip(conv(x, w), 0, 6)     ->  conv with activation RELU6
     clip(clip(x))              ->  clip(x)
+    dropout(x * g) @ w         ->  dropout(x) @ (g * w)        with `+ c` what is dropped is -c / g
+    dropout(conv(x, w)) * g    ->  dropout(conv(x, w * g))     in training mode; with `+ c` what is dropped is c
 
 `g`, `c` are vectors over channels, which are last; AFFINE and CLIP move up through RESHAPE and TRANSPOSE that keep
 the last axis. All of it is weight arithmetic, so gradients flow to every original parameter (Jacob et al. 2018,
@@ -18,6 +20,8 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaxq.graph.builder import Builder, replace
 from jaxq.graph.ir import CLIPS, CONTRACTIONS, REARRANGED, WEIGHTED, Op
@@ -76,8 +80,24 @@ class _Fuser:
             self._put(producer, replace(merged, outputs=op.outputs))
             return True
         self._put(producer, merged)
-        self._put(moves[0], replace(moves[0], outputs=op.outputs))
+        for move in moves:
+            self._put(move, self._resting(move, op))
+        last = self.slots[self.slot_of[moves[0].outputs[0]]]
+        assert last is not None
+        self._put(moves[0], replace(last, outputs=op.outputs))
         return True
+
+    def _resting(self, move: Op, op: Op) -> Op:
+        """A dropout that an affine moves through gives what the affine adds where it gave zero."""
+        if move.kind != "DROPOUT" or op.kind != "AFFINE":
+            return move
+        b, (mul, add) = self.builder, _parts(self._resized(op, move))
+        rest = move.inputs[2] if len(move.inputs) > 2 else None
+        if rest is not None and mul is not None:
+            rest = b.weight(operator.mul, (rest, mul), b.shape(rest))
+        if add is not None:
+            rest = add if rest is None else b.weight(operator.add, (rest, add), b.shape(rest))
+        return move if rest is None else replace(move, inputs=(*move.inputs[:2], rest))
 
     def _merged(self, producer: Op, op: Op) -> Op | None:
         if op.kind == "CLIP":
@@ -117,7 +137,9 @@ class _Fuser:
 
     def _absorb_affine(self, op: Op) -> Op:
         """Input scaling folded into the contraction that follows it, when padding (real zeros) allows."""
-        affine = self._sole_producer(op.inputs[0])
+        affine = dropout = self._sole_producer(op.inputs[0])
+        if dropout is not None and dropout.kind == "DROPOUT":
+            affine = self._sole_producer(dropout.inputs[0])
         if affine is None or affine.kind != "AFFINE" or affine.attrs.get("activation") is not None:
             return op
         if op.kind == "TRANSPOSE_CONV":
@@ -131,7 +153,23 @@ class _Fuser:
         if mul is not None:
             w = b.weight(_input_scaled(op, b.shape(w)), (w, mul), b.shape(w))
         self.slots[self.slot_of[affine.outputs[0]]] = None
-        return replace(op, inputs=(affine.inputs[0], w, bias))
+        if dropout is None or dropout is affine:
+            return replace(op, inputs=(affine.inputs[0], w, bias))
+        self._put(dropout, self._before(dropout, affine))
+        return replace(op, inputs=(op.inputs[0], w, bias))
+
+    def _before(self, dropout: Op, affine: Op) -> Op:
+        """A dropout of what an affine reads, in the place of a dropout of its result: it gives what becomes zero."""
+        b, (mul, add), rest = self.builder, _parts(affine), dropout.inputs[2:]
+        if add is not None:
+            rest = (
+                (b.weight(operator.sub, (*rest, add), b.shape(add)),)
+                if rest
+                else (b.weight(operator.neg, (add,), b.shape(add)),)
+            )
+        if rest and mul is not None:
+            rest = (b.weight(_divided, (*rest, mul), b.shape(mul)),)
+        return replace(dropout, inputs=(affine.inputs[0], dropout.inputs[1], *rest))
 
     def _finish(self, op: Op) -> Op:
         """CLIP under the name TFLite has for it; AFFINE with both its vectors as inputs."""
@@ -163,6 +201,8 @@ def _parts(affine: Op) -> tuple[int | None, int | None]:
 def _passes(builder: Builder, producer: Op, op: Op) -> bool:
     """Whether an AFFINE or a CLIP can go before `producer` as well as behind it."""
     uniform = op.attrs.get("uniform") is not None
+    if producer.kind == "DROPOUT":
+        return op.kind == "AFFINE"
     if producer.kind in REARRANGED:
         return uniform or op.kind == "CLIP" or _keeps_last_axis(builder, producer)
     return producer.kind == "BATCH_MATMUL" and uniform
@@ -185,6 +225,11 @@ def _with_clip(producer: Op, bounds: tuple[float, float]) -> Op | None:
     if own is not None:
         bounds = (max(own[0], bounds[0]), min(own[1], bounds[1]))
     return replace(producer, attrs={**producer.attrs, "activation": bounds}) if bounds[0] < bounds[1] else None
+
+
+def _divided(a: Any, b: Any) -> Any:
+    """`a / b`, and zero where b is."""
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
 def _per_input(op: Op, shape: Sequence[int], vector: Any) -> Any:

@@ -66,7 +66,7 @@ OPS: dict[str, Spec] = {
     "CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, product=True, int16=True),
     "CUMSUM": Spec(compute.cumsum, plain=(0,), scales="none"),
     "DEPTHWISE_CONV_2D": Spec(compute.conv_2d, _CONV, "free", weights=True, product=True, int16=True),
-    "DROPOUT": Spec(compute.dropout, raw=True, int16=True, operators=()),
+    "DROPOUT": Spec(compute.dropout, plain=(1,), int16=True, operators=()),
     "EMBEDDING": Spec(compute.embedding, plain=(0,), operators=("GATHER",)),
     "FAKE_QUANT": Spec(compute.fake_quantized, integer_ops.identity, raw=True, operators=()),
     "FLOOR_DIV": Spec(compute.floor_div, plain=(0, 1), scales="none"),

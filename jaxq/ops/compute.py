@@ -286,9 +286,14 @@ def stop_gradient(op: Op, x: jax.Array) -> jax.Array:
     return lax.stop_gradient(x)
 
 
-def dropout(op: Op, x: jax.Array, kept: jax.Array) -> jax.Array:
-    """x / keep where kept, else zero. Present only while the model is in training mode."""
-    return jnp.where(kept, x / op.attrs["keep"], 0.0)
+def dropout(op: Op, x: jax.Array, kept: jax.Array, rest: jax.Array | None = None) -> jax.Array:
+    """(x - rest) / keep + rest where kept, else rest. Present only while the model is in training mode.
+
+    rest: a vector over channels, what an affine behind the dropout adds; zero where there is none.
+    """
+    if rest is None:
+        return jnp.where(kept, x / op.attrs["keep"], 0.0)
+    return jnp.where(kept, (x - rest) / op.attrs["keep"] + rest, rest)
 
 
 def fake_quantized(op: Op, x: jax.Array, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
