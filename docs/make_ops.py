@@ -130,6 +130,7 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "EMBEDDING": (("", lambda p, ids: jnp.take(p["dense"], ids, axis=0), (IDS,)),),
     "FAKE_QUANT": (("", lambda p, x: jaxq_fake_quant(x, p["scale"], p["zero_point"]), (IMAGE,)),),
     "FLOOR_DIV": (("of int32; real numbers are a table", plain(lambda ids: ids // 2), (IDS,)),),
+    "FLOOR_MOD": (("of int32; real numbers are a table", plain(lambda ids: ids % 2), (IDS,)),),
     "FULLY_CONNECTED": (
         ("two axes", lambda p, x: x @ p["dense"], (ROW,)),
         ("more", lambda p, x: x @ p["dense"], (IMAGE,)),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -18,13 +18,15 @@ import pytest
 from flax import nnx
 
 import jaxq
+from jaxq.cli.app import COMMANDS, command
 from jaxq.export.lowering.lower import REFUSED, RULES
 from jaxq.ops import OPS
+from jaxq.plan import recipe
 from jaxq.plan.recipe import Activations, Recipe, Rule, Weights, read_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "README", "SECURITY"))]
 LONGEST = 120
 ALLOWED_HOSTS = ("https://arxiv.org/", "https://github.com/", "https://doi.org/")
 
@@ -93,12 +95,12 @@ def test_every_room_is_named() -> None:
 
 def test_what_contributing_names_is_there() -> None:
     """`raising.RAISE` is a name at the top of a file raising.py."""
-    named = re.findall(r"`(?:\w+/)*(\w+)\.([A-Z_]{4,}|[a-z_]+_[a-z_]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    named = re.findall(r"`(?:\w+/)*(\w+)\.([A-Z]\w{3,}|[a-z_]+_[a-z_]+)`", (ROOT / "CONTRIBUTING.md").read_text())
     sources = [f for room in ("jaxq", "export") for f in (ROOT / room).rglob("*.py")]
     absent = [
         f"{module}.{name}"
         for module, name in named
-        if not any(re.search(rf"^(def )?{name}\b", f.read_text(), re.M) for f in sources if f.stem == module)
+        if not any(re.search(rf"^(def |class )?{name}\b", f.read_text(), re.M) for f in sources if f.stem == module)
     ]
     assert named and not absent
 
@@ -136,6 +138,48 @@ def test_every_field_of_a_recipe_is_in_the_tables() -> None:
     assert not missing, f"docs/all_of_jaxq.md, Recipes and rules: no row for {', '.join(missing)}"
 
 
+@pytest.mark.parametrize("choices", ["Calibration", "Pass", "Ranges", "WeightCalibration", "WeightRanges"])
+def test_every_value_of_a_field_is_in_the_tables(choices: str) -> None:
+    page = (DOCS / "all_of_jaxq.md").read_text()
+    section = page[page.index("## Recipes and rules") : page.index("## Ranges")]
+    values = [value for part in get_args(getattr(recipe, choices)) for value in (get_args(part) or [part])]
+    assert values and not [value for value in values if f'`"{value}"`' not in section]
+
+
+def test_options_of_the_command_exist() -> None:
+    """`jaxq check F.tflite --target T`: the option after the command, on the same line or behind a backslash."""
+    wrong = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for name, rest in re.findall(r"(?<![\w/])jaxq ([a-z]+)\b([^`\n#|]*)", text):
+            options = re.findall(r"(?<= )--[a-z][a-z-]*", rest)
+            if name in COMMANDS and options:
+                known = {one for parameter in command(name).params for one in parameter.opts}
+                wrong += [f"{name_of(page)}: jaxq {name} {option}" for option in options if option not in known]
+    assert not wrong
+
+
+def numbers(text: str) -> set[str]:
+    """Decimals, and integers with commas; no versions."""
+    return set(re.findall(r"(?<![\w.,-])(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\w]|\.\d)", text))
+
+
+def means(text: str) -> set[str]:
+    """Means of rows of three seeds, in per cent."""
+    rows = re.findall(r"\| (\d+\.\d+) % \| (\d+\.\d+) % \| (\d+\.\d+) % \|", text)
+    return {f"{sum(map(float, row)) / 3:.2f}" for row in rows}
+
+
+def test_numbers_that_pages_quote_are_in_the_results() -> None:
+    results = (DOCS / "results.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    limits = (DOCS / "limits.md").read_text()
+    rows = [line.split("|")[-2] for line in limits.splitlines() if line.startswith("|")]
+    demo = limits[limits.index("## The demo") : limits.index("## Metadata")]
+    quoted = numbers(readme[readme.index("## Results") :]) | numbers("\n".join(rows)) | numbers(demo)
+    assert len(quoted) > 20 and not quoted - numbers(results) - means(results)
+
+
 def resolve(name: str) -> Any:
     """The object that a dotted name means: a module, or an attribute of the longest module in it."""
     parts = name.split(".")
@@ -150,7 +194,7 @@ def resolve(name: str) -> Any:
     raise AssertionError(f"no module in {name}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in ("README", "SECURITY")], ids=name_of)
 def test_lines_are_not_too_long(page: pathlib.Path) -> None:
     lines = enumerate(page.read_text().splitlines(), 1)
     long = [i for i, line in lines if len(line) > LONGEST and not line.startswith("|")]  # a table's row has no break

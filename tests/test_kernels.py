@@ -292,7 +292,8 @@ def _draw(rng: np.random.Generator, built: Program, tensor: Tensor, count: int) 
         step = np.float32(1) if grid is None else grid.scale[0]
         ties = (rng.integers(-300, 300, shape) + np.float32(0.5)).astype(np.float32) * step
         return np.where(rng.random(shape) < 0.3, ties, rng.normal(size=shape) * 60 * step).astype(np.float32)
-    spans = {"int8": (-128, 127), "int16": (-32768, 32767), "uint8": (0, 255), "int32": (0, 3), "bool": (0, 1)}
+    int32 = (0, 3) if built.operators[0].kind == "GATHER" else (-99, 99)
+    spans = {"int8": (-128, 127), "int16": (-32768, 32767), "uint8": (0, 255), "int32": int32, "bool": (0, 1)}
     low, high = spans[tensor.dtype]
     drawn = rng.integers(low, high + 1, shape)
     ends = rng.choice([low, high], shape)
@@ -535,6 +536,8 @@ MOVED: dict[str, tuple[Program, int]] = {
         program("CUMSUM", [Tensor("x", (1, 9, 4), "int32"), int32s("a", 1)], [Tensor("y", (1, 9, 4), "int32")],
                 {"exclusive": True, "reverse": True}, 1), 3),
     "floor div": (program("FLOOR_DIV", [Tensor("x", (1, 9, 4), "int32"), int32s("b", -2, -1, 2, 3)],
+                          [Tensor("y", (1, 9, 4), "int32")], {}, 1), 3),
+    "floor mod": (program("FLOOR_MOD", [Tensor("x", (1, 9, 4), "int32"), int32s("b", -7, -1, 2, 3)],
                           [Tensor("y", (1, 9, 4), "int32")], {}, 1), 3),
 }  # fmt: skip
 

@@ -49,6 +49,7 @@ CASES: dict[str, tuple[Function, tuple[int, ...], set[str]]] = {
     "flip, two axes": (behind(lambda p, x: lax.rev(x, (1, 2))), SERIES, {"REVERSE_V2"}),
     "floor of a quotient": (behind(lambda p, x: x // 0.5), SERIES, {"GATHER"}),
     "integer quotient": (lambda p, ids: p["rows"][ids // 2], IDS, {"FLOOR_DIV", "GATHER"}),
+    "integer remainder": (lambda p, ids: p["rows"][ids % 3], IDS, {"FLOOR_MOD", "GATHER"}),
     "mask of int32": (
         lambda p, ids: p["rows"][ids] * (ids != 0).astype(jnp.int32).astype(jnp.float32)[..., None],
         IDS, {"NOT_EQUAL", "SELECT_V2", "MUL"},
@@ -72,7 +73,7 @@ CASES: dict[str, tuple[Function, tuple[int, ...], set[str]]] = {
     ),
     "min_pool": (pooled(nnx.min_pool, 2, strides=(2,)), SERIES, {"MAX_POOL_2D"}),
 }  # fmt: skip
-TFLM_LACKS = {"CUMSUM", "FLOOR_DIV"}  # of int32
+TFLM_LACKS = {"CUMSUM", "FLOOR_DIV", "FLOOR_MOD"}  # of int32
 WIDE = ("cumsum", "divided by a column", "flip", "max_pool 3 by 2 SAME", "avg_pool 2 by 2 VALID")
 
 

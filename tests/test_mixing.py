@@ -150,4 +150,4 @@ def test_a_function_of_one_batch_alone_may_do_what_it_likes() -> None:
 
 
 def test_every_kind_of_op_has_a_rule() -> None:
-    assert {*RULES} == {*OPS, "FLOAT"} and list(RULES) == sorted(RULES)
+    assert {*RULES} == {*OPS, "FLOAT"}

@@ -170,13 +170,14 @@ def test_the_plan_and_the_check_read_one_value(name: str) -> None:
 
 LACKING: dict[str, set[str]] = {
     "edgetpu": {"ARG_MAX", "ARG_MIN", "BATCH_MATMUL", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV",
-                "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "REVERSE_V2", "SELECT", "TABLE"},
+                "FLOOR_MOD", "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "REVERSE_V2", "SELECT",
+                "TABLE"},
     **dict.fromkeys(
         ("ethos-u", "ethos-u55", "ethos-u65"),
-        {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "GATHER", "LOGICAL_AND",
-         "REVERSE_V2", "SELECT", "TABLE"},
+        {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "FLOOR_MOD", "GATHER",
+         "LOGICAL_AND", "REVERSE_V2", "SELECT", "TABLE"},
     ),
-    "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV"},
+    "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV", "FLOOR_MOD"},
     "litert": set(),
     "litert-x86": set(),
     "tflm": {"RELU_N1_TO_1"},

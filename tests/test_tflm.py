@@ -55,6 +55,7 @@ LACKS = {
     "moved: cumsum": "Node CUMSUM (number 0) failed to prepare",
     "moved: cumsum, exclusive, reverse": "CUMSUM (number 0) failed to prepare",
     "moved: floor div": "Type 'INT32' is not supported by FLOOR_DIV.",
+    "moved: floor mod": "Type 'INT32' is not supported by FLOOR_MOD.",
     "moved: tile": "Didn't find op for builtin opcode 'TILE'",
     "moved: look-up of booleans": "Type 'BOOL' is not supported by gather.; Node GATHER",
     "moved: cast": "Input type UINT8 (3) not supported.; Node CAST",

@@ -117,6 +117,7 @@ RULES: dict[str, Rule] = {
     "EMBEDDING": movement.embedding,
     "FAKE_QUANT": elementwise.nothing,
     "FLOOR_DIV": elementwise.copying(),
+    "FLOOR_MOD": elementwise.copying(),
     "FULLY_CONNECTED": contractions.fully_connected,
     "GATHER": movement.gather,
     "GELU": elementwise.gelu,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import REARRANGED, Aval, Equation, Op, Trace
-from jaxq.graph.patterns import View
+from jaxq.graph.unification import View
 from jaxq.graph.uniform import Varying
 
 # Primitives that make zeros of zeros.

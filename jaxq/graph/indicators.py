@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxq.graph.ir import Equation
-from jaxq.graph.patterns import View
+from jaxq.graph.unification import View
 
 ARITHMETIC: Mapping[str, Callable[..., np.float32]] = {
     "add": np.add,

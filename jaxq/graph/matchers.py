@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from jaxq.graph import patterns
 from jaxq.graph.ir import Equation, Trace
-from jaxq.graph.patterns import VIEWS, Match, View
+from jaxq.graph.patterns import VIEWS
+from jaxq.graph.unification import Match, View
 
 
 def find(view: View, eq: Equation) -> Match | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxq.errors import BatchStatisticsError
-from jaxq.graph.ir import Graph, Op
+from jaxq.graph.ir import ELEMENTWISE, Graph, Op
 
 
 class Held(NamedTuple):
@@ -233,58 +233,32 @@ def _floating(step: Step) -> Place:
     return None
 
 
-# Sorted; a row for each kind of op.
-RULES: Mapping[str, Callable[[Step], Place]] = {
-    "ADD": _aligned,
-    "AFFINE": _aligned,
+# A row for each kind of op; those of ELEMENTWISE are aligned. Sorted.
+RULES: Mapping[str, Callable[[Step], Place]] = dict.fromkeys(ELEMENTWISE, _aligned) | {
     "ARG_MAX": _reduced,
     "ARG_MIN": _reduced,
     "AVERAGE_POOL_2D": _windowed,
     "BATCH_MATMUL": _multiplied,
-    "BROADCAST_TO": _aligned,
-    "CLIP": _aligned,
-    "COMPARE": _aligned,
     "CONCATENATION": _joined,
     "CONV_2D": _windowed,
     "CUMSUM": _along,
     "DEPTHWISE_CONV_2D": _windowed,
-    "DROPOUT": _aligned,
     "EMBEDDING": _embedded,
-    "FAKE_QUANT": _aligned,
     "FLOAT": _floating,
-    "FLOOR_DIV": _aligned,
     "FULLY_CONNECTED": _over_the_last,
     "GATHER": _looked_up,
-    "GELU": _aligned,
-    "HARD_SWISH": _aligned,
-    "LEAKY_RELU": _aligned,
-    "LOGICAL_AND": _aligned,
-    "LOGISTIC": _aligned,
-    "MAXIMUM": _aligned,
     "MAX_POOL_2D": _windowed,
     "MEAN": _reduced,
-    "MINIMUM": _aligned,
-    "MUL": _aligned,
     "PAD": _padded,
-    "PRELU": _aligned,
     "REDUCE_MAX": _reduced,
     "REDUCE_MIN": _reduced,
-    "RELU": _aligned,
-    "RELU6": _aligned,
-    "RELU_N1_TO_1": _aligned,
-    "REQUANTIZE": _aligned,
     "RESHAPE": _reshaped,
     "RESIZE_BILINEAR": _resized,
     "REVERSE_V2": _along,
-    "SELECT": _aligned,
     "SLICE": _part,
     "SOFTMAX": _over_the_last,
     "SPLIT": _divided,
-    "STOP_GRADIENT": _aligned,
     "STRIDED_SLICE": _part,
-    "SUB": _aligned,
-    "TABLE": _aligned,
-    "TANH": _aligned,
     "TRANSPOSE": _moved,
     "TRANSPOSE_CONV": _windowed,
 }

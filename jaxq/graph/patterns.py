@@ -3,17 +3,15 @@ trace.
 
 The left side of each row is the function itself (`jax.nn.softmax`), recorded by the same JAX at the same shapes as
 the model, so a new JAX release brings its own spelling along. Rows are indexed by the primitive that computes their
-result, and recorded patterns are cached by shape: a model pays for the patterns it could contain, once each.
+result: a model pays for the patterns it could contain, once each. `jaxq.graph.unification` compares traces.
 
 To add an op: one row in `PATTERNS`, one row in `jaxq.ops.OPS`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,142 +19,8 @@ import numpy as np
 from flax import linen
 from jax import lax
 
-from jaxq.graph.capture import trace
-from jaxq.graph.ir import Aval, Equation, Trace
-
-COMMUTATIVE = frozenset({"add", "mul", "max", "min"})
-IGNORED_PARAMS = frozenset({"sharding", "out_sharding"})
-
-
-class View:
-    """A trace with a look-up from each value to the equation that makes it."""
-
-    def __init__(self, recorded: Trace) -> None:
-        self.trace = recorded
-        self.producer: dict[int, Equation] = {v: eq for eq in recorded.equations for v in eq.outputs}
-
-    def scalar(self, value: int) -> float | None:
-        """The number held by a constant of one element, else None."""
-        array = self.trace.constants.get(value)
-        eq = self.producer.get(value)
-        if array is None and eq is not None and eq.primitive in {"convert_element_type", "broadcast_in_dim"}:
-            return self.scalar(eq.inputs[0])
-        return float(np.asarray(array).reshape(-1)[0]) if array is not None and np.size(array) == 1 else None
-
-    def upstream(self, value: int, primitive: str, through: frozenset[str]) -> Equation | None:
-        """The nearest equation of this primitive on the first-input path from `value` through the primitives named."""
-        eq = self.producer.get(value)
-        while eq is not None and eq.primitive in through:
-            eq = self.producer.get(eq.inputs[0])
-        return eq if eq is not None and eq.primitive == primitive else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One reading of an equation: the JAX function that it may be the result of, at the arguments' shapes."""
-
-    key: Hashable
-    fn: Callable[..., jax.Array] = dataclasses.field(compare=False)
-    arguments: tuple[Aval, ...]
-    attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pattern:
-    """An op, the primitive its result comes from, and its candidates at an equation with that primitive."""
-
-    kind: str
-    root: str
-    candidates: Callable[[View, Equation], Iterator[Candidate]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Match:
-    """An op found: the values that are its inputs, and its attributes."""
-
-    kind: str
-    inputs: tuple[int, ...]
-    attrs: Mapping[str, Any]
-    call: Callable[..., Sequence[jax.Array]] | None = None
-
-
-def find(view: View, eq: Equation) -> Match | None:
-    """The first pattern, in the table's order, whose function computes `eq`'s result."""
-    for pattern in _by_root().get(eq.primitive, ()):
-        for candidate in pattern.candidates(view, eq):
-            recorded = _recorded(candidate)
-            binding = None if recorded is None else _match(view, eq.outputs[0], recorded)
-            if binding is not None:
-                return Match(pattern.kind, binding, candidate.attrs)
-    return None
-
-
-# --- matching -------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=4096)
-def _recorded(candidate: Candidate) -> View | None:
-    """A candidate's trace; None where it does not take arguments of these shapes and dtypes."""
-    arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in candidate.arguments]
-    # Strict promotion is a matter of the user's own code.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        try:
-            return View(trace(lambda *a: [candidate.fn(*a)], arguments))
-        except (TypeError, ValueError):  # JAX's, of shapes that do not go together
-            return None
-
-
-def _match(view: View, root: int, pattern: View) -> tuple[int, ...] | None:
-    binding: dict[int, int] = {}
-    if not _unify(pattern, pattern.trace.outputs[0], view, root, binding):
-        return None
-    return tuple(binding[v] for v in pattern.trace.arguments)
-
-
-def _unify(pattern: View, p: int, view: View, v: int, binding: dict[int, int]) -> bool:
-    if p in binding:
-        return binding[p] == v
-    if p in pattern.trace.arguments:
-        same = pattern.trace.avals[p] == view.trace.avals[v]
-        binding[p] = v
-        return same
-    if p in pattern.trace.constants:
-        return v in view.trace.constants and _same_constant(pattern.trace.constants[p], view.trace.constants[v])
-    left, right = pattern.producer[p], view.producer.get(v)
-    if right is None or not _same_step(left, right):
-        return False
-    return _unify_inputs(pattern, left, view, right, binding)
-
-
-def _unify_inputs(pattern: View, left: Equation, view: View, right: Equation, binding: dict[int, int]) -> bool:
-    orders = [right.inputs]
-    if left.primitive in COMMUTATIVE:
-        orders.append(right.inputs[::-1])
-    for order in orders:
-        attempt = dict(binding)
-        if all(_unify(pattern, p, view, v, attempt) for p, v in zip(left.inputs, order, strict=True)):
-            binding.update(attempt)
-            return True
-    return False
-
-
-def _same_step(left: Equation, right: Equation) -> bool:
-    if left.primitive != right.primitive or len(left.inputs) != len(right.inputs):
-        return False
-    return all(
-        _same_param(value, right.params.get(key)) for key, value in left.params.items() if key not in IGNORED_PARAMS
-    )
-
-
-def _same_param(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and (bool(np.all(a == b)) or (isinstance(a, float) and a != a and b != b))  # NaN too
-
-
-def _same_constant(a: Any, b: Any) -> bool:
-    return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
-
-
-# --- candidates -----------------------------------------------------------------------------------------------------
+from jaxq.graph.ir import Aval, Equation
+from jaxq.graph.unification import Candidate, Match, Pattern, View, match, recorded
 
 VIEWS = frozenset({"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"})
 
@@ -272,16 +136,22 @@ def _prelu(view: View, eq: Equation) -> Iterator[Candidate]:
             yield Candidate(("prelu", relation), prelu, (aval, view.trace.avals[slope]))
 
 
-def _floor_divide(view: View, eq: Equation) -> Iterator[Candidate]:
-    """`a // b` of int32; of real numbers it is a table."""
-    quotient = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
-    if quotient is None or quotient.primitive != "div" or view.trace.avals[eq.outputs[0]].dtype != np.int32:
-        return
-    a, b = (view.trace.avals[v] for v in quotient.inputs)
-    yield Candidate("floor_divide", jnp.floor_divide, (a, b))
-    divisor = view.producer.get(quotient.inputs[1])
-    if divisor is not None and divisor.primitive == "broadcast_in_dim":
-        yield Candidate("floor_divide", jnp.floor_divide, (a, view.trace.avals[divisor.inputs[0]]))
+def _rounded_down(primitive: str, fn: Callable[..., jax.Array]) -> Callable[[View, Equation], Iterator[Candidate]]:
+    """`a // b` or `a % b` of int32: the primitive rounds towards zero, and JAX corrects it. Of reals it is a table."""
+
+    def candidates(view: View, eq: Equation) -> Iterator[Candidate]:
+        towards_zero = view.producer.get(eq.inputs[1]) if len(eq.inputs) == 3 else None
+        if towards_zero is None or towards_zero.primitive != primitive:
+            return
+        if view.trace.avals[eq.outputs[0]].dtype != np.int32:
+            return
+        a, b = (view.trace.avals[v] for v in towards_zero.inputs)
+        yield Candidate(fn, fn, (a, b))
+        divisor = view.producer.get(towards_zero.inputs[1])
+        if divisor is not None and divisor.primitive == "broadcast_in_dim":
+            yield Candidate(fn, fn, (a, view.trace.avals[divisor.inputs[0]]))
+
+    return candidates
 
 
 def _embedding(view: View, eq: Equation) -> Iterator[Candidate]:
@@ -319,7 +189,8 @@ PATTERNS = (
     Pattern("GELU", "copy", _gelu),  # by erf, in the spelling of jax.nn.gelu(approximate=False)
     Pattern("LEAKY_RELU", "select_n", _leaky_relu),
     Pattern("PRELU", "select_n", _prelu),
-    Pattern("FLOOR_DIV", "select_n", _floor_divide),
+    Pattern("FLOOR_DIV", "select_n", _rounded_down("div", jnp.floor_divide)),
+    Pattern("FLOOR_MOD", "select_n", _rounded_down("rem", jnp.remainder)),
     Pattern("EMBEDDING", "gather", _embedding),
     Pattern("MEAN", "div", _mean),
     Pattern("AVERAGE_POOL_2D", "div", functools.partial(_average_pool, 2)),
@@ -335,3 +206,14 @@ def _by_root() -> dict[str, list[Pattern]]:
     for pattern in PATTERNS:
         index.setdefault(pattern.root, []).append(pattern)
     return index
+
+
+def find(view: View, eq: Equation) -> Match | None:
+    """The first pattern, in the table's order, whose function computes `eq`'s result."""
+    for pattern in _by_root().get(eq.primitive, ()):
+        for candidate in pattern.candidates(view, eq):
+            left = recorded(candidate)
+            binding = None if left is None else match(view, eq.outputs[0], left)
+            if binding is not None:
+                return Match(pattern.kind, binding, candidate.attrs)
+    return None

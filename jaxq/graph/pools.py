@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
-from jaxq.graph.patterns import Match
+from jaxq.graph.unification import Match
 
 
 def max_pool(builder: Builder, eq: Equation) -> bool:

@@ -19,8 +19,8 @@ from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
 from jaxq.graph.ir import Equation
-from jaxq.graph.patterns import Match
 from jaxq.graph.tables import Regions
+from jaxq.graph.unification import Match
 
 # Control flow, and what to write in its place.
 REMEDIES = {

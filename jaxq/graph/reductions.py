@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.ir import Equation
-from jaxq.graph.patterns import Match
 from jaxq.graph.pieces import along, joined
+from jaxq.graph.unification import Match
 
 
 def total(builder: Builder, eq: Equation) -> bool:

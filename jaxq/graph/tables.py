@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Equation, Trace
-from jaxq.graph.patterns import VIEWS, View
+from jaxq.graph.patterns import VIEWS
+from jaxq.graph.unification import View
 
 # Elementwise primitives that have ops of their own: no reason for a table, but taken in where one stands beside them.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg", "integer_pow", "square"})

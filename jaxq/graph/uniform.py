@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.graph.ir import Equation
-from jaxq.graph.patterns import View
+from jaxq.graph.unification import View
 
 Axes = frozenset[int]
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxq.errors import GraphError
-from jaxq.graph.ir import WEIGHTED, Graph, Op
+from jaxq.graph.ir import ELEMENTWISE, WEIGHTED, Graph, Op
 
 # Ops that hold the function that they compute.
 RECORDED = frozenset({"FLOAT", "TABLE"})
@@ -71,34 +71,17 @@ def _dense(attrs: Mapping[str, Any], inputs: Sequence[Shape], out: Shape) -> boo
     return inputs[0][-1] == inputs[1][0] and inputs[0][:-1] == out[:-1]
 
 
-# Kinds whose output's shape follows from their inputs' in a line.
-SHAPES: Mapping[str, Agrees] = {
-    "ADD": _broadcast,
+# Kinds whose output's shape follows from their inputs' in a line. A TABLE may hold reshapes as well.
+SHAPES: Mapping[str, Agrees] = dict.fromkeys(ELEMENTWISE - {"BROADCAST_TO", "TABLE"}, _broadcast) | {
     "AFFINE": _same,
     "BATCH_MATMUL": _multiplied,
-    "CLIP": _same,
     "CONCATENATION": _concatenated,
     "CUMSUM": _same,
-    "FLOOR_DIV": _broadcast,
     "FULLY_CONNECTED": _dense,
-    "GELU": _same,
-    "HARD_SWISH": _same,
-    "LEAKY_RELU": _same,
-    "LOGISTIC": _same,
-    "MAXIMUM": _broadcast,
-    "MINIMUM": _broadcast,
-    "MUL": _broadcast,
     "PAD": _padded,
-    "PRELU": _broadcast,
-    "RELU": _same,
-    "RELU6": _same,
-    "RELU_N1_TO_1": _same,
-    "REQUANTIZE": _same,
     "RESHAPE": _reshaped,
     "REVERSE_V2": _same,
     "SOFTMAX": _same,
-    "SUB": _broadcast,
-    "TANH": _same,
     "TRANSPOSE": _transposed,
 }
 

@@ -70,6 +70,7 @@ OPS: dict[str, Spec] = {
     "EMBEDDING": Spec(compute.embedding, plain=(0,), operators=("GATHER",)),
     "FAKE_QUANT": Spec(compute.fake_quantized, integer_ops.identity, raw=True, operators=()),
     "FLOOR_DIV": Spec(compute.floor_div, plain=(0, 1), scales="none"),
+    "FLOOR_MOD": Spec(compute.floor_mod, plain=(0, 1), scales="none"),
     "FULLY_CONNECTED": Spec(compute.fully_connected, _DENSE, "free", weights=True, product=True, int16=True),
     "GATHER": Spec(compute.gather, plain=(1,)),
     "GELU": Spec(compute.gelu, integer_ops.table(compute.gelu), "free", table=True),

@@ -174,6 +174,11 @@ def floor_div(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.floor_divide(a, b)
 
 
+def floor_mod(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a - b floor(a / b) of int32, which has the sign of b, broadcasting."""
+    return jnp.remainder(a, b)
+
+
 def clip(op: Op, x: jax.Array) -> jax.Array:
     """RELU, RELU6 and their like: x inside [low, high]."""
     return clip_ste(x, jnp.float32(op.attrs["low"]), jnp.float32(op.attrs["high"]))

@@ -249,6 +249,7 @@ KERNELS: dict[str, Kernel] = {
     "EXP": each(jnp.exp),
     "FLOOR": each(jnp.floor),
     "FLOOR_DIV": both(lambda a, b: jnp.floor(a / b)),
+    "FLOOR_MOD": both(jnp.remainder),
     "POW": both(jnp.power),
     "SIGN": each(jnp.sign),
     "SIN": each(jnp.sin),

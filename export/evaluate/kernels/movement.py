@@ -228,9 +228,9 @@ def cumsum(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [total - x if option_int(op, "exclusive", 0) else total]
 
 
-def floor_divide(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    """FLOOR_DIV of the raw values, broadcast; scales play no part. LiteRT refuses a divisor of 0."""
-    return [jnp.floor_divide(present(op, values), present(op, values, 1))]
+def rounded_down(f: Callable[..., jax.Array]) -> Kernel:
+    """FLOOR_DIV and FLOOR_MOD of the raw values, broadcast; scales play no part. LiteRT refuses a divisor of 0."""
+    return lambda op, tensors, values: [f(present(op, values), present(op, values, 1))]
 
 
 def _no_activation(op: Operator) -> None:
@@ -276,6 +276,7 @@ KERNELS: dict[str, Kernel] = {
     "ARG_MAX": arg(jnp.argmax),
     "ARG_MIN": arg(jnp.argmin),
     "CUMSUM": cumsum,
-    "FLOOR_DIV": floor_divide,
+    "FLOOR_DIV": rounded_down(jnp.floor_divide),
+    "FLOOR_MOD": rounded_down(jnp.remainder),
     "REVERSE_V2": reverse,
 }
