@@ -21,6 +21,7 @@ class Net(nnx.Module):
         self.first, self.last = nnx.Linear(6, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
         self.norm, self.dropout = nnx.BatchNorm(4, rngs=rngs), nnx.Dropout(0.4, rngs=rngs)
         numbers = np.random.default_rng(1).uniform(0.5, 2, (3, 4)).astype(np.float32)
+        assert self.norm.bias is not None
         self.norm.mean[...], self.norm.var[...], self.norm.bias[...] = numbers
 
     def __call__(self, x: jax.Array) -> jax.Array:

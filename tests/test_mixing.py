@@ -48,7 +48,9 @@ MIXING: dict[str, tuple[Function, str]] = {
     "norm of all": (lambda p, x: x @ p / jnp.linalg.norm(x @ p), "reduces over axis 0, the batch"),
     "padded": (lambda p, x: jnp.pad(x @ p, ((1, 0), (0, 0), (0, 0)))[:-1], "`PAD` at .* pads axis 0"),
     "pairs": (lambda p, x: (x @ p)[:, None, 0] - (x @ p)[None, :, 0], "`SUB` at .* combines each example with others"),
-    "product": (lambda p, x: jnp.prod(x @ p, 0), "as `x.:n.` and `jnp.prod.x, 0.` do"),  # halves are multiplied
+    "product": (  # halves are multiplied
+        lambda p, x: jnp.prod(x @ p, 0), "as `x.:n.`, `jnp.prod.x, 0.` and a loop over examples .* use `jax.vmap`"
+    ),
     "rolled": (lambda p, x: jnp.roll(x @ p, 1, 0), "`SLICE` at .* takes a part of axis 0"),
     "softmax": (lambda p, x: jax.nn.softmax(x @ p, axis=0), "`SOFTMAX` at .* sums over axis 2, the batch"),
     "rows of others": (
@@ -95,8 +97,17 @@ def windows(p: Any, x: jax.Array) -> jax.Array:
     return (jax.nn.softmax(y @ y.swapaxes(1, 2)) @ y).reshape(x.shape)
 
 
+def learned(p: Any, x: jax.Array) -> jax.Array:
+    """Learned queries, repeated, normalised and projected for every example, in heads: a Perceiver's, a DETR's."""
+    queries = jnp.broadcast_to(p, (x.shape[0], *p.shape))
+    queries = (queries - queries.mean(-1, keepdims=True)) * jax.lax.rsqrt(queries.var(-1, keepdims=True) + 1e-3)
+    queries, keys = (y.reshape(*y.shape[:2], 2, 2) for y in (queries @ p, x @ p))
+    return jnp.einsum("nqhd,nkhd->nhqk", queries, keys)
+
+
 APART: dict[str, Function] = {
     "columns first": lambda p, x: jnp.tanh((x @ p).transpose(2, 1, 0)).max(0).T,
+    "learned queries in heads": learned,
     "members": lambda p, x: jax.vmap(lambda w: jnp.tanh(x @ w))(STACK).mean(0),
     "queries of every example": lambda p, x: jnp.broadcast_to(p, (x.shape[0], *p.shape)) @ x.swapaxes(1, 2),
     "rows in the batch": lambda p, x: jax.nn.relu(x.reshape(-1, 4) @ p).reshape(-1, 16),

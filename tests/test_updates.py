@@ -39,10 +39,16 @@ def buffered(p: Any, x: jax.Array) -> jax.Array:
 # Name: the function, and the operators that it is written with.
 CASES: dict[str, tuple[Callable[[Any, Any], Any], set[str]]] = {
     "add a part": (lambda p, x: x.at[:, 1:3].add(x[:, 3:5] @ p["w"]), {"PAD", "ADD"}),
+    "associative scan": (
+        lambda p, x: lax.associative_scan(jnp.add, x @ p["w"], axis=1), {"ADD", "CONCATENATION", "PAD", "SLICE"}
+    ),
     "buffer": (buffered, {"CONCATENATION"}),
     "convolution, padding below zero": (convolved((-1, 2)), {"SLICE", "CONV_2D"}),
     "multiply a row": (lambda p, x: x.at[:, 2].multiply(x[:, 0]), {"MUL"}),
     "pad and cut": (lambda p, x: lax.pad(x @ p["w"], 0.0, ((0, 0, 0), (-1, 2, 0), (1, -2, 0))), {"PAD", "SLICE"}),
+    "pad between elements": (
+        lambda p, x: lax.pad(x @ p["w"], 0.5, ((0, 0, 0), (-1, 1, 2), (0, 0, 1))), {"CONCATENATION"}
+    ),
     "pad with a number": (
         lambda p, x: jnp.pad(x @ p["w"], ((0, 0), (1, 2), (0, 1)), constant_values=0.5), {"CONCATENATION"}
     ),

@@ -171,10 +171,7 @@ def _grouped(builder: Builder, eq: Equation) -> bool:
 
 def _repeated(builder: Builder, w: int, axes: Sequence[int]) -> set[int]:
     """Those of a weight's axes along which it is one matrix again and again, also where that is once."""
-    eq = builder.view.producer.get(w)
-    if eq is None or eq.primitive != "broadcast_in_dim":
-        return set()
-    return set(axes) - set(builder.varying.axes(w))
+    return set() if w not in builder.view.producer else set(axes) - set(builder.varying.axes(w))
 
 
 def _first(builder: Builder, w: int, axes: set[int]) -> int:

@@ -185,7 +185,10 @@ def _part(step: Step) -> Place:
         return None  # the first of each example's steps, perhaps
     block = step.batch * held.after
     if stride == -1 or size % block or attrs["begin"][held.axis] % block:
-        raise _Mixes(f"takes a part of {_over(held)}, as `x[:n]` and `jnp.prod(x, 0)` do, or turns it around")
+        raise _Mixes(
+            f"takes a part of {_over(held)}, as `x[:n]`, `jnp.prod(x, 0)` and a loop over examples (`lax.map`, "
+            "`lax.scan`: use `jax.vmap`) do, or turns it around"
+        )
     return held._replace(before=size // block)
 
 

@@ -96,6 +96,11 @@ def _concatenate(varying: Varying, eq: Equation) -> Axes:
     return axes | {int(eq.params["dimension"])}
 
 
+def _reduced(varying: Varying, eq: Equation) -> Axes:
+    gone = [int(a) for a in eq.params["axes"]]
+    return frozenset(a - sum(b < a for b in gone) for a in varying.axes(eq.inputs[0]) if a not in gone)
+
+
 def _dot_general(varying: Varying, eq: Equation) -> Axes:
     """The free axes of both sides, in order, behind the axes of the batch."""
     (left_dims, right_dims), (left_batch, right_batch) = eq.params["dimension_numbers"]
@@ -116,6 +121,10 @@ RULES: Mapping[str, Callable[[Varying, Equation], Axes]] = {
     "concatenate": _concatenate,
     "dot_general": _dot_general,
     "expand_dims": _reshape,
+    "reduce_max": _reduced,
+    "reduce_min": _reduced,
+    "reduce_prod": _reduced,
+    "reduce_sum": _reduced,
     "reshape": _reshape,
     "slice": _slice,
     "split": _slice,

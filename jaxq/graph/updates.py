@@ -83,10 +83,12 @@ def _numbers(builder: Builder, value: int) -> list[int] | None:
 
 
 def pad(builder: Builder, eq: Equation) -> bool:
-    """PAD with zeros, behind a SLICE where a side is cut; CONCATENATION with another number. Not between elements."""
+    """PAD with zeros, behind a SLICE where a side is cut; CONCATENATION with another number."""
     x, config, number = builder.resolve(eq.inputs[0]), eq.params["padding_config"], builder.view.scalar(eq.inputs[1])
-    if number is None or not math.isfinite(number) or any(inner for _, _, inner in config):
+    if number is None or not math.isfinite(number):
         return False
+    for axis, (_, _, inner) in enumerate(config):
+        x = _spread(builder, number, x, axis, int(inner), eq.source)
     shape = builder.shape(x)
     begin = [max(0, -int(low)) for low, _, _ in config]
     size = [whole - b - max(0, -int(high)) for whole, b, (_, high, _) in zip(shape, begin, config, strict=True)]
@@ -96,6 +98,18 @@ def pad(builder: Builder, eq: Equation) -> bool:
     place = [max(0, int(low)) for low, _, _ in config]
     builder.becomes(eq.outputs[0], _amid(builder, number, x, place, builder.shape(eq.outputs[0]), eq.source))
     return True
+
+
+def _spread(builder: Builder, number: float, x: int, axis: int, inner: int, source: str) -> int:
+    """`x` with so many numbers between its elements along an axis: behind each, and cut behind the last."""
+    shape = builder.shape(x)
+    if not inner or shape[axis] < 2:
+        return x
+    before, count, after = shape[:axis], shape[axis], shape[axis + 1 :]
+    apart = builder.reshape(x, (*before, count, 1, *after), source)
+    apart = _amid(builder, number, apart, [0] * (len(shape) + 1), (*before, count, 1 + inner, *after), source)
+    x = builder.reshape(apart, (*before, count * (1 + inner), *after), source)
+    return sliced(builder, x, [0] * len(shape), (*before, count * (1 + inner) - inner, *after), source)
 
 
 def _amid(builder: Builder, number: float, part: int, place: Sequence[int], shape: Sequence[int], source: str) -> int:
