@@ -15,6 +15,7 @@ from jax import lax
 from jaxq.gradients import choice, products, schemes, taps
 from jaxq.gradients.backward import Backward
 from jaxq.gradients.contraction import contraction
+from jaxq.gradients.deviation import deviations
 from jaxq.gradients.geometry import Geometry, geometry
 from jaxq.gradients.integers import quantized, scale_of
 from jaxq.gradients.noise import noise
@@ -317,29 +318,67 @@ def cosine(a: Any, b: Any) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-def test_unified_finds_the_clip_of_least_deviation():
-    """Hill climbing over steps comes to the best clip of a grid for the numbers that it samples, every second one here.
-    That is far below the largest of all, which is not among them: of 4,096 numbers in 8 bits it would be kept.
+def heavy_tailed(shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of which one, that no sample sees, is four times the largest other."""
+    numbers = np.random.default_rng(0).standard_t(2.0, shape).astype(np.float32)
+    numbers.ravel()[1] = 4 * np.abs(numbers).max()
+    return numbers
+
+
+def steps_of(g: np.ndarray, scale: float, top: int) -> np.ndarray:
+    """`Q(g; s)` in steps, to nearest."""
+    return np.clip(np.rint(g.astype(np.float64) / scale), -top, top)
+
+
+@pytest.mark.parametrize("top", [127, 7])
+def test_deviations_are_those_of_the_rounded_gradient(top: int):
+    """The whole gradient's, of which 4,096 of 8,192 numbers are sampled: that the largest is clipped is seen though it
+    is not among them.
     """
-    numbers = np.random.default_rng(0).standard_t(2.0, (64, 128)).astype(np.float32)
-    numbers[0, 1] = 4 * np.abs(numbers).max()
-    g, seen = jnp.asarray(numbers), numbers.ravel()[::2]
+    g = heavy_tailed((64, 128))
+    clips = [c * float(np.abs(g).max()) for c in (1.0, 0.6, 0.25, 0.02)]
+    scales = [jnp.full((1, 1), c / top, jnp.float32) for c in clips]
+    found = np.asarray(jax.jit(lambda g: deviations(g, scales, top))(g))
+    wanted = [1 - cosine(g, steps_of(g, c / top, top)) for c in clips]
+    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=2e-5)
+    assert wanted[1] > 1e-3  # clipping that one number alone
+
+
+def test_deviations_of_what_rounds_to_nothing():
+    """0 of a gradient of zeros, 1 where all of it is rounded to zero; small numbers do not vanish in squares."""
+    search = jax.jit(lambda g, scale: deviations(g, [scale], 7)[0])
+    g, one = np.array([[3.0, -2.0]], np.float32), np.ones((1, 1), np.float32)
+    assert search(0 * g, one) == 0
+    assert search(0.1 * g, one) == 1
+    assert search(1e-30 * g, 1e-30 * one) < 1e-6
+
+
+def test_unified_finds_the_clip_of_least_deviation():
+    """Hill climbing over steps comes to the best clip of a grid, as numpy finds it on all numbers."""
+    numbers = np.random.default_rng(0).standard_t(3.0, (64, 128)).astype(np.float32)
+    g = jnp.asarray(numbers)
     rms, most = float(jnp.sqrt(jnp.mean(g * g))), float(jnp.max(jnp.abs(g)))
     for top in (127, 7):
-        grid = np.geomspace(0.005, 1, 200) * most
-        deviations = [1 - cosine(seen, np.clip(np.rint(seen / (c / top)), -top, top)) for c in grid]
-        best = min(deviations)
-        clip = jnp.zeros(())
+        best = min(1 - cosine(g, steps_of(numbers, c * most / top, top)) for c in np.geomspace(0.005, 1, 100))
         search = jax.jit(lambda clip, top=top: schemes._searched(g, clip, top))
-        scale, found = clip, clip
+        clip = scale = found = jnp.zeros(())
         for _ in range(60):
             clip, scale, found = search(clip)
-        assert float(found) < 1.05 * best + 1e-6
-        assert abs(np.log(float(clip) * rms / grid[np.argmin(deviations)])) < np.log(1.1)  # a step of the search
-        assert float(clip) * rms < 0.9 * most
+        assert float(found) < 1.1 * best + 1e-6
+        assert 1 - cosine(g, steps_of(numbers, float(clip) * rms / top, top)) < 1.1 * best + 1e-6
         np.testing.assert_allclose(scale.reshape(()), clip * rms / top, rtol=1e-6)
-        naive = 1 - cosine(seen, np.rint(seen / (most / top)))
-        assert float(found) < 0.8 * naive
+    naive = 1 - cosine(g, steps_of(numbers, most / 7, 7))
+    assert float(clip) * rms < 0.9 * most and float(found) < 0.8 * naive
+
+
+def test_a_clip_rises_slowly_and_falls_fast():
+    """A spike of one batch is clipped: the clip may rise by a tenth a step, and fall by half."""
+    search = jax.jit(lambda g, clip: schemes._searched(g, clip, 7)[0])
+    numbers = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    spike = np.where(np.arange(128) + np.arange(64)[:, None] == 0, np.float32(100), numbers)
+    assert float(search(spike, np.float32(4.0))) == pytest.approx(4.4)
+    most = np.abs(numbers).max() / np.sqrt(np.mean(numbers**2))
+    assert float(search(numbers, np.float32(1e3))) == pytest.approx(most / 2)
 
 
 def test_adaptive_moves_an_average_where_the_tail_is_long_and_takes_the_maximum_of_a_gaussian():

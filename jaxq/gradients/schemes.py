@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
+from jaxq.gradients.deviation import deviations
 from jaxq.gradients.geometry import Geometry
 from jaxq.gradients.integers import SMALLEST, largest, scale_for, scale_of
 
@@ -30,8 +31,8 @@ State = dict[str, Array]
 # Sites of state are told from parameters by this key.
 DEVIATION = "deviation"
 
-SAMPLE = 4096  # numbers of a gradient on which deviations are measured
-CANDIDATES = (0.5, 0.9, 1.0, 1.1, 2.0)  # clips tried at a step, times the last one: hill climbing, O(1)
+# Clips tried at a step, times the last one: hill climbing, O(1). Down fast, up slowly: a spike of one batch is clipped.
+CANDIDATES = (0.5, 0.9, 1.0, 1.1)
 
 # Zhao et al. 2021: a channel is Gaussian where P(|g| > sigma) > 0.3; else the average moves by k A = 0.8.
 GAUSSIAN_SHARE = 0.3
@@ -85,17 +86,16 @@ def _unified(gx: Array, gw: Array, shape: Geometry, top: int, state: State) -> S
 
 
 def _searched(g: Array, clip: Array, top: int) -> tuple[Array, Array, Array]:
-    """The best clip near the last one in root mean squares of g, its scale, and its deviation, on a sample of g."""
+    """The best clip near the last one in root mean squares of g, its scale, and its deviation."""
     bound = largest(g, range(g.ndim))
     rms = jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(g))), SMALLEST)
     most = bound.reshape(()) / rms
     clip = jnp.where(clip > 0, jnp.minimum(clip, most), most)
     tried = jnp.minimum(jnp.asarray(CANDIDATES, jnp.float32) * clip, most)
-    numbers = sample(g)
-    found = jnp.stack([deviation(numbers, scale_for(c * rms, top), top) for c in tried])
+    scales = [scale_for(c * rms, top).reshape((1,) * g.ndim) for c in tried]
+    found = deviations(g, scales, top)
     best = jnp.argmin(found)
-    scale = scale_for(tried[best] * rms, top)
-    return tried[best], scale.reshape((1,) * g.ndim), found[best]
+    return tried[best], jnp.stack(scales)[best], found[best]
 
 
 def _adaptive_start(channels: Sequence[int]) -> State:
@@ -110,26 +110,9 @@ def _adaptive(gx: Array, gw: Array, shape: Geometry, top: int, state: State) -> 
     moved = jnp.where(last > 0, (1 - AVERAGE) * last + AVERAGE * bound, bound)
     bound = jnp.where(gaussian, bound, moved)
     scale = scale_for(bound, top)
-    numbers = sample(jnp.broadcast_to(scale, gw.shape))
-    found = {"channel": bound.reshape(state["channel"].shape), DEVIATION: deviation(sample(gw), numbers, top)}
+    turned = deviations(gw, [scale], top)[0]
+    found = {"channel": bound.reshape(state["channel"].shape), DEVIATION: turned}
     return Scales(scale_of(gx, range(gx.ndim), top), scale, found)
-
-
-def sample(g: Array) -> Array:
-    """At most `SAMPLE` numbers of g, evenly spaced."""
-    stride = max(1, -(-g.size // SAMPLE))
-    return lax.slice(g.reshape(-1), (0,), (g.size,), (stride,))
-
-
-def deviation(g: Array, scale: Array, top: int) -> Array:
-    """`1 - cos(g, Q(g; s))`, rounded to nearest, in [0, 2]; 0 of a gradient of zeros."""
-    steps = jnp.clip(jnp.round(g / scale), -top, top) * scale
-    # Each is divided by its largest first: squares of small gradients vanish in float32.
-    a, b = (v / jnp.maximum(jnp.max(jnp.abs(v), initial=0.0), SMALLEST) for v in (g, steps))
-    lengths = jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))
-    cosine = jnp.sum(a * b) / jnp.where(lengths > 0, lengths, 1.0)
-    nothing_left = jnp.where(jnp.any(g != 0), 1.0, 0.0)
-    return jnp.where(lengths > 0, 1.0 - cosine, nothing_left).astype(jnp.float32)
 
 
 SCHEMES: dict[str, Scheme] = {
