@@ -20,6 +20,7 @@ import jaxq
 import jaxq.export
 from jaxq.analyze import Difference, Differences, Error
 from jaxq.analyze.diff import decibels
+from jaxq.analyze.error_sums import op_by_op, whole
 from jaxq.analyze.parts import Parts, parts
 from jaxq.export.evaluate.kernels.machine import MACHINES, this_machine
 from jaxq.export.evaluate.program import FAMILIES
@@ -235,6 +236,50 @@ def test_the_numbers_are_those_of_the_parts(name: str) -> None:
         means = (d.rounding.mean, d.clipping.mean, d.weights.mean, d.inherited.mean)
         assert d.total.mean == pytest.approx(sum(means), abs=1e-6)
         assert d.own.mean == pytest.approx(sum(means[:3]), abs=1e-6)
+
+
+class Sums(nnx.Module):
+    """Two sums of one kind, whose first operands have other grids: integers from zero up, and prescribed ones."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[n, 6] to the same."""
+        return jnp.tanh(jax.nn.relu(x + 0.5) + x) + x
+
+
+def both_ways(qmodel: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The sums of all errors op by op, and of the graph compiled as a whole, beside another reference."""
+    plan, arrays = qmodel.captured(*args, **kwargs).plan, qmodel.core.arrays(args, kwargs)
+    leaves = jax.tree.leaves(nnx.state(qmodel.model))
+    reference = [1.25 * leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for leaf in leaves]
+    made = (make(plan, leaves, reference)(qmodel.pure_ranges(), arrays) for make in (op_by_op, whole))
+    return tuple(jax.tree.map(np.asarray, found) for found in made)
+
+
+def assert_alike(found: Any, wanted: Any) -> None:
+    """To what the order of float32 sums leaves."""
+    assert [*sorted(found)] == [*sorted(wanted)]
+    for site, sums in wanted.items():
+        least = 1e-4 + 1e-5 * (np.sum(sums["real"][1]) + np.sum(sums["total"][1]))
+        for kind, wanted_sums in sums.items():
+            for a, b in zip(found[site][kind], wanted_sums, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=least, err_msg=f"{site} {kind}")
+
+
+def test_op_by_op_gives_what_the_whole_gives() -> None:
+    """A long graph is measured op by op; every sum is the one of the graph compiled as a whole."""
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    qmodel = jaxq.quantize(Sums(), "int8", x)
+    jaxq.calibrate(qmodel, x, progress=False)
+    found, wanted = both_ways(qmodel, (x,), {})
+    assert len(wanted) == 5
+    assert_alike(found, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.slow
+def test_op_by_op_gives_what_the_whole_gives_over_the_zoo(name: str) -> None:
+    case, qmodel = calibrated(name)
+    assert_alike(*both_ways(qmodel, *case.first(3)))
 
 
 @pytest.mark.slow

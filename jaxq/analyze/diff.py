@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxq.analyze.difference import Difference, Differences, Error
-from jaxq.analyze.parts import Parts, parts
+from jaxq.analyze.error_sums import KINDS, Summed, summed
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
@@ -21,10 +19,6 @@ from jaxq.frontends.ranges import check_ranges
 from jaxq.graph.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.quantization import bind, reference_leaves
-from jaxq.simulate.effort import for_results
-from jaxq.simulate.qparams import Ranges
-
-KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
 
 
 def diff(target: Any, batches: Any, *state: Any, reference: Any = None, progress: bool = True) -> Differences:
@@ -89,17 +83,16 @@ class _Gathered:
         self.reference = reference
         self.plan: Plan | None = None
         self.sums: dict[str, dict[str, np.ndarray]] = {}
-        self._compiled = Recent[Any](CACHED_SHAPES)
+        self._compiled = Recent[Summed](CACHED_SHAPES)
 
     def add(self, bound: Bound, arrays: Sequence[np.ndarray]) -> None:
         args, kwargs = bound.core.with_arrays(arrays)
         captured = bound.captured(*args, **kwargs)
         plan = self.plan = captured.plan
         check_ranges(plan, bound.ranges, bound.core.plans)
-        options = for_results(max(math.prod(plan.graph.avals[v].shape) for v in plan.graph.activations))
-        run = self._compiled.get(captured, lambda: jax.jit(functools.partial(_summed, plan), compiler_options=options))
-        ranges = {n: dict(r) for n, r in bound.ranges.items()}
-        found = run(jax.tree.leaves(bound.params), ranges, list(arrays), self.reference)
+        leaves = jax.tree.leaves(bound.params)
+        run = self._compiled.get(captured, lambda: summed(plan, leaves, self.reference))
+        found = run({n: dict(r) for n, r in bound.ranges.items()}, list(arrays))
         for site, sums in jax.tree.map(_on_host, found, is_leaf=lambda node: isinstance(node, tuple)).items():
             before = self.sums.get(site, {})
             self.sums[site] = {kind: _merged(before.get(kind), now) for kind, now in sums.items()}
@@ -109,26 +102,6 @@ class _Gathered:
         kinds = {names[v]: "INPUT" for v in plan.graph.inputs}
         kinds |= {names[v]: op.kind for op in plan.graph.ops for v in op.outputs}
         return tuple(_difference(site, kind, self.sums[site]) for site, kind in kinds.items() if site in self.sums)
-
-
-def _summed(
-    plan: Plan, params: Sequence[Any], ranges: Ranges, arrays: Sequence[Any], reference: Sequence[Any]
-) -> dict[str, Any]:
-    """By site and kind `(sum e, sum |e|, sum e^2, max |e|, elements)`; sums still one for each row of each example."""
-    return {site: _sums_of(found) for site, found in parts(plan, params, ranges, arrays, reference).items()}
-
-
-def _sums_of(found: Parts) -> dict[str, tuple[Any, ...]]:
-    errors = {kind: _sums(getattr(found, kind)) for kind in KINDS}
-    others = {"real": found.real, "clipped": found.clipped.astype(jnp.float32), "step": jnp.full((1,), found.scale)}
-    return {name: _sums(array) for name, array in others.items()} | errors
-
-
-def _sums(e: jax.Array) -> tuple[Any, ...]:
-    # float32 sums stay short, one row of an image each: a long one would lose the small numbers that it is made of.
-    axes = tuple(range(min(2, max(e.ndim - 1, 0)), e.ndim))
-    largest = jnp.max(jnp.abs(e), initial=0.0)
-    return jnp.sum(e, axes), jnp.sum(jnp.abs(e), axes), jnp.sum(e * e, axes), largest, jnp.int32(e.size)
 
 
 def _on_host(sums: tuple[Any, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ float32, so a part of an 8-bit tensor is sure to a thousandth of a step, of a 16
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,6 +100,43 @@ def parts(
     return {plan.graph.site_names[v]: p for v, p in found.items()}
 
 
+def of_input(plan: Plan, value: int) -> Callable[..., tuple[Parts]]:
+    """The parts of an input as a function of its real numbers, its integers, its scale and zero point."""
+
+    def step(real: jax.Array, q: jax.Array, parameters: QParams) -> tuple[Parts]:
+        return (_entering(plan, value, real, Carrier(q, *parameters)),)
+
+    return step
+
+
+def of_op(plan: Plan, op: Op) -> Callable[..., tuple[Parts, ...]]:
+    """The parts of an op's results as a function of numbers alone: ops of one `step_key` are one function.
+
+    It takes the float reading of the op's operands and results (of weights and constants their numbers), the reference
+    in the place of each operand, the integers of each quantized result, scale and zero point of each operand and
+    result, and the trained state of its weight.
+    """
+    values, site = (*op.inputs, *op.outputs), plan.weight_site(op)
+    kept = [v for v in op.outputs if plan.group(v) is not None]
+
+    def step(
+        numbers: Sequence[Any],
+        reference: Sequence[Any],
+        made: Sequence[Any],
+        around: Sequence[QParams | None],
+        trained: Any,
+    ) -> tuple[Parts, ...]:
+        real, named = dict(zip(values, numbers, strict=True)), zip(map(plan.group, values), around, strict=True)
+        parameters = {group.name: p for group, p in named if group is not None and p is not None}
+        ranges = {} if site is None else {site: trained}
+        known = _Known(plan, real, dict(zip(op.inputs, reference, strict=True)), parameters, ranges)
+        carried = {v: Carrier(q, *parameters[_group(plan, v).name]) for v, q in zip(kept, made, strict=True)}
+        found = _made(known, op, real, carried)
+        return tuple(found[v] for v in kept)
+
+    return step
+
+
 def _entering(plan: Plan, value: int, real: jax.Array, carried: Carrier) -> Parts:
     """An input: it is rounded and clipped, and there is nothing else."""
     return _parts(plan, value, real, carried, carried.q, real, real)
@@ -124,8 +161,7 @@ def _made(known: _Known, op: Op, real: Mapping[int, Any], carried: Mapping[int, 
 def _parts(
     plan: Plan, value: int, real: jax.Array, carried: Carrier, own: jax.Array, exact: jax.Array, floats: jax.Array
 ) -> Parts:
-    group, scale = plan.group(value), carried.scale
-    assert group is not None
+    group, scale = _group(plan, value), carried.scale
     low, high = carrier_bounds(carried.zero_point, group.scheme.bits)
     steps, exact, floats = (true_divide(a.astype(jnp.float32), scale) for a in (real, exact, floats))
     inside = jnp.clip(exact, low, high)
@@ -133,6 +169,12 @@ def _parts(
     least = NOTHING[group.scheme.bits]
     rounding, clipping, weights = (_settled(e, least) for e in (own - inside, inside - exact, exact - floats))
     return Parts(scale, steps, clipped, carried.q - steps, rounding, clipping, weights)
+
+
+def _group(plan: Plan, value: int) -> Group:
+    group = plan.group(value)
+    assert group is not None, plan.graph.site_names[value]
+    return group
 
 
 def _settled(e: jax.Array, least: float) -> jax.Array:

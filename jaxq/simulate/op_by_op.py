@@ -9,7 +9,7 @@ fold them. The integers are those of `simulate`, for it is the same code; there 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from jaxq.graph import Equation, Graph, Op
 from jaxq.graph.recent import Recent
-from jaxq.graph.shared import prepared
 from jaxq.plan.plan import Plan
 from jaxq.simulate.effort import for_results, small
 from jaxq.simulate.qparams import Ranges, qparams
@@ -76,7 +75,7 @@ class OpByOp:
         given: Mapping[int, Any],
         batched: frozenset[int],
     ) -> Run:
-        env = self._weight_values(plan.graph)
+        env = self.weights(plan.graph)
         parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
         run, many = Run(plan, env, parameters, ranges, record, given, observing=False), set(batched)
         for value, array in zip(plan.graph.inputs, inputs, strict=True):
@@ -95,7 +94,7 @@ class OpByOp:
         if many.intersection(op.inputs):
             many.update(op.outputs)
 
-    def _weight_values(self, graph: Graph) -> dict[int, Any]:
+    def weights(self, graph: Graph) -> dict[int, Any]:
         """The weight values. Those of the first plan are compiled as one function; another plan adds few."""
         if not self._weights:
             made = compiled_weight_values(graph, self.params)
@@ -134,12 +133,17 @@ def compiled_weight_values(graph: Graph, params: Sequence[Any]) -> dict[int, Any
 class RealsOpByOp:
     """The float reading of the folded graph (`jaxq.simulate.reals.reals`), one op at a time."""
 
-    def __init__(self, plan: Plan, params: Sequence[Any]) -> None:
+    def __init__(self, plan: Plan, params: Sequence[Any], steps: Recent[Step] | None = None) -> None:
         self.plan, self.weights = plan, functools.cache(lambda: compiled_weight_values(plan.graph, params))
-        self._steps: dict[Hashable, Step] = {}
+        self._steps = Recent[Step](MOST) if steps is None else steps
 
     def __call__(self, inputs: Sequence[Any], batched: frozenset[int]) -> dict[int, jax.Array]:
         """The graph's outputs. batched: as in `OpByOp.recorded`."""
+        *_, (_, env) = self.each(inputs, batched)
+        return {v: env[v] for v in self.plan.graph.outputs}
+
+    def each(self, inputs: Sequence[Any], batched: frozenset[int]) -> Iterator[tuple[Op, Mapping[int, Any]]]:
+        """Each op once it is computed, and the values by number: weights, and activations that are still to be read."""
         plan, env, many = self.plan, dict(self.weights()), set(batched)
         for value, array in zip(plan.graph.inputs, inputs, strict=True):
             env[value] = as_number(plan.graph, value, jnp.asarray(array))
@@ -147,25 +151,20 @@ class RealsOpByOp:
         for op in plan.graph.ops:
             arguments = [jnp.asarray(env[v]) for v in op.inputs]
             axes = tuple(0 if v in many else None for v in op.inputs)
-            key = (op.name, axes)
-            if key not in self._steps:
-                self._steps[key] = _real_step(plan, op, axes, arguments)
-            env.update(zip(op.outputs, self._steps[key](*arguments), strict=True))
+            env.update(zip(op.outputs, self._step(op, axes, arguments)(*arguments), strict=True))
             if many.intersection(op.inputs):
                 many.update(op.outputs)
+            yield op, env
             for v in {v for v in op.inputs if last[v] is op} - set(plan.graph.outputs):
                 del env[v]
-        return {v: env[v] for v in plan.graph.outputs}
+
+    def _step(self, op: Op, axes: tuple[int | None, ...], arguments: Sequence[jax.Array]) -> Step:
+        return self._steps.get((step_key(self.plan, op), axes), lambda: _real_step(self.plan, op, axes, arguments))
 
 
-def _real_step(plan: Plan, op: Op, axes: Sequence[int | None], arguments: Sequence[jax.Array]) -> Callable[..., Any]:
+def _real_step(plan: Plan, op: Op, axes: Sequence[int | None], arguments: Sequence[jax.Array]) -> Step:
     def step(*arrays: Any) -> Sequence[Any]:
         return real_results(plan, op, arrays, differentiable=False)
 
-    many = any(axis == 0 for axis in axes)
-    shapes = [
-        jax.ShapeDtypeStruct(a.shape if axis is None else a.shape[1:], a.dtype)
-        for a, axis in zip(arguments, axes, strict=True)
-    ]
-    options = for_results(max((a.size for a in arguments), default=0))
-    return prepared(step, shapes, options, tuple(axes) if many else ())
+    many = jax.vmap(step, tuple(axes)) if any(axis == 0 for axis in axes) else step
+    return jax.jit(many, compiler_options=for_results(max((a.size for a in arguments), default=0)))

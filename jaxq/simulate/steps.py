@@ -69,6 +69,12 @@ def step_key(plan: Plan, op: Op) -> Hashable:
     return (*facts, around, read, same, positions, _sharing(plan, op), how, recipe.floats, recipe.carrier)
 
 
+def grid_key(plan: Plan, value: int) -> Hashable:
+    """All that rounding real numbers onto a value's grid depends on but for the numbers; None for floats."""
+    group = plan.group(value)
+    return None if group is None else (plan.graph.avals[value], _grid(group))
+
+
 def _sharing(plan: Plan, op: Op) -> tuple[int | None, ...]:
     """For each operand and result the first that has the same scale."""
     names = [None if group is None else group.name for group in map(plan.group, (*op.inputs, *op.outputs))]
