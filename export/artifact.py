@@ -51,6 +51,7 @@ class Artifact:
       program: the same, read.
       manifest: what `model.json` holds.
       certificate: what was proven, None where no proof ran.
+      bound: the model that it was made of, with its state.
       proof: the training forward that `verify` compares the file with; None of a file without its model.
     """
 
@@ -58,6 +59,7 @@ class Artifact:
     program: Program
     manifest: Mapping[str, Any]
     certificate: Certificate | None
+    bound: Bound = dataclasses.field(repr=False)
     proof: Proof | None = dataclasses.field(default=None, repr=False)
 
     def verify(
@@ -120,15 +122,14 @@ class Artifact:
         Raises:
           InputError: NaN, another number of inputs, or more than one example where the examples' axis of an output is
             not known.
-          ExportError: an artifact without its model.
 
         Example:
           >>> (logits,) = artifact.run(images)
           >>> logits.shape
           (8, 3)
         """
-        outputs = outputs_of(self.data, self.manifest, self.proven.bound, args, kwargs)
-        result = self.proven.bound.captured().result_of(outputs)
+        outputs = outputs_of(self.data, self.manifest, self.bound, args, kwargs)
+        result = self.bound.captured().result_of(outputs)
         return [result] if isinstance(result, np.ndarray | np.generic) else result
 
     def save_proof(
@@ -281,7 +282,7 @@ def to_tflite(
     if verify is not None:
         found = dataclasses.replace(proof, forward=watching).verify(verify, FAMILIES, proof.machine, progress)
     manifest = _manifest(frozen, program, data, found, metadata) | _precision(frozen.plan, found and quality)
-    artifact = Artifact(data, proof.program, manifest, found, proof)
+    artifact = Artifact(data, proof.program, manifest, found, bound, proof)
     if found is not None and not found.ok and not allow_mismatch:
         raise MismatchError(
             f"The artifact does not compute what was trained.\n{found}\nPlease report it with this "

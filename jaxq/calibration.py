@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ from jaxq.simulate.weights import bound_scale, floored, weight_values
 Ranges = dict[str, dict[str, jax.Array]]
 
 
-def calibrate(target: Any, batches: Iterable[Any], *state: Any, overwrite: bool = False, progress: bool = True) -> Any:
+def calibrate(target: Any, batches: Any, *state: Any, overwrite: bool = False, progress: bool = True) -> Any:
     """Set every range of a quantized model from data.
 
     Args:
@@ -84,7 +84,7 @@ def _refuse_overwriting(bound: Bound) -> None:
         )
 
 
-def calibrated(bound: Bound, batches: Iterable[Any], progress: bool) -> Ranges:
+def calibrated(bound: Bound, batches: Any, progress: bool) -> Ranges:
     """The ranges of a bound model from batches, and its findings in the core."""
     seen = _Observed(bound)
     with bar(progress) as shown:

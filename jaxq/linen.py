@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from jaxq.errors import InputError
 from jaxq.frontends.call import leaf_names
 from jaxq.frontends.core import Bound, Called, Captured, Core, Target, shapes_of, zeros_of
 from jaxq.frontends.ranges import initial_ranges
@@ -181,7 +182,13 @@ def quantize_linen(
 
 
 def bind_linen(qmodule: QuantizedLinen, variables: Mapping[str, Any]) -> Bound:
-    """What calibration and export need of a quantized module and its variables."""
+    """What calibration and export need of a quantized module and its variables. Raises InputError for no variables."""
+    if not isinstance(variables, Mapping) or not all(isinstance(v, Mapping) for v in variables.values()):
+        raise InputError(
+            f'The variables of a Linen module are a dict of collections, {{"params": ..., "ranges": ...}}, as '
+            f"`qmodule.init` gives it, not {type(variables).__name__}"
+            f"{f' with {sorted(map(str, variables))}' if isinstance(variables, Mapping) else ''}."
+        )
     user = {name: value for name, value in variables.items() if name != RANGES}
 
     target = _target(qmodule.module, user, {})

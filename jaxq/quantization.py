@@ -55,6 +55,10 @@ def frontend_of(target: Any) -> Callable[..., Any]:
             f"This {type(target).__name__} is quantized already. Quantize the float model that it was made of "
             "(`.model` in NNX, `.module` in Linen): they share their parameters, so nothing that was trained is lost."
         )
+    if isinstance(target, type):
+        raise InputError(
+            f"{target.__name__} is a class. Give a model, an instance of it: jaxq.quantize({target.__name__}(...))."
+        )
     if nnx.takes(target):
         return nnx.quantize_nnx
     if linen.takes(target):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ import jaxq
 import jaxq.export
 from jaxq.errors import (
     CalibrationError,
+    CaptureError,
     ExportError,
     FormatError,
     InputError,
@@ -183,6 +185,10 @@ CALLS: list[Case] = [
      "This QuantizedModel is quantized already. Quantize the float model that it was made of"),
     ("not a model", lambda: jaxq.quantize("model", "int8", X), InputError,
      "jaxq.quantize takes an nnx.Module, a Linen module or a function f(params, *inputs), not 'model'."),
+    ("a class", lambda: jaxq.quantize(Net, "int8", X), InputError,
+     "Net is a class. Give a model, an instance of it: jaxq.quantize(Net(...))."),
+    ("a name returned", lambda: jaxq.quantize(lambda p, x: {"y": x * p, "name": "relu"}, "int8", np.ones(1), X),
+     CaptureError, "The model returns 'relu', a str; the results of a file are arrays."),
     ("not calibrated", lambda: fresh()(X), RangeError, "input has no range yet"),
     ("two quantizers", lambda: jaxq.quantize(Placed(nnx.Rngs(0)), "int8", ROWS), PlanError,
      "head/kernel:out and what shares its scale pass two FakeQuant modules, fake_quant and fake_quant_1 (at "
@@ -203,6 +209,8 @@ CALIBRATION: list[Case] = [
      "4 of 4 ranges are set already (the first is input), by calibration or by training. To discard them: "
      "jaxq.calibrate(..., overwrite=True)."),
     ("after training", lambda: calibrate([X], after_one_step()), CalibrationError, "4 of 4 ranges are set already"),
+    ("None", lambda: calibrate(None), InputError, "The data is a NoneType. Give an array of examples"),
+    ("text", lambda: calibrate("photos/"), InputError, "The data is a str. Give an array of examples"),
     ("shape", lambda: calibrate([X[:, :5]]), InputError, "Input 0 has shape (8, 5, 6, 1)"),
     ("numbers", lambda: calibrate([X.tolist()]), InputError, "this call holds Python numbers. Give arrays"),
     ("integers", lambda: calibrate([X.astype(np.uint8)]), InputError, "Input 0 has dtype uint8"),
@@ -271,6 +279,9 @@ EXPORTS: list[Case] = [
     ("float model", lambda: export(Net(nnx.Rngs(0))), InputError, "Net is not quantized"),
     ("no example to verify", lambda: artifact().verify([], progress=False), InputError,
      "There is no example to verify on"),
+    ("shape to verify", lambda: artifact().verify(X[:, :5], progress=False), InputError,
+     "Input 0 has shape (8, 5, 6, 1)"),
+    ("shape to run", lambda: artifact().run(X[:, :5]), InputError, "Input 0 has shape (8, 5, 6, 1)"),
     ("family", lambda: jaxq.export.evaluate(artifact().program, "neon"), ExportError,
      "No kernel family 'neon'. Families: xnnpack, reference, tflm."),
 ]  # fmt: skip
@@ -282,6 +293,16 @@ def test_misuse(case: Case) -> None:
     with pytest.raises(kind, match=re.escape(words)) as refused:
         misuse()
     assert type(refused.value) is kind
+
+
+def test_variables_that_are_none() -> None:
+    q = jaxq.quantize(flax.linen.Dense(3), "int8", ROWS[:1])
+    variables = flax.linen.Dense(3).init(jax.random.key(0), ROWS)
+    with pytest.raises(InputError, match=r"a dict of collections, .* not dict with \['bias', 'kernel'\]"):
+        jaxq.calibrate(q, [ROWS], variables["params"], progress=False)
+    for use in (lambda: q.apply(variables, ROWS), lambda: jaxq.calibrate(q, [ROWS], variables, progress=False)):
+        with pytest.raises(RangeError, match="There are no ranges here, and the model has 2.*which a float model"):
+            use()
 
 
 # --- recipe files ------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ def load_program(source: Source) -> Program:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return read(bytes(source))
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"jaxq.load takes the path of a .tflite file, or its bytes, not a {type(source).__name__}.")
     target = pathlib.Path(source)
     try:
         if target.stat().st_size >= LARGEST_FILE:

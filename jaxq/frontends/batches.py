@@ -28,9 +28,18 @@ def batches_of(bound: Bound, batches: Any) -> Iterable[Any]:
     if isinstance(batches, Mapping):
         return [batches]
     first = split_call(*bound.core.example).arrays[0]
+    _refuse_no_iterable(batches)
     if getattr(batches, "ndim", None) == len(first.shape):
         return (batches[start : start + BATCH] for start in range(0, len(batches), BATCH))
     return batches
+
+
+def _refuse_no_iterable(batches: Any) -> None:
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes):
+        raise InputError(
+            f"The data is a {type(batches).__name__}. Give an array of examples, a tuple or dict of arrays (several "
+            "inputs), or an iterable of these."
+        )
 
 
 def _readings(batch: Any) -> list[Arguments]:
@@ -54,12 +63,14 @@ def chunks(bound: Bound, batches: Any, purpose: str, size: int = BATCH) -> Itera
       purpose: ends the sentence "examples to ...".
       size: of a chunk.
 
-    Raises: InputError for NaN.
+    Raises: InputError for NaN, other shapes, and what is no data.
     """
+    _refuse_no_iterable(batches)
     for batch in [batches] if hasattr(batches, "shape") or isinstance(batches, tuple | Mapping) else batches:
         arrays = [np.asarray(a) for a in bound.core.arrays(*batch_arguments(bound, batch))]
         for i, array in enumerate(arrays):
             refuse_non_finite(f"Input {i} of the examples to {purpose}", array)
+        bound.core.check_shapes(arrays)
         yield from in_chunks(arrays, bound.core.batched(arrays), size)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxq.errors import InputError
+from jaxq.errors import CaptureError, InputError
 from jaxq.frontends.call import Call, is_key, places, split_call
 from jaxq.frontends.ranges import check_ranges, initial_ranges, range_states
 from jaxq.frontends.signature import Arguments, argument_names, parameters_of, placed_as, result_names
@@ -156,7 +156,8 @@ class Core:
         return self._captured.get((target.key, call.static, shapes), lambda: self._capture(target, call))
 
     def _capture(self, target: Target, call: Call) -> Captured:
-        self._check_inputs(call.arrays)
+        self.check_shapes(call.arrays)
+        self._check_dtypes(call.arrays)
         recorded = _Recorded(target, call, self.batched(call.arrays))
         batch = recorded.batch
         recorded = self._recorded.get((target.key, call.static, *recorded.shapes), lambda: recorded)
@@ -195,24 +196,24 @@ class Core:
                 "batch for calibration: a tuple, ending in a dict of keywords)."
             )
 
-    def _check_inputs(self, arrays: Sequence[Any]) -> None:
-        """Compare a call with the example:
-
-        same number, same sizes but for the first axis, floats where it has floats.
-        """
-        known = split_call(*self.example).arrays
-        for i, (array, example) in enumerate(zip(arrays, known, strict=True)):
-            shape, dtype = tuple(example.shape), example.dtype
+    def check_shapes(self, arrays: Sequence[Any]) -> None:
+        """The arrays of a call have the sizes of the example's but for the first axis. Raises InputError."""
+        for i, (array, example) in enumerate(zip(arrays, split_call(*self.example).arrays, strict=True)):
+            shape = tuple(example.shape)
             if len(array.shape) != len(shape) or tuple(array.shape[1:]) != shape[1:]:
                 raise InputError(
                     f"Input {i} has shape {tuple(array.shape)}; the model was quantized with {shape}, and only the "
                     "first axis, the batch, may differ. Resize the input, or quantize again with an example of "
                     "this shape."
                 )
-            if jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.floating):
+
+    def _check_dtypes(self, arrays: Sequence[Any]) -> None:
+        """The arrays of a call are floats where the example has floats. Raises InputError."""
+        for i, (array, example) in enumerate(zip(arrays, split_call(*self.example).arrays, strict=True)):
+            if jnp.issubdtype(example.dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.floating):
                 raise InputError(
-                    f"Input {i} has dtype {array.dtype}; the model was quantized with {dtype}. Convert it, scaled "
-                    "as in training (images: `x.astype('float32') / 255`)."
+                    f"Input {i} has dtype {array.dtype}; the model was quantized with {example.dtype}. Convert it, "
+                    "scaled as in training (images: `x.astype('float32') / 255`)."
                 )
 
     def run(
@@ -277,7 +278,19 @@ class _Recorded:
         args, kwargs = self.rebuild(inputs)
         out, structure = jax.tree.flatten(self.fn(jax.tree.unflatten(self.tree, params), *args, **kwargs))
         self.structures.append(structure)
-        return [jnp.asarray(o) if not is_key(o) else o for o in out]
+        return [_array(o) for o in out]
+
+
+def _array(result: Any) -> Any:
+    """A leaf of a result as an array. Raises CaptureError for what is none, such as a name."""
+    if isinstance(result, int | float | complex):
+        return jnp.asarray(result)
+    if not hasattr(result, "dtype"):
+        raise CaptureError(
+            f"The model returns {result!r:.80}, a {type(result).__name__}; the results of a file are arrays. Leave it "
+            "out of what the model returns."
+        )
+    return result if is_key(result) else jnp.asarray(result)
 
 
 def graph_of(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Graph, Any]:

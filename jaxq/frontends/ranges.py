@@ -49,6 +49,12 @@ def check_range_names(plan: Plan, ranges: Ranges, plans: Iterable[Plan] = ()) ->
     plans: those of the same quantized model, called with other flags; ranges of their sites are not of another model.
     """
     wanted = range_states(plan)
+    if wanted and not ranges:
+        raise RangeError(
+            f"There are no ranges here, and the model has {len(wanted)}. They come from `init` of what jaxq.quantize "
+            'gave and from jaxq.calibrate; in Linen they are the collection "ranges", which a float model\'s variables '
+            'lack: {**variables, "ranges": qmodule.init(key, x)["ranges"]}.'
+        )
     names = (*wanted, *plan.statistics)
     missing, extra = ([n for n in a if n not in b] for a, b in ((names, ranges), (ranges, names)))
     if extra:
