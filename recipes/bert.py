@@ -64,7 +64,7 @@ def clipped(x: jax.Array, bound: float | None) -> jax.Array:
     if bound is None:
         return x
     if not bound > 0:
-        raise InputError(f"Nothing lies in [-clip, clip] with clip = {bound}. Give a positive number, or None.")
+        raise InputError(f"clip is {bound}. Give a positive number, or None.")
     return jnp.clip(x, -bound, bound)
 
 

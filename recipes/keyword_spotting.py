@@ -182,7 +182,7 @@ def train_float(config: Config, data: Data, seed: int, folder: pathlib.Path, res
 
 
 def train_qat(config: Config, qmodel: Any, data: Data, seed: int, folder: pathlib.Path, resume: bool) -> None:
-    """Fine-tune on the integers: ranges observe, then learn, then stand still."""
+    """Fine-tune on the integers: ranges observe, then learn, then are frozen."""
     schedule = jaxq.optim.qat_schedule(config.float_rate, config.qat_steps, share=0.05)
     tx = jaxq.optim.partition(optax.adam(schedule), observe=config.observe, freeze=config.freeze)
     optimizer = nnx.Optimizer(qmodel, tx, wrt=nnx.Param)

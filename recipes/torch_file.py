@@ -93,7 +93,7 @@ def read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     place = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
     order = f"{place}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
-        raise WeightsError(f"its byte order is {archive.read(order)[:20]!r}; little is read.")
+        raise WeightsError(f"its byte order is {archive.read(order)[:20]!r}; only 'little' is supported.")
     stream = io.BytesIO(archive.read(f"{place}data.pkl"))
     try:
         with warnings.catch_warnings():

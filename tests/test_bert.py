@@ -96,7 +96,7 @@ def test_a_bound_is_part_of_the_op_that_makes_the_tensor() -> None:
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
 def test_a_bound_that_leaves_nothing(clip: float) -> None:
     ids, mask = some_tokens()
-    with pytest.raises(InputError, match=f"clip = {clip}. Give a positive number, or None"):
+    with pytest.raises(InputError, match=f"clip is {clip}. Give a positive number, or None"):
         bert.bounded(small(), clip)(ids, mask)
 
 

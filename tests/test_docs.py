@@ -72,7 +72,16 @@ def test_relative_links_lead_somewhere(page: pathlib.Path) -> None:
         if "://" in link:
             assert link.startswith(ALLOWED_HOSTS), link
         else:
-            assert (page.parent / link.partition("#")[0]).exists(), f"{name_of(page)} links to {link}"
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{name_of(page)} links to {link}"
+            assert not anchor or target.suffix != ".md" or anchor in anchors(target), f"{name_of(page)} links to {link}"
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """The anchors that a page's headings have on the site and on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -95,7 +95,7 @@ def compare_families(
 
 
 def tolerances(program: Program) -> dict[int, float]:
-    """What may differ in each tensor that an operator computes: nothing, but for float32 operators."""
+    """The difference allowed in each tensor that an operator computes: 0, except for float32 operators."""
     folded = folded_tensors(program)
     written = [(op, index) for op in program.operators for index in op.outputs if index not in folded]
     return {index: tolerance_of(op, program) for op, index in written if program.tensors[index].dtype != "resource"}

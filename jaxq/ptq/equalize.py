@@ -12,44 +12,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxq.assign import computed
-from jaxq.graph import Graph, Op
-from jaxq.plan.plan import Plan
+from jaxq.graph import Op
+from jaxq.ptq.links import Link, Weights, channel_extremes, linked, out_range, values_of, weights_of
 from jaxq.ptq.outputs import noise, recalibrated
 from jaxq.ptq.report import Change, Report
 from jaxq.ptq.setting import EXAMPLES, Done, Setting, run
-from jaxq.simulate.reals import reals
 
 OBJECTIVE = "greatest over least range of a channel"
 SWEEPS = 40  # over all pairs; factors of a chain settle in about as many as it has links
 SETTLED = 1e-4
-RELU, RELU6 = (0.0, math.inf), (0.0, 6.0)
 CLIPPED, NEAR = 6 * (1 - 1e-6), 6 * (1 - 1e-4)  # what counts as reaching 6, and how near a factor may take a channel
-# What passes a positive factor of a channel on, with the last axis for the channels.
-PASSING = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "PAD", "RELU", "RESHAPE"})
-READING = frozenset({"AFFINE", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
-
-Weights = dict[int, np.ndarray]
-
-
-class Link(NamedTuple):
-    """An op whose output channels are input channels of others, and these.
-
-    reach: by channel, the largest number behind a ReLU6 on the examples, over the largest of the kernel; None without a
-    ReLU6.
-    """
-
-    first: Op
-    readers: tuple[Op, ...]
-    reach: np.ndarray | None = None
 
 
 def equalize(target: Any, batches: Any, *state: Any, reference: Any = None, examples: int = EXAMPLES) -> Any:
@@ -127,7 +104,7 @@ def equalized(setting: Setting) -> Done:
 def smoothed(setting: Setting, alpha: float = 0.5) -> Done:
     """The setting after SmoothQuant."""
     links = [link for link in linked(setting) if any(op.kind == "FULLY_CONNECTED" for op in link.readers)]
-    extremes = _channel_extremes(setting, [op.inputs[0] for link in links for op in link.readers])
+    extremes = channel_extremes(setting, [op.inputs[0] for link in links for op in link.readers])
     return _applied(setting, "smooth", links, functools.partial(_smoothing, extremes, alpha))
 
 
@@ -135,9 +112,9 @@ def _applied(
     setting: Setting, name: str, links: Sequence[Link], factors: Callable[[Weights, Sequence[Link]], list[np.ndarray]]
 ) -> Done:
     """The setting with other factors, if its outputs on integers are the better for it."""
-    refused = setting.refusals(list(dict.fromkeys(v for link in links for v in _values(link))))
-    free = [link for link in links if not any(v in refused for v in _values(link))]
-    found = factors(_weights(setting, setting.leaves, free), free)
+    refused = setting.refusals(list(dict.fromkeys(v for link in links for v in values_of(link))))
+    free = [link for link in links if not any(v in refused for v in values_of(link))]
+    found = factors(weights_of(setting, setting.leaves, free), free)
     findings = setting.bound.core.findings
     moved = recalibrated(dataclasses.replace(setting, leaves=_with_factors(setting, setting.leaves, free, found)))
     before, after = noise((setting, moved), setting.reference)
@@ -148,7 +125,7 @@ def _applied(
         moved = dataclasses.replace(moved, reference=moved.leaves)
     else:
         moved = dataclasses.replace(moved, reference=_with_factors(setting, setting.reference, free, found))
-    old, new = (_weights(setting, leaves, links) for leaves in (setting.leaves, moved.leaves))
+    old, new = (weights_of(setting, leaves, links) for leaves in (setting.leaves, moved.leaves))
     shown = tuple(_change(link, old, new, refused, better) for link in links)
     sqnr = tuple((n, before[n], after[n] if better else before[n]) for n in before)
     return Done(moved, Report(name, OBJECTIVE, setting.examples, shown, sqnr=sqnr))
@@ -162,18 +139,18 @@ def _with_factors(
     setting: Setting, leaves: list[Any], links: Sequence[Link], factors: Sequence[np.ndarray]
 ) -> list[Any]:
     """Parameters with each link's factors moved."""
-    weights = _weights(setting, leaves, links)
+    weights = weights_of(setting, leaves, links)
     for link, s in zip(links, factors, strict=True):
         weights = _moved(weights, link, s)
     return dataclasses.replace(setting, leaves=leaves).assigned(weights).leaves
 
 
 def _change(link: Link, before: Weights, after: Weights, refused: Mapping[int, str], better: bool) -> Change:
-    why = next((refused[v] for v in _values(link) if v in refused), "")
+    why = next((refused[v] for v in values_of(link) if v in refused), "")
     spread = [_spread(link, weights) for weights in (before, after)]
     notes = [f"with {', '.join(op.name for op in link.readers)}"]
     if link.reach is not None:
-        reached = link.reach * _out_range(link.first, before) >= CLIPPED
+        reached = link.reach * out_range(link.first, before) >= CLIPPED
         notes += [f"{int(np.sum(reached))} of {len(reached)} channels reach 6 and stay"]
     notes += [f"left alone. {why}"] if why else [] if better else ["kept: the outputs would be no better"]
     return Change(link.first.name, spread[0], spread[1], "; ".join(notes))
@@ -181,7 +158,7 @@ def _change(link: Link, before: Weights, after: Weights, refused: Mapping[int, s
 
 def _spread(link: Link, weights: Weights) -> float:
     """By how much the ranges of channels differ, over the op and those that read it."""
-    found = [_out_range(link.first, weights), *(_in_range(op, weights) for op in link.readers)]
+    found = [out_range(link.first, weights), *(_in_range(op, weights) for op in link.readers)]
     return max(float(r.max() / r[r > 0].min()) if np.any(r > 0) else 1.0 for r in found)
 
 
@@ -194,7 +171,7 @@ def _swept(weights: Weights, links: Sequence[Link]) -> list[np.ndarray]:
     for _ in range(SWEEPS):
         largest = 0.0
         for i, link in enumerate(links):
-            r1, r2 = _out_range(link.first, weights), _in_range(link.readers[0], weights)
+            r1, r2 = out_range(link.first, weights), _in_range(link.readers[0], weights)
             alive = (r1 > 0) & (r2 > 0)
             s = _allowed(link, weights, np.where(alive, np.sqrt(r1 * r2) / np.where(alive, r2, 1), 1))
             weights, total[i] = _moved(weights, link, s), total[i] * s
@@ -224,7 +201,7 @@ def _allowed(link: Link, weights: Weights, wanted: np.ndarray) -> np.ndarray:
     """The factors allowed: behind a ReLU6 none that takes a channel to 6 that stays below it on the examples."""
     if link.reach is None:
         return wanted
-    most = link.reach * _out_range(link.first, weights)
+    most = link.reach * out_range(link.first, weights)
     return np.where(most < CLIPPED, np.maximum(wanted, most / NEAR), 1)
 
 
@@ -243,102 +220,8 @@ def _as_inputs(op: Op, s: np.ndarray, rank: int) -> np.ndarray:
     return s if one else s.reshape(*(1 for _ in range(rank - 2)), -1, 1)
 
 
-def _out_range(op: Op, weights: Weights) -> np.ndarray:
-    w = weights[op.inputs[1]]
-    return np.abs(w).max(tuple(range(w.ndim - 1)))
-
-
 def _in_range(op: Op, weights: Weights) -> np.ndarray:
     w = np.abs(weights[op.inputs[1]])
     if op.kind in ("AFFINE", "DEPTHWISE_CONV_2D"):
         return w.max(tuple(range(w.ndim - 1)))
     return w.max((*range(w.ndim - 2), w.ndim - 1))
-
-
-# --- which ops ------------------------------------------------------------------------------------------------------
-
-
-def linked(setting: Setting) -> list[Link]:
-    """Every op with weights whose output is read by ops with weights alone, through what passes a factor on."""
-    plan, graph = setting.plan, setting.plan.graph
-    found = []
-    for op in setting.weighted:
-        readers = _readers(graph, op.outputs[0], graph.avals[op.outputs[0]].shape[-1:])
-        bounds = op.attrs.get("activation")
-        gives = op.kind in {*READING, "TRANSPOSE_CONV"} and bounds in (None, RELU, RELU6)
-        if gives and readers and all(r.name in plan.weights and _takes(r, plan) for r in readers):
-            found.append(Link(op, tuple(readers)))
-    return _with_reach(setting, found)
-
-
-def _with_reach(setting: Setting, links: Sequence[Link]) -> list[Link]:
-    clipped = [link.first.outputs[0] for link in links if link.first.attrs.get("activation") == RELU6]
-    weights, most = _weights(setting, setting.leaves, links), _channel_extremes(setting, clipped)
-    found = []
-    for link in links:
-        range_ = _out_range(link.first, weights)
-        reach = None if link.first.outputs[0] not in most else most[link.first.outputs[0]] / np.maximum(range_, 1e-30)
-        found.append(link._replace(reach=reach))
-    return found
-
-
-def _readers(graph: Graph, value: int, channels: tuple[int, ...]) -> list[Op] | None:
-    """The ops with weights that read a value; None where anything else does, an output of the network among them."""
-    if value in graph.outputs:
-        return None
-    found: list[Op] = []
-    for op in graph.consumers(value):
-        if op.kind in READING and op.inputs[0] == value:
-            found.append(op)
-        elif op.kind in PASSING and _passes(graph, op, channels):
-            behind = _readers(graph, op.outputs[0], channels)
-            if behind is None:
-                return None
-            found += behind
-        else:
-            return None
-    return found
-
-
-def _passes(graph: Graph, op: Op, channels: tuple[int, ...]) -> bool:
-    """Whether the last axis keeps the channels, each by itself, and nothing is clipped above."""
-    last = len(graph.avals[op.inputs[0]].shape) - 1
-    whole = op.kind != "MEAN" or last not in op.attrs["axes"]
-    activation = op.attrs.get("activation")
-    free = activation in (None, RELU) or op.kind == "RELU"
-    return whole and free and graph.avals[op.outputs[0]].shape[-1:] == channels
-
-
-def _takes(op: Op, plan: Plan) -> bool:
-    """Whether the op's kernel has an axis, or the last, for its input's channels."""
-    shape = plan.graph.avals[op.inputs[1]].shape
-    channels = plan.graph.avals[op.inputs[0]].shape[-1]
-    if op.kind in ("AFFINE", "DEPTHWISE_CONV_2D"):
-        return shape[-1] == channels
-    return op.kind == "FULLY_CONNECTED" or (op.attrs["groups"] == 1 and shape[-2] == channels)
-
-
-def _values(link: Link) -> list[int]:
-    return [*link.first.inputs[1:], *(op.inputs[1] for op in link.readers)]
-
-
-def _weights(setting: Setting, leaves: Sequence[Any], links: Sequence[Link]) -> Weights:
-    values = tuple(dict.fromkeys(v for link in links for v in _values(link)))
-    return {v: np.asarray(a, np.float64) for v, a in computed(setting.plan.graph, values, tuple(leaves)).items()}
-
-
-# --- what activations reach on the examples -------------------------------------------------------------------------
-
-
-def _channel_extremes(setting: Setting, values: Sequence[int]) -> dict[int, np.ndarray]:
-    """The largest magnitude of each channel of activations, in the float reading."""
-    if not values:
-        return {}
-
-    @jax.jit
-    def largest(leaves: Any, arrays: Any) -> dict[int, Any]:
-        found = reals(setting.plan, leaves, arrays)
-        return {v: jnp.max(jnp.abs(found[v].reshape(-1, found[v].shape[-1])), 0) for v in values}
-
-    each = [largest(setting.leaves, list(arrays)) for arrays in setting.data]
-    return {v: np.max([np.asarray(e[v], np.float64) for e in each], axis=0) for v in values}

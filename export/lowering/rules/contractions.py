@@ -34,8 +34,8 @@ def _bias_dtype(w: Writer, op: Op) -> str:
 
 
 def _float_weights(w: Writer, op: Op, data: np.ndarray, axis: int) -> list[int]:
-    """Weights of an op on floats: what is stored in fewer bits is widened by a DEQUANTIZE, but for an op that quantizes
-    its input as it runs.
+    """Weights of an op on floats. Those stored in fewer bits pass a DEQUANTIZE, unless the operator quantizes its input
+    at run time.
     """
     kernel = w.frozen.kernels[op.name]
     bias = w.constant(f"{op.name}:bias", kernel.bias)
