@@ -229,8 +229,13 @@ def test_the_numbers_are_those_of_the_parts(name: str) -> None:
         assert d.clipped == pytest.approx(np.mean(p.clipped))
         for kind in ("total", "own", "rounding", "clipping", "weights", "inherited"):
             e, error = np.asarray(getattr(p, kind), np.float64), getattr(d, kind)
-            wanted = np.mean(e), np.mean(np.abs(e)), np.max(np.abs(e))
-            assert (error.mean, error.mean_abs, error.max_abs) == pytest.approx(wanted, abs=1e-5), (d.site, kind)
+            assert (error.mean, error.mean_abs) == pytest.approx((np.mean(e), np.mean(np.abs(e))), abs=1e-5), (
+                d.site,
+                kind,
+            )
+            # Differences of numbers of this size: the compiled sums may contract one of their four operations.
+            spacing = float(np.spacing(np.max(np.abs(p.real), initial=0.0)))
+            assert error.max_abs == pytest.approx(np.max(np.abs(e)), abs=4 * spacing), (d.site, kind)
             power = np.sum(np.asarray(p.real, np.float64) ** 2)
             assert error.sqnr == pytest.approx(decibels(float(power), float(np.sum(e**2))), abs=1e-3)
         means = (d.rounding.mean, d.clipping.mean, d.weights.mean, d.inherited.mean)

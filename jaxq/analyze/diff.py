@@ -105,7 +105,8 @@ class _Gathered:
 
 
 def _on_host(sums: tuple[Any, ...]) -> np.ndarray:
-    return np.array([np.sum(np.asarray(s, np.float64)) for s in sums])
+    total, absolute, squares, largest, elements = (np.asarray(s, np.float64) for s in sums)
+    return np.array([*map(np.sum, (total, absolute, squares)), np.max(largest, initial=0.0), elements])
 
 
 def _merged(before: np.ndarray | None, now: np.ndarray) -> np.ndarray:

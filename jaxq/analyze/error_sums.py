@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxq.analyze.parts import Parts, of_input, of_op, parts
 from jaxq.graph import Op
@@ -22,11 +23,12 @@ from jaxq.plan.scheme import QParams
 from jaxq.simulate.effort import LONG, for_results
 from jaxq.simulate.op_by_op import MOST, OpByOp, RealsOpByOp
 from jaxq.simulate.qparams import Ranges
+from jaxq.simulate.run import Run
 from jaxq.simulate.steps import Step, grid_key, step_key
 
 KINDS = ("total", "own", "rounding", "clipping", "weights", "inherited")
 
-# By a part's name (sum e, sum |e|, sum e^2, max |e|, elements); sums are still one for each row of each example.
+# By a part's name (sum e, sum |e|, sum e^2, max |e|, elements); all but the last one for each row of each example.
 Sums = Mapping[str, tuple[Any, ...]]
 _Step = Callable[..., list[Sums]]  # one op's numbers -> the sums of its results
 Summed = Callable[[Ranges, Sequence[Any]], dict[str, Sums]]  # (ranges, the graph's inputs) -> sums by site
@@ -60,48 +62,42 @@ def op_by_op(plan: Plan, params: Sequence[Any], reference: Sequence[Any]) -> Sum
     forward, floats = OpByOp(params, FORWARD), RealsOpByOp(plan, reference, FLOATS)
 
     def measure(ranges: Ranges, arrays: Sequence[Any]) -> dict[str, Sums]:
-        carried: dict[int, Carrier] = {}
-        forward.recorded(plan, ranges, arrays, carried.__setitem__, {})
-        batch = _Batch(plan, forward.weights(plan.graph), ranges, carried)
-        found = [batch.input(v, array) for v, array in zip(plan.graph.inputs, arrays, strict=True)]
-        found += [batch.results(op, env) for op, env in floats.each(arrays, frozenset())]
+        run = forward.entered(plan, ranges, arrays)
+        weights = frozenset(run.env) - frozenset(plan.graph.inputs)
+        found = [_of_input(run, v, array) for v, array in zip(plan.graph.inputs, arrays, strict=True)]
+        both = zip(forward.each(run), floats.each(arrays, frozenset()), strict=True)  # neither keeps what is not read
+        found += [_of_results(run, weights, op, env) for op, (_, env) in both]
         return {site: sums for each in found for site, sums in each.items()}
 
     return measure
 
 
-class _Batch(NamedTuple):
-    """What one batch is in the training forward."""
+def _of_input(run: Run, value: int, array: Any) -> dict[str, Sums]:
+    """An input's sums, if it is quantized."""
+    plan, held = run.plan, run.env[value]
+    if not isinstance(held, Carrier):
+        return {}
+    real = jnp.asarray(array, jnp.float32)
+    step = STEPS.get(grid_key(plan, value), lambda: _compiled(of_input(plan, value), real.size))
+    return {plan.graph.site_names[value]: step(real, held.q, QParams(held.scale, held.zero_point))[0]}
 
-    plan: Plan
-    weights: Mapping[int, Any]
-    ranges: Ranges
-    carried: Mapping[int, Carrier]
 
-    def input(self, value: int, array: Any) -> dict[str, Sums]:
-        """An input's sums, if it is quantized."""
-        if value not in self.carried:
-            return {}
-        real, held = jnp.asarray(array, jnp.float32), self.carried[value]
-        step = STEPS.get(grid_key(self.plan, value), lambda: _compiled(of_input(self.plan, value), real.size))
-        return {self.plan.graph.site_names[value]: step(real, held.q, QParams(held.scale, held.zero_point))[0]}
-
-    def results(self, op: Op, env: Mapping[int, Any]) -> dict[str, Sums]:
-        """The sums of an op's quantized results. env: the float reading."""
-        made = [v for v in op.outputs if v in self.carried]
-        if not made:
-            return {}
-        plan, values = self.plan, (*op.inputs, *op.outputs)
-        held = {v: self.carried[v] for v in values if v in self.carried}
-        around = [QParams(held[v].scale, held[v].zero_point) if v in held else None for v in values]
-        numbers = [self.weights[v] if v in self.weights else env[v] for v in values]
-        site = plan.weight_site(op)
-        trained = None if site is None else dict(self.ranges[site])
-        largest = max(math.prod(plan.graph.avals[v].shape) for v in made)
-        key = step_key(plan, op), *(grid_key(plan, v) for v in op.inputs)  # which are rounded there
-        step = STEPS.get(key, lambda: _compiled(of_op(plan, op), largest))
-        sums = step(numbers, [env[v] for v in op.inputs], [held[v].q for v in made], around, trained)
-        return {plan.graph.site_names[v]: s for v, s in zip(made, sums, strict=True)}
+def _of_results(run: Run, weights: frozenset[int], op: Op, floats: Mapping[int, Any]) -> dict[str, Sums]:
+    """The sums of an op's quantized results. weights: values that are no activations. floats: the float reading."""
+    plan, values = run.plan, (*op.inputs, *op.outputs)
+    held = {v: run.env[v] for v in values if isinstance(run.env[v], Carrier)}
+    made = [v for v in op.outputs if v in held]
+    if not made:
+        return {}
+    around = [QParams(held[v].scale, held[v].zero_point) if v in held else None for v in values]
+    numbers = [run.env[v] if v in weights else floats[v] for v in values]
+    site = plan.weight_site(op)
+    trained = None if site is None else dict(run.ranges[site])
+    largest = max(math.prod(plan.graph.avals[v].shape) for v in made)
+    key = step_key(plan, op), *(grid_key(plan, v) for v in op.inputs)  # which are rounded there
+    step = STEPS.get(key, lambda: _compiled(of_op(plan, op), largest))
+    sums = step(numbers, [floats[v] for v in op.inputs], [held[v].q for v in made], around, trained)
+    return {plan.graph.site_names[v]: s for v, s in zip(made, sums, strict=True)}
 
 
 def _compiled(step: Callable[..., Sequence[Parts]], largest: int) -> _Step:
@@ -112,13 +108,26 @@ def _compiled(step: Callable[..., Sequence[Parts]], largest: int) -> _Step:
 
 
 def _sums_of(found: Parts) -> dict[str, tuple[Any, ...]]:
-    errors = {kind: _sums(getattr(found, kind)) for kind in KINDS}
-    others = {"real": found.real, "clipped": found.clipped.astype(jnp.float32), "step": jnp.full((1,), found.scale)}
-    return {name: _sums(array) for name, array in others.items()} | errors
+    errors = {kind: getattr(found, kind) for kind in KINDS}
+    arrays = {"real": found.real, "clipped": found.clipped.astype(jnp.float32), **errors}
+    elements, step = jnp.int32(found.real.size), jnp.full((1,), found.scale)
+    reduced = dict(zip(arrays, _reduced(list(arrays.values())), strict=True))
+    return {name: (*sums, elements) for name, sums in reduced.items()} | {
+        "step": (step, step, step * step, step, jnp.int32(1))
+    }
 
 
-def _sums(e: jax.Array) -> tuple[Any, ...]:
-    # float32 sums stay short, one row of an image each: a long one would lose the small numbers that it is made of.
-    axes = tuple(range(min(2, max(e.ndim - 1, 0)), e.ndim))
-    largest = jnp.max(jnp.abs(e), initial=0.0)
-    return jnp.sum(e, axes), jnp.sum(jnp.abs(e), axes), jnp.sum(e * e, axes), largest, jnp.int32(e.size)
+def _reduced(arrays: Sequence[jax.Array]) -> list[tuple[jax.Array, ...]]:
+    """(sum e, sum |e|, sum e^2, max |e|) of each of several arrays of one shape, in one pass over all of them.
+
+    float32 sums stay short, one row of an image each: a long one would lose the small numbers that it is made of.
+    """
+    ndim = arrays[0].ndim
+    terms = [term for e in arrays for term in (e, jnp.abs(e), e * e, jnp.abs(e))]
+    found = lax.reduce(terms, [jnp.float32(0)] * len(terms), _gathered, range(min(2, max(ndim - 1, 0)), ndim))
+    return [tuple(found[i : i + 4]) for i in range(0, len(found), 4)]
+
+
+def _gathered(before: Sequence[jax.Array], now: Sequence[jax.Array]) -> list[jax.Array]:
+    pairs = enumerate(zip(before, now, strict=True))
+    return [jnp.maximum(a, b) if i % 4 == 3 else a + b for i, (a, b) in pairs]

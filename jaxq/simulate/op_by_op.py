@@ -66,6 +66,32 @@ class OpByOp:
         """
         self._run(plan, ranges, inputs, record, given, batched)
 
+    def entered(
+        self,
+        plan: Plan,
+        ranges: Ranges,
+        inputs: Sequence[Any],
+        record: Record | None = None,
+        given: Mapping[int, Any] | None = None,
+    ) -> Run:
+        """A run that has taken its inputs."""
+        env = self.weights(plan.graph)
+        parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
+        run = Run(plan, env, parameters, ranges, record, given or {}, observing=False)
+        for value, array in zip(plan.graph.inputs, inputs, strict=True):
+            run.enter(value, jnp.asarray(array))
+        return run
+
+    def each(self, run: Run, batched: frozenset[int] = frozenset()) -> Iterator[Op]:
+        """Each op once it is computed. Then `run.env` forgets what no other op reads."""
+        plan, many = run.plan, set(batched)
+        last = {v: op for op in plan.graph.ops for v in op.inputs}
+        for op in plan.graph.ops:
+            self._apply(plan, op, run, many)
+            yield op
+            for v in {v for v in op.inputs if last[v] is op} - set(plan.graph.outputs):
+                del run.env[v]
+
     def _run(
         self,
         plan: Plan,
@@ -75,16 +101,9 @@ class OpByOp:
         given: Mapping[int, Any],
         batched: frozenset[int],
     ) -> Run:
-        env = self.weights(plan.graph)
-        parameters = {name: qparams(g, ranges, env, plan) for name, g in plan.groups.items()}
-        run, many = Run(plan, env, parameters, ranges, record, given, observing=False), set(batched)
-        for value, array in zip(plan.graph.inputs, inputs, strict=True):
-            run.enter(value, jnp.asarray(array))
-        last = {v: op for op in plan.graph.ops for v in op.inputs}
-        for op in plan.graph.ops:
-            self._apply(plan, op, run, many)
-            for v in {v for v in op.inputs if last[v] is op} - set(plan.graph.outputs):
-                del run.env[v]
+        run = self.entered(plan, ranges, inputs, record, given)
+        for _ in self.each(run, batched):
+            pass
         return run
 
     def _apply(self, plan: Plan, op: Op, run: Run, many: set[int]) -> None:
