@@ -18,7 +18,8 @@ from jaxq.errors import CalibrationError, PrecisionWarning
 from jaxq.frontends.batches import batch_arguments, batches_of
 from jaxq.frontends.calibration_data import refuse_non_finite, refuse_soft_masks
 from jaxq.frontends.call import is_key
-from jaxq.frontends.core import CACHED_SHAPES, Bound, Captured
+from jaxq.frontends.captured import Captured
+from jaxq.frontends.core import CACHED_SHAPES, Bound
 from jaxq.frontends.gathered import gathered
 from jaxq.frontends.ranges import check_range_names
 from jaxq.gradients.statistics import is_gradient_state

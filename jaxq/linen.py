@@ -15,7 +15,8 @@ from flax import linen
 
 from jaxq.errors import InputError
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target, shapes_of, zeros_of
+from jaxq.frontends.captured import Captured
+from jaxq.frontends.core import Bound, Called, Core, Target, shapes_of, zeros_of
 from jaxq.frontends.ranges import initial_ranges
 from jaxq.frontends.state import refuse_state
 from jaxq.numerics.rounding import scale_and_zero_point

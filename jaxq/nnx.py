@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target
+from jaxq.frontends.captured import Captured
+from jaxq.frontends.core import Bound, Called, Core, Target
 from jaxq.frontends.ranges import initial_ranges
 from jaxq.frontends.state import refuse_state
 from jaxq.numerics.rounding import scale_and_zero_point

@@ -15,7 +15,7 @@ from jaxq.analyze.diff import refuse_floats
 from jaxq.display.text import aligned
 from jaxq.errors import InputError
 from jaxq.frontends.batches import chunks
-from jaxq.frontends.core import Captured
+from jaxq.frontends.captured import Captured
 from jaxq.frontends.ranges import check_ranges
 from jaxq.numerics.rounding import carrier_bounds, true_divide
 from jaxq.ops.integer_ops import Carrier

@@ -14,7 +14,8 @@ import optax
 from jaxq.analyze.transfer import transferred
 from jaxq.errors import InputError
 from jaxq.frontends.batches import in_chunks, joined
-from jaxq.frontends.core import Bound, Captured
+from jaxq.frontends.captured import Captured
+from jaxq.frontends.core import Bound
 from jaxq.frontends.ranges import check_ranges
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe

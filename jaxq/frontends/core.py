@@ -10,72 +10,26 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxq.errors import CaptureError, InputError
 from jaxq.frontends.call import Call, is_key, places, split_call
+from jaxq.frontends.captured import Captured, captured_by, planned
 from jaxq.frontends.ranges import check_ranges, initial_ranges, range_states
 from jaxq.frontends.signature import Arguments, argument_names, parameters_of, placed_as, result_names
 from jaxq.graph import Graph, capture
 from jaxq.graph.batch import BatchedGraphs, batched_inputs
-from jaxq.graph.mixing import Held, Place
 from jaxq.graph.recent import Recent
 from jaxq.plan.findings import Finding
-from jaxq.plan.make_plan import as_in_file, make_plan
 from jaxq.plan.plan import Plan
 from jaxq.plan.recipe import Recipe
 from jaxq.simulate.forward import simulate
 from jaxq.simulate.qparams import Ranges
 from jaxq.simulate.reals import reals
 from jaxq.simulate.run import Record
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Captured:
-    """A plan for one set of shapes, the structure of the function's result, and the compiled simulation.
-
-    graph: what the plan was made of, before its rewrites. held: by the number of a result of the graph that depends on
-    the examples, where it holds them, if that is known.
-    """
-
-    plan: Plan
-    graph: Graph
-    structure: Any
-    simulate: Callable[..., list[Any]]
-    result: Callable[[Any], Any]
-    held: Mapping[int, Place]
-
-    def result_of(self, outputs: Sequence[Any]) -> Any:
-        """The function's result from the graph's outputs that are activations, None in the place of any other."""
-        graph, found = self.plan.graph, iter(outputs)
-        leaves = [next(found) if v in graph.activations else None for v in graph.outputs]
-        return self.result(jax.tree.unflatten(self.structure, leaves))
-
-    @property
-    def places(self) -> list[Held | Literal["unknown", "none"]]:
-        """Where each output that is an activation holds the examples; "none" where it is the same for all."""
-        outputs = [i for i, v in enumerate(self.plan.graph.outputs) if v in self.plan.graph.activations]
-        return [(self.held[i] or "unknown") if i in self.held else "none" for i in outputs]
-
-    def under(self, recipe: Recipe, in_file: Plan | None = None) -> Captured:
-        """The same function quantized by another recipe. in_file: that recipe's plan at the file's shapes."""
-        return _captured(_planned(self.graph, recipe, in_file), self.graph, self.structure, self.result, self.held)
-
-
-def _planned(graph: Graph, recipe: Recipe, in_file: Plan | None) -> Plan:
-    """The plan. It holds numbers, also where a function is captured while JAX traces a training step."""
-    with jax.ensure_compile_time_eval():
-        plan = make_plan(graph, recipe)
-        return plan if in_file is None else as_in_file(plan, in_file)
-
-
-def _captured(
-    plan: Plan, graph: Graph, structure: Any, result: Callable[[Any], Any], held: Mapping[int, Place]
-) -> Captured:
-    return Captured(plan, graph, structure, jax.jit(functools.partial(simulate, plan)), result, held)
 
 
 class Called(NamedTuple):
@@ -164,8 +118,8 @@ class Core:
         graph = recorded.graphs.at(batch)
         structure = recorded.structures[0]
         named = self._named(graph, structure, call)
-        plan = _planned(named, self.recipe, self._in_file)
-        found = _captured(plan, named, structure, self.call.result, recorded.graphs.results)
+        plan = planned(named, self.recipe, self._in_file)
+        found = captured_by(plan, named, structure, self.call.result, recorded.graphs.results)
         self._by_sites.setdefault(frozenset(range_states(found.plan)), found.plan)
         return found
 

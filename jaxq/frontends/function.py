@@ -10,7 +10,8 @@ import jax
 
 from jaxq.errors import InputError
 from jaxq.frontends.call import leaf_names
-from jaxq.frontends.core import Bound, Called, Captured, Core, Target
+from jaxq.frontends.captured import Captured
+from jaxq.frontends.core import Bound, Called, Core, Target
 from jaxq.frontends.ranges import initial_ranges
 from jaxq.plan.findings import Finding
 from jaxq.plan.plan import Plan
