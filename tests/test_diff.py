@@ -620,7 +620,7 @@ MISUSE: dict[str, tuple[Callable[[Any, np.ndarray], Any], type[Exception], str]]
     "no such file": (
         lambda q, x: jaxq.export.diff(q, x, file="/nowhere/a.tflite", progress=False),
         jaxq.errors.FormatError,
-        "Cannot read /nowhere/a.tflite: No such file or directory.",
+        "Cannot read '/nowhere/a.tflite': No such file or directory.",
     ),
 }
 
