@@ -26,17 +26,21 @@ from jaxq.analyze.diff import decibels
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.proof.examples import apart
+from jaxq.graph.recent import Recent
 from jaxq.plan.plan import Plan
 from jaxq.plan.target import target_named
 from jaxq.plan.transformers import plain_sums
 from jaxq.simulate.effort import LONG, quickly
-from jaxq.simulate.op_by_op import RealsOpByOp
+from jaxq.simulate.op_by_op import MOST, RealsOpByOp
 from jaxq.simulate.reals import reals
+from jaxq.simulate.steps import Step
 
 LEAST_SQNR = 15.0  # decibels
 NEAR_SQNR = 25.0  # decibels, from which on a transformer's outputs have not suffered
 LEVELS = 64
 FEWEST = 8  # different results of the float model, below which they are not counted
+
+STEPS = Recent[Step](MOST)  # compiled ops of the float readings of all files
 
 
 @dataclasses.dataclass
@@ -176,7 +180,7 @@ def _float_outputs(plan: Plan, params: Sequence[Any]) -> Callable[[Sequence[Any]
     """The float reading's outputs by site, for arrays of the graph's shapes or with a batch for their leading 1."""
     graph = plan.graph
     wanted = {graph.site_names[v]: v for v in graph.outputs if v in graph.activations}
-    reading = RealsOpByOp(plan, params) if len(graph.ops) >= LONG else _whole(plan, params)
+    reading = RealsOpByOp(plan, params, STEPS) if len(graph.ops) >= LONG else _whole(plan, params)
 
     def run(arrays: Sequence[Any]) -> dict[str, np.ndarray]:
         examples, batched = apart(graph, arrays)

@@ -124,10 +124,10 @@ def _reduced(arrays: Sequence[jax.Array]) -> list[tuple[jax.Array, ...]]:
     """
     ndim = arrays[0].ndim
     terms = [term for e in arrays for term in (e, jnp.abs(e), e * e, jnp.abs(e))]
-    found = lax.reduce(terms, [jnp.float32(0)] * len(terms), _gathered, range(min(2, max(ndim - 1, 0)), ndim))
+    found = lax.reduce(terms, [jnp.float32(0)] * len(terms), _combined, range(min(2, max(ndim - 1, 0)), ndim))
     return [tuple(found[i : i + 4]) for i in range(0, len(found), 4)]
 
 
-def _gathered(before: Sequence[jax.Array], now: Sequence[jax.Array]) -> list[jax.Array]:
+def _combined(before: Sequence[jax.Array], now: Sequence[jax.Array]) -> list[jax.Array]:
     pairs = enumerate(zip(before, now, strict=True))
     return [jnp.maximum(a, b) if i % 4 == 3 else a + b for i, (a, b) in pairs]
