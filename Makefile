@@ -11,6 +11,10 @@ GOAL := $(MAKECMDGOALS)
 NODE_PACKAGES := @litertjs/core @litertjs/wasm-utils mermaid@11 puppeteer-core
 SOURCES := jaxq export recipes tests benchmarks
 
+# The environments are installed without bytecode. Without it each process compiles all that it imports, JAX above all:
+# 8 CPU seconds where it can be written once, 2 afterwards.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo newest test test-newest test-all lint docs arm64 arm64-short browser node-packages bench clean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxq import __version__
 from jaxq.calibration import fingerprint
 from jaxq.errors import ExportError, MismatchError, PrecisionWarning, RangeError
 from jaxq.export.device_proof import save_proof
@@ -23,17 +21,17 @@ from jaxq.export.flatbuffer.attached import attach
 from jaxq.export.flatbuffer.metadata import with_metadata
 from jaxq.export.flatbuffer.read import read
 from jaxq.export.flatbuffer.write import write
-from jaxq.export.io_formulas import described, formula, quantized, snippet
+from jaxq.export.io_formulas import quantized, snippet
 from jaxq.export.lowering.freeze import freeze
 from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.lowering.lower import lower
 from jaxq.export.lowering.scale_checks import CALIBRATE_AGAIN
+from jaxq.export.manifest import manifest_of
 from jaxq.export.metadata import Metadata, completed
 from jaxq.export.program import Program
-from jaxq.export.proof.bounds import accumulator_bounds
 from jaxq.export.proof.certificate import FAMILIES, Certificate
 from jaxq.export.proof.forward import Proof, training_forward
-from jaxq.export.proof.quality import Quality, doubts, watched
+from jaxq.export.proof.quality import doubts, watched
 from jaxq.export.run import outputs_of
 from jaxq.export.runtimes import litert
 from jaxq.frontends.batches import joined
@@ -281,7 +279,7 @@ def to_tflite(
     found = None
     if verify is not None:
         found = dataclasses.replace(proof, forward=watching).verify(verify, FAMILIES, proof.machine, progress)
-    manifest = _manifest(frozen, program, data, found, metadata) | _precision(frozen.plan, found and quality)
+    manifest = manifest_of(frozen, program, data, found, metadata, found and quality)
     artifact = Artifact(data, proof.program, manifest, found, bound, proof)
     if found is not None and not found.ok and not allow_mismatch:
         raise MismatchError(
@@ -305,38 +303,8 @@ def _frozen(plan: Plan, params: Sequence[Any], bound: Bound) -> Frozen:
         raise type(error)(str(error).replace(CALIBRATE_AGAIN, cause)) from error
 
 
-def _precision(plan: Plan, quality: Quality | None) -> dict[str, Any]:
-    """What the manifest says of the file's worth: findings of calibration, and the outputs beside the float model's."""
-    measured = None if quality is None else quality.as_dict()
-    return {"precision": {"findings": [f.as_dict() for f in plan.findings], "outputs": measured}}
-
-
 def _bytes(program: Program, metadata: Metadata | None) -> bytes:
     if metadata is None:
         return write(program)
     program, files = with_metadata(program, metadata)
     return attach(write(program), files)
-
-
-def _manifest(
-    frozen: Frozen, program: Program, data: bytes, proof: Certificate | None, metadata: Metadata | None
-) -> dict[str, Any]:
-    recipe, graph = frozen.plan.recipe, frozen.plan.graph
-    inputs, outputs = ([formula(name, program.tensors[i]) for name, i in zip(*end, strict=True)]
-                       for end in zip(graph.ends, (program.inputs, program.outputs), strict=True))  # fmt: skip
-    if metadata is not None:
-        inputs, outputs = described(inputs, metadata.inputs), described(outputs, metadata.outputs)
-    return {
-        "format": 1,
-        "jaxq": __version__,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-        "recipe": recipe.name,
-        "target": recipe.target,
-        "plan": frozen.plan.fingerprint,
-        "inputs": inputs,
-        "outputs": outputs,
-        "ranges": {name: {"scale": float(s), "zero_point": z} for name, (s, z) in frozen.parameters.items()},
-        "accumulators": accumulator_bounds(frozen),
-        "certificate": None if proof is None else proof.as_dict(),
-    }

@@ -33,7 +33,7 @@ from jaxq.export.flatbuffer.read import read
 from jaxq.export.lint import lint
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.export.targets import TARGETS, check
-from tests.mutants import BOMBS, mutants, program_mutants
+from tests.mutants import bombs, mutants, program_mutants
 
 # Refused by the reader; read but refused by every family of kernels; loaded and traced.
 OUTCOMES = ("refused", "shown", "loaded")
@@ -144,7 +144,7 @@ def main(folder: str, count: str = "0", seed: str = "0", kind: str = "bytes") ->
     with tempfile.TemporaryDirectory() as place:
         file = pathlib.Path(place, "mutant.tflite")
         if folder == "bombs":
-            found: dict[str, Any] = {name: hold(data, file, slack=0) for name, data in BOMBS.items()}
+            found: dict[str, Any] = {name: hold(data, file, slack=0) for name, data in bombs().items()}
         else:
             seeds = [seed.read_bytes() for seed in sorted(pathlib.Path(folder).iterdir())]
             make = {"bytes": mutants, "programs": program_mutants}[kind]

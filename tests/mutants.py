@@ -1,13 +1,14 @@
 """Files that were torn, spliced or forged: `mutants(seeds, count)` gives the same ones each time.
 
 `MUTATIONS` are what happens to files by accident (bits, truncation, splices) and on purpose (offsets and lengths of
-extreme values); `BOMBS` are small files that ask for as much memory as they can.
+extreme values); `bombs()` are small files that ask for as much memory as they can.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -351,17 +352,21 @@ CONV = code(generated.BuiltinOperator.CONV_2D)
 MANY = 4000
 WIDE = "\U0001f600".encode() + b"\xff" * 50_000  # four bytes a character in memory, four characters a byte
 
-BOMBS: dict[str, bytes] = {
-    "tensors": file_of(tensors(MANY)),
-    "one tensor many times": file_of(tensors(MANY, apart=False), padding=3 * MANY),
-    "scales": file_of(tensors(MANY, scale=True), padding=12 * MANY),
-    "one scale many times": file_of(tensors(MANY, scale=True, apart=False), padding=14 * MANY),
-    "a long name twice": file_of(tensors(2, WIDE)),
-    "operators": file_of(operators=operators(MANY), codes=CONV),
-    "one operator many times": file_of(operators=operators(MANY, apart=False), codes=CONV, padding=3 * MANY),
-    "options": file_of(operators=operators(MANY, options=True), codes=CONV),
-    "one options many times": file_of(
-        operators=operators(MANY, options=True, apart=False), codes=CONV, padding=6 * MANY
-    ),
-    "a long custom code": file_of(operators=operators(MANY), codes=code(32, b"x" * 9 * MANY)),
-}
+
+@functools.cache
+def bombs() -> dict[str, bytes]:
+    """The files by name. Made once they are asked for: collecting the tests asks for none."""
+    return {
+        "tensors": file_of(tensors(MANY)),
+        "one tensor many times": file_of(tensors(MANY, apart=False), padding=3 * MANY),
+        "scales": file_of(tensors(MANY, scale=True), padding=12 * MANY),
+        "one scale many times": file_of(tensors(MANY, scale=True, apart=False), padding=14 * MANY),
+        "a long name twice": file_of(tensors(2, WIDE)),
+        "operators": file_of(operators=operators(MANY), codes=CONV),
+        "one operator many times": file_of(operators=operators(MANY, apart=False), codes=CONV, padding=3 * MANY),
+        "options": file_of(operators=operators(MANY, options=True), codes=CONV),
+        "one options many times": file_of(
+            operators=operators(MANY, options=True, apart=False), codes=CONV, padding=6 * MANY
+        ),
+        "a long custom code": file_of(operators=operators(MANY), codes=code(32, b"x" * 9 * MANY)),
+    }

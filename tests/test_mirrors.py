@@ -179,16 +179,16 @@ def of_module(model: Any, x: np.ndarray) -> tuple[Any, Any]:
     return q.plan, jaxq.export.to_tflite(q, variables, verify=x, progress=False)
 
 
-@pytest.mark.parametrize("model", [Learned(nnx.Rngs(0)), LinenLearned()], ids=["nnx", "linen"])
-def test_a_learned_slope(model: Any):
-    plan, artifact = of_module(model, examples((6,)))
+@pytest.mark.parametrize("make", [lambda: Learned(nnx.Rngs(0)), LinenLearned], ids=["nnx", "linen"])
+def test_a_learned_slope(make: Callable[[], Any]):
+    plan, artifact = of_module(make(), examples((6,)))
     assert [op.kind for op in artifact.program.operators] == ["FULLY_CONNECTED", "PRELU"]
     assert not plan.islands and artifact.verify([examples((6,))], families=("tflm",)).ok
 
 
-@pytest.mark.parametrize("model", [Both(nnx.Rngs(0)), LinenBoth()], ids=["nnx", "linen"])
-def test_recurrent_networks_in_both_directions(model: Any):
-    plan, artifact = of_module(model, examples((2, 6), count=1))
+@pytest.mark.parametrize("make", [lambda: Both(nnx.Rngs(0)), LinenBoth], ids=["nnx", "linen"])
+def test_recurrent_networks_in_both_directions(make: Callable[[], Any]):
+    plan, artifact = of_module(make(), examples((2, 6), count=1))
     assert not plan.islands
     assert {"REVERSE_V2"} <= {op.kind for op in artifact.program.operators}
 
