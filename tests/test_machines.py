@@ -20,6 +20,7 @@ import jaxq.export
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels.machine import MACHINES, machine_named, this_machine
 from jaxq.export.evaluate.kernels.xnnpack import BY_MACHINE, differs, kernels
+from jaxq.export.evaluate.op_by_op import OperatorByOperator
 from jaxq.export.evaluate.program import evaluate
 from jaxq.export.flatbuffer.read import read
 from jaxq.graph import Op
@@ -57,6 +58,17 @@ def test_x86_has_other_integers_where_the_table_says_so(name: str) -> None:
     apart = differs(program.operators[0], program.tensors, MACHINES["aarch64"], MACHINES["x86_64"])
     assert bool((computed(name, "x86_64") != GOLDEN[f"{name}:out"]).any()) == apart
     assert apart != name.endswith("everywhere")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readings_share_the_operators_that_machines_compute_alike(name: str) -> None:
+    program, steps = read(GOLDEN[f"{name}:model"].tobytes()), {}
+    inputs = [GOLDEN[f"{name}:in{i}"] for i in range(len(program.inputs))]
+    OperatorByOperator(program, machine="x86_64", steps=steps)(*inputs)
+    before = len(steps)
+    found = OperatorByOperator(program, machine="aarch64", steps=steps)(*inputs)
+    np.testing.assert_array_equal(found[program.outputs[0]], GOLDEN[f"{name}:out"])
+    assert len(steps) == before + (not name.endswith("everywhere"))
 
 
 @pytest.mark.parametrize("shift", [-31, -30, -17, -2, -1, 0, 1, 7])

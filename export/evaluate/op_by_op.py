@@ -6,8 +6,9 @@ takes longer than running them. Here the time to compile grows with the number o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 
 from jaxq.errors import InputError
 from jaxq.export.evaluate.kernels.machine import PHONE
+from jaxq.export.evaluate.kernels.xnnpack import by_machine
 from jaxq.export.evaluate.program import checked, folded_tensors, interpret, joined, kernels_of, run_time_tensors
 from jaxq.export.program import Operator, Program, Tensor
 from jaxq.graph.shared import prepared
@@ -29,12 +31,21 @@ class Held(NamedTuple):
     batched: bool
 
 
-class OperatorByOperator:
-    """A program's reading by a kernel family on a machine, for programs without variables. Raises ExportError."""
+Step = tuple[Callable[..., list[jax.Array]], bool]  # the compiled kernel of an operator; whether it reads a batch
+Steps = dict[Hashable, Step]
 
-    def __init__(self, program: Program, family: str = "xnnpack", machine: str = PHONE) -> None:
+
+class OperatorByOperator:
+    """A program's reading by a kernel family on a machine, for programs without variables. Raises ExportError.
+
+    steps: compiled operators of the same program that other families or machines may have, and get from here.
+    """
+
+    def __init__(
+        self, program: Program, family: str = "xnnpack", machine: str = PHONE, steps: Steps | None = None
+    ) -> None:
         self.program, self.kernels = program, kernels_of(program, family, machine)
-        self.steps: dict[tuple[Any, ...], tuple[Callable[..., list[jax.Array]], bool]] = {}
+        self.steps: Steps = {} if steps is None else steps
 
     def __call__(self, *inputs: jax.Array | np.ndarray) -> dict[int, jax.Array]:
         """Inputs as `evaluate` takes them -> every run-time tensor by its index."""
@@ -89,15 +100,29 @@ class OperatorByOperator:
 
     def _step(self, op: Operator, values: Sequence[Held | Tensor | None]) -> list[Held]:
         held = [v for v in values if isinstance(v, Held)]
-        key = (id(op), *(v.batched for v in held))
+        options = for_results(self._results(op, held))
+        key = (id(op), self._arithmetic(op), *(v.batched for v in held), *sorted(options.items()))
         if key not in self.steps:
-            self.steps[key] = self._prepared(op, values)
+            self.steps[key] = self._prepared(op, values, options)
         run, batched = self.steps[key]
         return [Held(array, batched) for array in run(*(v.array for v in held))]
 
-    def _prepared(
-        self, op: Operator, values: Sequence[Held | Tensor | None]
-    ) -> tuple[Callable[..., list[jax.Array]], bool]:
+    def _arithmetic(self, op: Operator) -> Hashable:
+        """What an operator's kernel is, the same for families and machines that compute it alike."""
+        kernel = self.kernels(op)
+        if not isinstance(kernel, functools.partial):
+            return kernel
+        chosen = dict(kernel.keywords)
+        machine, field = chosen.pop("machine", None), by_machine(op, self.program.tensors)
+        own = None if machine is None or field is None else getattr(machine, field)
+        return kernel.func, own, *sorted(chosen.items())
+
+    def _results(self, op: Operator, held: Sequence[Held]) -> int:
+        """How many numbers an operator computes."""
+        examples = max((len(v.array) for v in held if v.batched), default=1)
+        return examples * max((math.prod(self.program.tensors[i].shape) for i in op.outputs), default=0)
+
+    def _prepared(self, op: Operator, values: Sequence[Held | Tensor | None], options: Mapping[str, Any]) -> Step:
         """The compiled kernel of an operator, constants taken from the program; whether it reads a batch."""
         kernel, tensors = self.kernels(op), self.program.tensors
         held = [v for v in values if isinstance(v, Held)]
@@ -110,9 +135,7 @@ class OperatorByOperator:
         batched = any(v.batched for v in held)
         axes = tuple(0 if v.batched else None for v in held) if batched else ()
         shapes = [jax.ShapeDtypeStruct(v.array.shape[v.batched :], v.array.dtype) for v in held]
-        examples = max((len(v.array) for v in held if v.batched), default=1)
-        numbers = examples * max((math.prod(tensors[i].shape) for i in op.outputs), default=0)
-        return prepared(one, shapes, for_results(numbers), axes), batched
+        return prepared(one, shapes, options, axes), batched
 
 
 def _arrays(found: Mapping[int, Held], count: int | None) -> dict[int, jax.Array]:

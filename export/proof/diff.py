@@ -138,9 +138,9 @@ class _Chain:
         self.training = Watch(TRAINING, MODEL, "xnnpack", self.model, _allowed(proof))
         self.copies = {} if path is None else {f: Watch(MODEL, read, f, self.file) for f in FAMILIES}
         self.runs = {family: Watch(read, on, family, self.file) for family in FAMILIES}
-        self.readers = whole_readers(self.model)
+        self.readers = whole_readers(self.model, steps=proof.steps)
         apart = differ(self.model, proof.machine, this_machine())
-        self.trained = whole_readers(self.model, ["xnnpack"], proof.machine)["xnnpack"] if apart else None
+        self.trained = whole_readers(self.model, ["xnnpack"], proof.machine, proof.steps)["xnnpack"] if apart else None
         self.file_readers = self.readers if path is None else whole_readers(self.file)
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from jaxq.errors import ExportError
 from jaxq.export.evaluate.kernels import floats, hybrid
 from jaxq.export.evaluate.kernels.machine import this_machine
-from jaxq.export.evaluate.op_by_op import OperatorByOperator
+from jaxq.export.evaluate.op_by_op import OperatorByOperator, Steps
 from jaxq.export.evaluate.program import each_operator, evaluate, folded_tensors
 from jaxq.export.evaluate.variables import has_variables
 from jaxq.export.program import Operator, Program
@@ -22,27 +22,31 @@ from jaxq.simulate.effort import LONG, quickly
 Reader = Callable[..., dict[int, jax.Array]]
 
 
-def readers(program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None) -> dict[str, Reader]:
+def readers(
+    program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None, steps: Steps | None = None
+) -> dict[str, Reader]:
     """Our reading of a program by each kernel family on a machine (None: this one): inputs -> every tensor by its
     index. Of a program whose operators are compared one by one: the runtime's tensors -> ours.
+
+    steps: compiled operators of this program, shared by all its readers that are given them.
 
     Raises ExportError for a family that does not exist, or that lacks an operator of the program.
     """
     if not one_by_one(program):
-        return whole_readers(program, families, machine)
-    on = machine or this_machine()
+        return whole_readers(program, families, machine, steps)
+    on, steps = machine or this_machine(), {} if steps is None else steps
     if is_long(program):
-        return {family: OperatorByOperator(program, family, on).on for family in families}
+        return {family: OperatorByOperator(program, family, on, steps).on for family in families}
     return {family: _compiled(each_operator(program, family, on)) for family in families}
 
 
 def whole_readers(
-    program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None
+    program: Program, families: Iterable[str] = FAMILIES, machine: str | None = None, steps: Steps | None = None
 ) -> dict[str, Reader]:
     """Our reading of a program from its inputs on: inputs -> every tensor by its index."""
-    on = machine or this_machine()
+    on, steps = machine or this_machine(), {} if steps is None else steps
     if is_long(program):
-        return {family: OperatorByOperator(program, family, on) for family in families}
+        return {family: OperatorByOperator(program, family, on, steps) for family in families}
     return {family: _compiled(evaluate(program, family, machine=on, every_tensor=True)) for family in families}
 
 

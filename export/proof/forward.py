@@ -13,6 +13,7 @@ import numpy as np
 from jaxq.display.progress import bar
 from jaxq.errors import InputError
 from jaxq.export.evaluate.kernels.machine import this_machine
+from jaxq.export.evaluate.op_by_op import Steps
 from jaxq.export.evaluate.program import joined
 from jaxq.export.lowering.frozen import Frozen
 from jaxq.export.program import Program
@@ -54,7 +55,8 @@ class Proof:
     """A file with the model that it was made of.
 
     data: the file's bytes. program: the same, read. forward: the training forward (`training_forward`). frozen: its
-    integers. bound: the model with its state. tensor_of: by value of the graph, the tensor that holds it.
+    integers. bound: the model with its state. tensor_of: by value of the graph, the tensor that holds it. steps: the
+    program's operators as compiled so far.
     """
 
     data: bytes
@@ -63,6 +65,7 @@ class Proof:
     frozen: Frozen
     bound: Bound
     tensor_of: Mapping[int, int]
+    steps: Steps = dataclasses.field(default_factory=dict)
 
     @property
     def machine(self) -> str:
@@ -77,7 +80,7 @@ class Proof:
             return self._verify_each(batches, families, machine, runtime)
         if self.frozen.plan.recipe.floats:
             return self._verify_floats(batches, families, runtime)
-        ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)})
+        ours = readers(self.program, {"xnnpack": None, **dict.fromkeys(families)}, steps=self.steps)
         trained = self._reader(machine) or ours["xnnpack"]
         tallies, simulated, examples = new_tallies(families), Tally(), 0
         with bar(progress) as shown:
@@ -112,13 +115,14 @@ class Proof:
     def _reader(self, machine: str) -> Reader | None:
         """Our `xnnpack` reading for a machine, None where this one's is the same."""
         apart = differ(self.program, machine, this_machine())
-        return readers(self.program, ["xnnpack"], machine)["xnnpack"] if apart else None
+        return readers(self.program, ["xnnpack"], machine, self.steps)["xnnpack"] if apart else None
 
     def _verify_each(self, batches: Any, families: Sequence[str], machine: str, runtime: str) -> Certificate:
         """Our reading of each family against its runtime, and the training forward against XNNPACK: every op on the
         runtime's own numbers, within its tolerance.
         """
-        ours, tallies, simulated, examples = readers(self.program, families), new_tallies(families), Tally(), 0
+        ours, tallies = readers(self.program, families, steps=self.steps), new_tallies(families)
+        simulated, examples = Tally(), 0
         makers, trained = {index: op for op in self.program.operators for index in op.outputs}, self._reader(machine)
         for chunk in file_chunks(self.bound, batches, "verify on"):
             theirs = litert.run(self.data, self.forward(chunk)[1], "xnnpack", every_tensor=True, runtime=runtime)

@@ -33,6 +33,7 @@ def high_and_low(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return high, (middle << 16) | (low & 0xFFFF)
 
 
+@jax.jit
 def srdhm(a: jax.Array, b: jax.Array | int | np.ndarray) -> jax.Array:
     """SaturatingRoundingDoublingHighMul: `trunc((a*b + nudge) / 2^31)`, nudge 2^30 or 1 - 2^30 by the
     product's sign.
@@ -50,6 +51,7 @@ def srdhm(a: jax.Array, b: jax.Array | int | np.ndarray) -> jax.Array:
     return jnp.where((a == INT32_MIN) & (b == INT32_MIN), INT32_MAX, towards_zero)
 
 
+@jax.jit
 def rounding_divide_by_pot(x: jax.Array, exponent: jax.Array | np.ndarray | int) -> jax.Array:
     """`x / 2^exponent` to nearest, half away from zero (gemmlowp RoundingDivideByPOT). int32, exponent in [0,
     31].
@@ -60,6 +62,7 @@ def rounding_divide_by_pot(x: jax.Array, exponent: jax.Array | np.ndarray | int)
     return (x >> exponent) + ((x & mask) > threshold).astype(jnp.int32)
 
 
+@jax.jit
 def rescale_half_up(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     """`x q 2^(shift - 31)`: `srdhm`, then a shift that rounds half towards +infinity (ruy and NEON's vrshl). int32."""
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
@@ -67,6 +70,7 @@ def rescale_half_up(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     return (srdhm(x << left, q) + half) >> right
 
 
+@jax.jit
 def rescale_once(x: jax.Array, q: Integers, shift: Integers) -> jax.Array:
     """`(x q + 2^(30 - shift)) >> (31 - shift)`: the 64-bit product, rounded once, half towards +infinity (ruy's
     apply_multiplier.cc, and its aarch64 kernels by SQDMULH and SRSHL). int32, broadcast; the result must fit.
@@ -78,12 +82,14 @@ def rescale_once(x: jax.Array, q: Integers, shift: Integers) -> jax.Array:
     return (floor >> right) + (below & 1)
 
 
+@jax.jit
 def rescale_half_away(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     """`x q 2^(shift - 31)`, rounded twice (TFLite MultiplyByQuantizedMultiplier). int32, broadcast."""
     left, right = jnp.maximum(shift, 0), jnp.maximum(-shift, 0)
     return rounding_divide_by_pot(srdhm(x << left, q), right)
 
 
+@jax.jit
 def quantized_ratio(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`QuantizeMultiplier(f64(a) f64(b) / f64(c))`: int32 (q, shift). float32 arrays of normal numbers > 0, broadcast.
 
@@ -140,6 +146,7 @@ def _rounded_to_31(whole: jax.Array, fraction: jax.Array, inexact: jax.Array, le
     return leading + (middle >= 1 << 21).astype(jnp.int32)
 
 
+@jax.jit
 def rescale_by_15_bits(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array:
     """`(x q15 + 2^(14 - shift)) >> (15 - shift)` with `q15` the upper 15 bits of q (MultiplyByQuantizedMultiplier of
     int64, which 16x8 kernels with an int64 bias use). `x`: int32, and the result must fit; shift <= 7.
