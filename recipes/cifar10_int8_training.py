@@ -25,6 +25,7 @@ from flax import nnx
 import jaxq
 from jaxq.display.text import did_you_mean
 from jaxq.errors import InputError
+from jaxq.gradients.backward import SchemeName
 from jaxq.int8 import Backward
 from jaxq.recipes import checkpoint, identity, images, pages, stepping, train
 from jaxq.recipes.finetune import FOLDER
@@ -59,7 +60,7 @@ class Config:
     all. calibrate, verify: how many of them calibrate, and prove the file.
     """
 
-    scheme: Literal["row", "unified", "adaptive", "tensor-sr", "tensor"] = "row"
+    scheme: SchemeName = "row"
     bits: Literal[8, 4] = 8
     training: Training = Training(epochs=20.0, batch=64, rate=0.1, resolution=32, save=500)
     qat: Training = Training(epochs=1.0, batch=64, rate=1e-4, resolution=32)

@@ -142,7 +142,9 @@ SQUARE = ((1, 4, 4, 4), (1, 4, 4, 4))
 
 # name -> (program, the status on some targets)
 STATUS: dict[str, tuple[Program, dict[str, str]]] = {
-    "conv": (conv((8, 8, 4), 8, (3, 3)), {"litert": XNN, "edgetpu": TPU, "ethos-u55": NPU, "tflm": KERNEL}),
+    "conv": (
+        conv((8, 8, 4), 8, (3, 3)),
+        {"litert": XNN, "edgetpu": TPU, "ethos-u55": NPU, "ethos-u65": NPU, "tflm": KERNEL}),
     "conv, uneven dilation": (conv((9, 9, 4), 8, (3, 3), dilation=(1, 2)), {"edgetpu": UNSPECIFIED}),
     "conv, grouped": (conv((8, 8, 4), 8, (3, 3), groups=2), {"edgetpu": edgetpu.VERSION, "ethos-u55": NPU}),
     "conv, computed weights": (

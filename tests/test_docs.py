@@ -23,6 +23,7 @@ from jaxq.export.lowering.lower import REFUSED, RULES
 from jaxq.ops import OPS
 from jaxq.plan import recipe
 from jaxq.plan.recipe import Activations, Recipe, Rule, Weights, read_recipe
+from jaxq.plan.target import TARGETS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -153,6 +154,12 @@ def test_every_value_of_a_field_is_in_the_tables(choices: str) -> None:
     section = page[page.index("## Recipes and rules") : page.index("## Ranges")]
     values = [value for part in get_args(getattr(recipe, choices)) for value in (get_args(part) or [part])]
     assert values and not [value for value in values if f'`"{value}"`' not in section]
+
+
+def test_every_target_is_in_the_tables() -> None:
+    page = (DOCS / "all_of_jaxq.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `target` |"))
+    assert not [name for name in TARGETS if f'`"{name}"`' not in row]
 
 
 def test_options_of_the_command_exist() -> None:

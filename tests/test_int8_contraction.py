@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import typing
 from typing import Any, cast
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 from jax import lax
 
 from jaxq.gradients import choice, products, schemes, taps
-from jaxq.gradients.backward import Backward
+from jaxq.gradients.backward import SHIPPED, Backward, SchemeName
 from jaxq.gradients.contraction import contraction
 from jaxq.gradients.deviation import deviations
 from jaxq.gradients.geometry import Geometry, geometry
@@ -256,6 +257,12 @@ def test_nothing_finite_comes_of_what_is_not():
     _, dx, dw = _vjp(shape, Backward(), jnp.ones((3, 4)), w, jnp.ones((3, 2)).at[1, 0].set(jnp.inf))
     assert not np.isfinite(dx[1]).any() and np.isfinite(dx[0]).all()
     assert not np.isfinite(dw[:, 0]).any() and np.isfinite(dw[:, 1]).all()
+
+
+def test_a_scheme_has_a_name_a_shipped_value_and_a_row_in_the_docs():
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "int8_training.md").read_text()
+    assert set(typing.get_args(SchemeName)) == set(schemes.SCHEMES) <= set(SHIPPED)
+    assert [scheme for scheme in schemes.SCHEMES if f"\n| `{scheme}` |" not in page] == []
 
 
 def test_zeros_stay_zeros():

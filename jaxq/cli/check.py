@@ -18,7 +18,7 @@ Target = Annotated[
         "--target",
         metavar="NAME",
         show_default=False,
-        help="litert, edgetpu, ethos-u55, ethos-u65, ethos-u85 or tflm.",
+        help="Such as litert, edgetpu, ethos-u55 or tflm; docs/targets.md has all.",
         autocompletion=complete.targets,
     ),
 ]
