@@ -26,6 +26,7 @@ HEADLINES = {
         "cli.py::test_interrupt",
         "cli.py::test_verify_on_floats_and_on_their_integers",
         "cli.py::test_version",
+        "contract.py::test_a_file_whose_sums_pass_2_24_equals_training",
         "diff.py::test_op_by_op_gives_what_the_whole_gives",
         "diff.py::test_the_total_is_the_training_forward_less_the_float_reading",
         "dropout.py::test_training_has_the_sites_of_evaluation",
