@@ -138,8 +138,10 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "GATHER": (("", plain(lambda x: x[:, np.array([2, 0, 2])]), (IMAGE,)),),
     "GELU": (("", plain(jax.nn.gelu), (IMAGE,)),),
     "HARD_SWISH": (("", plain(jax.nn.hard_swish), (IMAGE,)),),
+    "INTEGER": (("of int32", plain(lambda ids: jnp.maximum(ids * 2 + 1, 0)), (IDS,)),),
     "LEAKY_RELU": (("", plain(jax.nn.leaky_relu), (IMAGE,)),),
     "LOGICAL_AND": (("", plain(lambda x, y: jnp.where((x > 0.1) & (y > 0.1), x, y)), (IMAGE, IMAGE)),),
+    "LOGICAL_OR": (("", plain(lambda x, y: jnp.where((x > 0.1) | (y > 0.1), x, y)), (IMAGE, IMAGE)),),
     "LOGISTIC": (("", plain(jax.nn.sigmoid), (IMAGE,)),),
     "MAXIMUM": (("", plain(jnp.maximum), (IMAGE, IMAGE)),),
     "MAX_POOL_2D": (
@@ -170,11 +172,13 @@ EXAMPLES: dict[str, tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...
     "STOP_GRADIENT": (("", plain(lax.stop_gradient), (IMAGE,)),),
     "STRIDED_SLICE": (("", plain(lambda x: x[:, ::2]), (IMAGE,)),),
     "SUB": (("", plain(jnp.subtract), (IMAGE, IMAGE)),),
+    "SUM": (("of int32; real numbers are a MEAN", plain(lambda ids: jnp.sum(ids, 1)), (IDS,)),),
     "TABLE": (
         ("numbers", plain(jnp.exp), (IMAGE,)),
         ("yes or no", plain(lambda x, y: jnp.where(x > 0.1, x, y)), (IMAGE, IMAGE)),
     ),
     "TANH": (("", plain(jnp.tanh), (IMAGE,)),),
+    "TOPK_V2": (("", plain(lambda x: lax.top_k(x, 2)), (IMAGE,)),),
     "TRANSPOSE": (("", plain(lambda x: x.transpose(0, 2, 1, 3)), (IMAGE,)),),
     "TRANSPOSE_CONV": (
         ("", lambda p, x: lax.conv_transpose(x, p["hwio"], (2, 2), "SAME"), (IMAGE,)),

@@ -186,7 +186,7 @@ OPERATORS: dict[str, Facts] = {
     "SUM": Facts(_v(1, 2), parameters=(1,), scaled=(0,), reads="reduced", tflm=F816),
     "TANH": Facts(_v(1, 2, 3), scaled=(0,), scale=_prescribed("TANH"), reads="same", tflm=F816),
     "TILE": Facts(_v(1, 3), parameters=(1,), copies=(0,)),
-    "TOPK_V2": Facts(_v(1, 2, 3)),
+    "TOPK_V2": Facts(_v(1, 2, 3), parameters=(1,), copies=(0,)),
     "TRANSPOSE": Facts(
         _v(1, 2, 5, bool=3, int4=7), (rank_above((4, 4), (5, 6), (6, 8)),), parameters=(1,), copies=(0,),
         reads="permuted", tflm=F816,

@@ -524,6 +524,9 @@ MOVED: dict[str, tuple[Program, int]] = {
     "split v": (moved("SPLIT_V", (1, 4, 9), (1, 4, 3), int32s("s", 3, 3, 3), int32s("a", 2),
                       options={"num_splits": 3}, outputs=3), 3),
     "tile": (moved("TILE", (1, 4, 6), (1, 8, 6), int32s("m", 1, 2, 1)), 3),
+    "top k": (
+        program("TOPK_V2", [value("x", (1, 4, 90), X), Tensor("k", (), "int32", None, np.array(40, np.int32))],
+                [value("y", (1, 4, 40), X), Tensor("places", (1, 4, 40), "int32")], {}), 3),
     "arg max": (program("ARG_MAX", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
                         {"output_type": 2}), 3),
     "arg min": (program("ARG_MIN", [value("x", (1, 4, 9), X), int32s("a", 2)], [Tensor("y", (1, 4), "int32")],
@@ -539,6 +542,18 @@ MOVED: dict[str, tuple[Program, int]] = {
                           [Tensor("y", (1, 9, 4), "int32")], {}, 1), 3),
     "floor mod": (program("FLOOR_MOD", [Tensor("x", (1, 9, 4), "int32"), int32s("b", -7, -1, 2, 3)],
                           [Tensor("y", (1, 9, 4), "int32")], {}, 1), 3),
+    **{
+        f"{kind.lower()} of int32": (
+            program(kind, [Tensor("x", (1, 9, 4), "int32"), int32s("b", -7, 2**31 - 1, 2, 3)],
+                    [Tensor("y", (1, 9, 4), "int32")], {"fused_activation_function": "NONE"}, 1), 3)
+        for kind in ("ADD", "DIV", "MUL", "SUB")
+    },
+    **{
+        f"{kind.lower()} of int32": (
+            program(kind, [Tensor("x", (1, 9, 4), "int32"), int32s("a", 1)], [Tensor("y", (1, 4), "int32")],
+                    {"keep_dims": False}, 1), 3)
+        for kind in ("REDUCE_MAX", "REDUCE_MIN", "SUM")
+    },
 }  # fmt: skip
 
 COARSE: dict[str, Any] = {"y": (0.5, 0), "scale": (0.003, 0.03)}

@@ -176,17 +176,18 @@ def test_the_plan_and_the_check_read_one_value(name: str) -> None:
 
 LACKING: dict[str, set[str]] = {
     "edgetpu": {"ARG_MAX", "ARG_MIN", "BATCH_MATMUL", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV",
-                "FLOOR_MOD", "GATHER", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "REVERSE_V2", "SELECT",
-                "TABLE"},
+                "FLOOR_MOD", "GATHER", "GELU", "HARD_SWISH", "INTEGER", "LEAKY_RELU", "LOGICAL_AND", "LOGICAL_OR",
+                "REVERSE_V2", "SELECT", "TABLE", "TOPK_V2"},
     **dict.fromkeys(
         ("ethos-u", "ethos-u55", "ethos-u65"),
         {"ARG_MIN", "BROADCAST_TO", "COMPARE", "CUMSUM", "EMBEDDING", "FLOOR_DIV", "FLOOR_MOD", "GATHER",
-         "LOGICAL_AND", "REVERSE_V2", "SELECT", "TABLE"},
+         "INTEGER", "LOGICAL_AND", "LOGICAL_OR", "REVERSE_V2", "SELECT", "TABLE",
+         "TOPK_V2"},
     ),
-    "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV", "FLOOR_MOD"},
+    "ethos-u85": {"ARG_MIN", "BROADCAST_TO", "CUMSUM", "FLOOR_DIV", "FLOOR_MOD", "TOPK_V2"},
     "litert": set(),
     "litert-x86": set(),
-    "tflm": {"RELU_N1_TO_1"},
+    "tflm": {"RELU_N1_TO_1", "TOPK_V2"},
 }  # fmt: skip
 # Of these, and of those that it takes in few sizes, what other ops stand for.
 COMPOSED: dict[str, set[str]] = {

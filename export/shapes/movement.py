@@ -139,6 +139,18 @@ def split(view: View) -> list[Shape] | None:
     return [(*x[:axis], x[axis] // parts, *x[axis + 1 :])] * parts
 
 
+def top_k(view: View) -> list[Shape] | None:
+    """TOPK_V2: as many numbers of the last axis as input 1 says, twice."""
+    found, x = view.constant(1), view.shape(0)
+    ensure(len(view.op.outputs) == 2, f"has {len(view.op.outputs)} outputs, not 2")
+    ensure(len(x) > 0, "has an input without axes")
+    if found is None:
+        return None
+    ensure(len(found) == 1, f"has {len(found)} numbers for k")
+    ensure(0 <= found[0] <= x[-1], f"takes {found[0]} of the {x[-1]} numbers of the last axis")
+    return [(*x[:-1], int(found[0]))] * 2
+
+
 def split_v(view: View) -> list[Shape] | None:
     """SPLIT_V: the sizes of input 1 along the axis of input 2."""
     x, sizes, found = view.shape(), view.constant(1), view.constant(2)

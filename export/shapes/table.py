@@ -133,6 +133,7 @@ SHAPES: Mapping[str, Row] = {
     "SVDF": Row(contractions.svdf, 5, 5, optional=(3,)),
     "TANH": UNARY,
     "TILE": Row(movement.tile, 2, 2, (0,)),
+    "TOPK_V2": Row(movement.top_k, 2, 2, outputs=2),
     "TRANSPOSE": Row(movement.transpose, 2, 2, (0,)),
     "TRANSPOSE_CONV": Row(contractions.transpose_conv, 3, 4, optional=(3,)),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": Row(

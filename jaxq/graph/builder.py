@@ -23,6 +23,8 @@ KEEP_ZERO = frozenset(
     | {"split", "squeeze", "sub", "transpose"}
 )
 MOVES = REARRANGED | {"BROADCAST_TO"}
+# Ops whose result holds numbers of the first operand, of whatever type.
+MOVING = MOVES | {"CONCATENATION", "PAD", "REVERSE_V2", "SLICE", "SPLIT", "STRIDED_SLICE"}
 # Ops that are written once where a model computes them twice, as normalisation layers do.
 REPEATABLE = REARRANGED | {"MEAN", "SUB"}
 FLOAT32 = np.dtype(np.float32)
@@ -100,9 +102,14 @@ class Builder:
         self.weights.append(Equation(primitive, tuple(inputs), (value,), {}, lambda *a: [fn(*a)]))
         return value
 
-    def full(self, number: float, shape: Sequence[int]) -> int:
+    def full(self, number: float, shape: Sequence[int], dtype: np.dtype = FLOAT32) -> int:
         """A weight value filled with one number."""
-        return self.weight(lambda: np.full(tuple(shape), number, np.float32), (), shape)
+        return self.weight(lambda: np.full(tuple(shape), number, dtype), (), shape, dtype=dtype)
+
+    def held(self, value: int) -> np.dtype:
+        """The type of a value here: real numbers are float32, a mask and an index keep theirs."""
+        dtype = self.avals[value].dtype
+        return FLOAT32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
     def op(
         self,
@@ -133,9 +140,8 @@ class Builder:
         return outs[0]
 
     def _dtype(self, kind: str, inputs: Sequence[int]) -> np.dtype:
-        """Real numbers are float32 here; a mask or an index that is moved keeps its type."""
-        dtype = self.avals[inputs[0]].dtype
-        return dtype if kind in MOVES and not jnp.issubdtype(dtype, jnp.floating) else FLOAT32
+        """The type of what an op makes: what is moved keeps its own."""
+        return self.held(inputs[0]) if kind in MOVING else FLOAT32
 
     def _key(self, kind: str, inputs: tuple[int, ...], attrs: Mapping[str, Any], call: Any) -> Hashable:
         """What makes an op the same as another: all that it reads and does. None for ops that are never the same."""
@@ -154,7 +160,7 @@ class Builder:
         if self.shape(value) == shape:
             return value
         if value not in self.dynamic:
-            return self.weight(lambda w: w.reshape(shape), (value,), shape)
+            return self.weight(lambda w: w.reshape(shape), (value,), shape, dtype=self.held(value))
         value = self.resolve(value)
         if (before := self.made.get(value)) is not None and before.kind == "RESHAPE":
             return self.reshape(before.inputs[0], shape, source)
@@ -167,7 +173,7 @@ class Builder:
             return value
         shape = tuple(self.shape(value)[d] for d in perm)
         if value not in self.dynamic:
-            return self.weight(lambda w: w.transpose(perm), (value,), shape)
+            return self.weight(lambda w: w.transpose(perm), (value,), shape, dtype=self.held(value))
         value = self.resolve(value)
         if (before := self.made.get(value)) is not None and before.kind == "TRANSPOSE":
             return self.transpose(before.inputs[0], [before.attrs["perm"][d] for d in perm], source)

@@ -156,8 +156,8 @@ WEIGHTED = CONTRACTIONS | {"AFFINE"}
 # Ops of which one element of the output is computed from the elements at its place, the operands broadcast as numpy's.
 ELEMENTWISE = frozenset(
     {"ADD", "AFFINE", "BROADCAST_TO", "CLIP", "COMPARE", "DROPOUT", "FAKE_QUANT", "FLOOR_DIV", "FLOOR_MOD", "GELU"}
-    | {"HARD_SWISH", "LEAKY_RELU", "LOGICAL_AND", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL", "PRELU", "RELU", "RELU6"}
-    | {"RELU_N1_TO_1", "REQUANTIZE", "SELECT", "STOP_GRADIENT", "SUB", "TABLE", "TANH"}
+    | {"HARD_SWISH", "INTEGER", "LEAKY_RELU", "LOGICAL_AND", "LOGICAL_OR", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL"}
+    | {"PRELU", "RELU", "RELU6", "RELU_N1_TO_1", "REQUANTIZE", "SELECT", "STOP_GRADIENT", "SUB", "TABLE", "TANH"}
 )
 # Ops that keep each number and put it elsewhere.
 REARRANGED = frozenset({"RESHAPE", "TRANSPOSE"})

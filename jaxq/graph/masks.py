@@ -137,12 +137,23 @@ def _fold(builder: Builder, eq: Equation, kind: str) -> bool:
     choice = _chosen(builder, eq.inputs[side], eq.source)
     if choice is None or builder.shape(eq.inputs[side]) != builder.shape(eq.outputs[0]):
         return False
-    with np.errstate(all="ignore"):
-        results = [_computed(kind, numbers, c) for c in choice[1:]]
+    if jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.integer):
+        results = _integer_results(kind, numbers, choice)
+    else:
+        with np.errstate(all="ignore"):
+            results = [_computed(kind, numbers, c) for c in choice[1:]]
     if not np.all(np.isfinite(results)):
         return False
     _choose(builder, eq, Choice(choice.mask, *results))
     return True
+
+
+def _integer_results(kind: str, numbers: Sequence[float | None], choice: Choice) -> list[float]:
+    """Of int32 that stays inside; infinite for a division, which rounds, and for what wraps around."""
+    call = ARITHMETIC[kind]
+    found = [float(call(*(np.float64(c if n is None else n) for n in numbers))) for c in choice[1:]]
+    inside = kind != "DIV" and all(abs(number) < 2.0**31 for number in found)
+    return found if inside else [np.inf for _ in found]
 
 
 def _computed(kind: str, numbers: Sequence[float | None], chosen: float) -> float:
@@ -238,26 +249,66 @@ def _moved(builder: Builder, eq: Equation, mask: int, spread: bool) -> int:
     return mask
 
 
-def logical_and(builder: Builder, eq: Equation) -> bool:
-    """LOGICAL_AND of masks; with one that is true throughout, the other."""
-    true = [builder.view.scalar(v) == 1.0 for v in eq.inputs]
+def logical(kind: str, neutral: bool) -> Rule:
+    """LOGICAL_AND or LOGICAL_OR of masks; with one that is `neutral` throughout, the other."""
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        if builder.avals[eq.outputs[0]].dtype != np.bool_:
+            return False
+        no_change = [builder.view.scalar(v) == float(neutral) for v in eq.inputs]
+        if any(no_change):
+            _spread_mask(builder, eq, eq.inputs[no_change.index(True) - 1])
+        else:
+            builder.op(kind, arithmetic.unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
+def _spread_mask(builder: Builder, eq: Equation, mask: int) -> None:
+    """A mask as the result of an equation, in its shape."""
+    mask, shape = builder.resolve(mask), builder.shape(eq.outputs[0])
+    if builder.shape(mask) != shape:
+        mask = builder.op("BROADCAST_TO", (mask,), {"shape": shape}, eq.source, shape=shape)
+    builder.becomes(eq.outputs[0], mask)
+
+
+def exclusive_or(builder: Builder, eq: Equation) -> bool:
+    """COMPARE of two masks: where they differ."""
     if builder.avals[eq.outputs[0]].dtype != np.bool_:
         return False
-    if any(true):
-        other, shape = builder.resolve(eq.inputs[true.index(True) - 1]), builder.shape(eq.outputs[0])
-        if builder.shape(other) != shape:
-            other = builder.op("BROADCAST_TO", (other,), {"shape": shape}, eq.source, shape=shape)
-        builder.becomes(eq.outputs[0], other)
-        return True
-    builder.op("LOGICAL_AND", arithmetic.unbroadcast_pair(builder, eq), {}, eq.source, outputs=eq.outputs)
+    pair = arithmetic.unbroadcast_pair(builder, eq)
+    builder.op("COMPARE", pair, {"relation": "NOT_EQUAL"}, eq.source, outputs=eq.outputs)
     return True
 
 
+def reduced(kind: str) -> Rule:
+    """Whether any or all of a mask hold: REDUCE_MAX or REDUCE_MIN of ones and zeros, compared with zero."""
+
+    def rule(builder: Builder, eq: Equation) -> bool:
+        mask = builder.resolve(eq.inputs[0])
+        if builder.avals[mask].dtype != np.bool_:
+            return False
+        one, zero = (
+            builder.weight(lambda n=n: np.full((), n, np.int32), (), (), dtype=np.dtype(np.int32)) for n in (1, 0)
+        )
+        numbers = builder.new(builder.shape(mask), np.dtype(np.int32))
+        builder.op("SELECT", (mask, one, zero), {}, eq.source, outputs=(numbers,))
+        found = builder.new(builder.shape(eq.outputs[0]), np.dtype(np.int32))
+        attrs = {"axes": tuple(int(a) for a in eq.params["axes"]), "keepdims": False}
+        builder.op(kind, (numbers,), attrs, eq.source, outputs=(found,))
+        builder.op("COMPARE", (found, zero), {"relation": "NOT_EQUAL"}, eq.source, outputs=eq.outputs)
+        return True
+
+    return rule
+
+
 def select(builder: Builder, eq: Equation) -> bool:
-    """SELECT by a mask that is a constant, an input, or a table of booleans."""
+    """SELECT of real numbers or of int32 by a mask that is a constant, an input, or a table of booleans."""
     if len(eq.inputs) != 3 or builder.avals[eq.inputs[0]].dtype != np.bool_:
         return False
-    if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
+    dtype = builder.avals[eq.outputs[0]].dtype
+    if dtype != np.int32 and not jnp.issubdtype(dtype, jnp.floating):
         return False
     condition, otherwise, then = eq.inputs
     numbers = [builder.view.scalar(v) for v in (then, otherwise)]

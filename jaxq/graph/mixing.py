@@ -134,6 +134,13 @@ def _over_the_last(step: Step) -> Held:
     return step.held[0]
 
 
+def _sorted(step: Step) -> Held:
+    """The largest numbers of the last axis."""
+    if step.held[0].axis == len(step.shapes[0]) - 1:
+        raise _Mixes(f"sorts {_over(step.held[0])}")
+    return step.held[0]
+
+
 def _windowed(step: Step) -> Held:
     """Convolutions and pools of [N, H, W, C]: N apart, and H and W where the window is one pixel."""
     held = step.held[0]
@@ -262,6 +269,8 @@ RULES: Mapping[str, Callable[[Step], Place]] = dict.fromkeys(ELEMENTWISE, _align
     "SOFTMAX": _over_the_last,
     "SPLIT": _divided,
     "STRIDED_SLICE": _part,
+    "SUM": _reduced,
+    "TOPK_V2": _sorted,
     "TRANSPOSE": _moved,
     "TRANSPOSE_CONV": _windowed,
 }

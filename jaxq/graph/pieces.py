@@ -25,7 +25,7 @@ def sliced(builder: Builder, value: int, begin: Sequence[int], size: Sequence[in
         return value
     if value not in builder.dynamic:
         part = tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))
-        return builder.weight(lambda w: w[part], (value,), size)
+        return builder.weight(lambda w: w[part], (value,), size, dtype=builder.held(value))
     return builder.op("SLICE", (builder.resolve(value),), {"begin": begin, "size": size}, source, shape=size)
 
 
@@ -36,7 +36,8 @@ def joined(builder: Builder, values: Sequence[int], axis: int, source: str) -> i
     shape = list(builder.shape(values[0]))
     shape[axis] = sum(builder.shape(v)[axis] for v in values)
     if builder.dynamic.isdisjoint(values):
-        return builder.weight(lambda *arrays: _host(arrays).concatenate(arrays, axis), values, shape)
+        dtype = builder.held(values[0])
+        return builder.weight(lambda *arrays: _host(arrays).concatenate(arrays, axis), values, shape, dtype=dtype)
     return builder.op("CONCATENATION", tuple(map(builder.resolve, values)), {"axis": axis}, source, shape=shape)
 
 

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxq.errors import ControlFlowError
-from jaxq.graph import arithmetic, indexing, masks, matchers, movement, pools, reductions, updates
+from jaxq.graph import arithmetic, indexing, integers, masks, matchers, movement, pools, reductions, sorting, updates
 from jaxq.graph.builder import MOVES, Builder
 from jaxq.graph.capture import FAKE_QUANT
 from jaxq.graph.contractions import conv_general_dilated, dot_general
 from jaxq.graph.ir import Equation
 from jaxq.graph.tables import Regions
 from jaxq.graph.unification import Match
+
+Rule = Callable[[Builder, Equation], bool]
 
 # Control flow, and what to write in its place.
 REMEDIES = {
@@ -83,6 +85,8 @@ def _quotient(builder: Builder, regions: Regions, eq: Equation) -> Match | None:
     """One activation over another: the first times a table of reciprocals of the second."""
     if eq.primitive != "div" or not builder.dynamic.issuperset(eq.inputs):
         return None
+    if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
+        return None
     divisor = arithmetic.before_broadcast(builder, eq.inputs[1])
     region = regions.between(regions.source.get(divisor, divisor), divisor)
 
@@ -139,7 +143,7 @@ def _island(builder: Builder, eq: Equation) -> None:
 # --- elementwise ----------------------------------------------------------------------------------------------------
 
 
-def _unary(kind: str) -> Callable[[Builder, Equation], bool]:
+def _unary(kind: str) -> Rule:
     def rule(builder: Builder, eq: Equation) -> bool:
         builder.op(kind, eq.inputs[:1], {}, eq.source, outputs=eq.outputs)
         return True
@@ -155,7 +159,7 @@ def _alias(builder: Builder, eq: Equation) -> bool:
 
 def _convert(builder: Builder, eq: Equation) -> bool:
     source, target = (builder.avals[v].dtype for v in (eq.inputs[0], eq.outputs[0]))
-    if masks.as_mask(builder, eq) or masks.as_number(builder, eq) or reductions.position_as_number(builder, eq):
+    if masks.as_mask(builder, eq) or masks.as_number(builder, eq) or integers.as_number(builder, eq):
         return True
     real = jnp.issubdtype(source, jnp.floating) or _moved_from(builder, eq.inputs[0]) in builder.graph_inputs
     return bool(jnp.issubdtype(target, jnp.floating) and real) and _alias(builder, eq)
@@ -180,24 +184,32 @@ def _fake_quant(builder: Builder, eq: Equation) -> bool:
     return True
 
 
-def _of_reals(rule: Callable[[Builder, Equation], bool]) -> Callable[[Builder, Equation], bool]:
-    """`rule`, but for integers: arithmetic of indices has no scale, so that its ops are others."""
+def _of_reals(rule: Rule, of_integers: Rule | None = None) -> Rule:
+    """`rule`, but for integers `of_integers`: arithmetic of indices has no scale, so that its ops are others."""
 
-    def refusing(builder: Builder, eq: Equation) -> bool:
-        return jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating) and rule(builder, eq)
+    def by_dtype(builder: Builder, eq: Equation) -> bool:
+        if jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
+            return rule(builder, eq)
+        return of_integers is not None and of_integers(builder, eq)
 
-    return refusing
+    return by_dtype
+
+
+def _either(*rules: Rule) -> Rule:
+    """The first rule that takes an equation."""
+    return lambda builder, eq: any(rule(builder, eq) for rule in rules)
 
 
 # Sorted; what is not here becomes a float island.
-RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
+RAISE: dict[str, Rule] = {
     FAKE_QUANT: _fake_quant,
-    "add": masks.around("ADD", _of_reals(arithmetic.binary("ADD"))),
-    "and": masks.logical_and,
+    "abs": integers.absolute,
+    "add": masks.around("ADD", _of_reals(arithmetic.binary("ADD"), integers.binary("ADD"))),
+    "and": _either(masks.logical("LOGICAL_AND", True), integers.bitwise_and),
     "argmax": reductions.arg("ARG_MAX"),
     "argmin": reductions.arg("ARG_MIN"),
     "broadcast_in_dim": movement.broadcast,
-    "clamp": _of_reals(arithmetic.clamp),
+    "clamp": _of_reals(arithmetic.clamp, integers.clamp),
     "concatenate": movement.concatenate,
     "conv_general_dilated": conv_general_dilated,
     "convert_element_type": _convert,
@@ -207,7 +219,7 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "cummin": _of_reals(reductions.running("MINIMUM")),
     "cumprod": _of_reals(reductions.running("MUL")),
     "cumsum": reductions.running_sum,
-    "div": masks.around("DIV", _of_reals(arithmetic.divide)),
+    "div": masks.around("DIV", _of_reals(arithmetic.divide, integers.divide)),
     "dot_general": dot_general,
     "dynamic_slice": movement.dynamic_slice,
     "dynamic_update_slice": updates.dynamic_update_slice,
@@ -216,26 +228,30 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "gather": indexing.gather,
     "ge": masks.compare("GREATER_EQUAL"),
     "gt": masks.compare("GREATER"),
-    "integer_pow": _of_reals(arithmetic.square),
+    "integer_pow": _of_reals(arithmetic.square, integers.power),
     "le": masks.compare("LESS_EQUAL"),
     "logistic": _unary("LOGISTIC"),
     "lt": masks.compare("LESS"),
-    "max": _of_reals(arithmetic.clip("low")),
-    "min": _of_reals(arithmetic.clip("high")),
-    "mul": masks.around("MUL", _of_reals(arithmetic.binary("MUL"))),
+    "max": _of_reals(arithmetic.clip("low"), integers.binary("MAXIMUM")),
+    "min": _of_reals(arithmetic.clip("high"), integers.binary("MINIMUM")),
+    "mul": masks.around("MUL", _of_reals(arithmetic.binary("MUL"), integers.binary("MUL"))),
     "name": _alias,
     "ne": masks.compare("NOT_EQUAL"),
-    "neg": masks.around("NEG", _of_reals(arithmetic.negate)),
+    "neg": masks.around("NEG", _of_reals(arithmetic.negate, integers.negate)),
     "not": masks.logical_not,
     "optimization_barrier": _alias,
+    "or": masks.logical("LOGICAL_OR", False),
     "pad": updates.pad,
-    "reduce_max": _of_reals(reductions.reduction("REDUCE_MAX")),
-    "reduce_min": _of_reals(reductions.reduction("REDUCE_MIN")),
+    "reduce_and": masks.reduced("REDUCE_MIN"),
+    "reduce_max": reductions.reduction("REDUCE_MAX"),
+    "reduce_min": reductions.reduction("REDUCE_MIN"),
+    "reduce_or": masks.reduced("REDUCE_MAX"),
     "reduce_prod": _of_reals(reductions.product),
-    "reduce_sum": _of_reals(reductions.total),
+    "reduce_sum": _of_reals(reductions.total, integers.total),
     "reduce_window_max": pools.max_pool,
     "reduce_window_min": pools.min_pool,
     "reduce_window_sum": pools.sum_pool,
+    "rem": integers.remainder,
     "reshape": movement.reshape,
     "rev": movement.reverse,
     "scatter": updates.scatter(None),
@@ -244,15 +260,20 @@ RAISE: dict[str, Callable[[Builder, Equation], bool]] = {
     "scatter-min": updates.scatter(None, "MINIMUM"),
     "scatter-mul": updates.scatter(1.0, "MUL"),
     "select_n": masks.select,
+    "shift_left": integers.shift("MUL"),
+    "shift_right_arithmetic": integers.shift("FLOOR_DIV"),
+    "sign": integers.sign,
     "slice": movement.slice,
+    "sort": sorting.sort,
     "split": movement.split,
-    "square": _of_reals(arithmetic.square),
+    "square": _of_reals(arithmetic.square, integers.power),
     "squeeze": movement.reshape,
     "stack": movement.stack,
     "stop_gradient": _unary("STOP_GRADIENT"),
-    "sub": masks.around("SUB", _of_reals(arithmetic.binary("SUB"))),
+    "sub": masks.around("SUB", _of_reals(arithmetic.binary("SUB"), integers.binary("SUB"))),
     "tanh": _unary("TANH"),
     "tile": movement.tile,
-    "top_k": _of_reals(reductions.largest),
+    "top_k": sorting.top_k,
     "transpose": movement.transpose,
+    "xor": masks.exclusive_or,
 }

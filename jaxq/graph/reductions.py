@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxq.graph.builder import MOVES, Builder
+from jaxq.graph.builder import Builder
 from jaxq.graph.ir import Equation
 from jaxq.graph.pieces import along, joined
 from jaxq.graph.unification import Match
@@ -26,14 +26,22 @@ def total(builder: Builder, eq: Equation) -> bool:
 
 
 def reduction(kind: str) -> Callable[[Builder, Equation], bool]:
-    """REDUCE_MAX or REDUCE_MIN."""
+    """REDUCE_MAX or REDUCE_MIN, of real numbers and of int32."""
 
     def rule(builder: Builder, eq: Equation) -> bool:
+        if not is_number(builder, eq.inputs[0]):
+            return False
         attrs = {"axes": tuple(int(a) for a in eq.params["axes"]), "keepdims": False}
         builder.op(kind, eq.inputs, attrs, eq.source, outputs=eq.outputs)
         return True
 
     return rule
+
+
+def is_number(builder: Builder, value: int) -> bool:
+    """Whether a value is a real number or an int32."""
+    dtype = builder.avals[value].dtype
+    return dtype == np.int32 or jnp.issubdtype(dtype, jnp.floating)
 
 
 def arg(kind: str) -> Callable[[Builder, Equation], bool]:
@@ -47,21 +55,6 @@ def arg(kind: str) -> Callable[[Builder, Equation], bool]:
         return True
 
     return rule
-
-
-def position_as_number(builder: Builder, eq: Equation) -> bool:
-    """The position that an ARG_MAX or ARG_MIN finds, as a real number: a look-up of the numbers 0, 1, 2 ..."""
-    found = builder.made.get(builder.resolve(eq.inputs[0]))
-    while found is not None and found.kind in MOVES:
-        found = builder.made.get(found.inputs[0])
-    if found is None or found.kind not in ("ARG_MAX", "ARG_MIN"):
-        return False
-    if not jnp.issubdtype(builder.avals[eq.outputs[0]].dtype, jnp.floating):
-        return False
-    count = builder.shape(found.inputs[0])[found.attrs["axis"]]
-    numbers = builder.weight(lambda: np.arange(count, dtype=np.float32), (), (count,))
-    builder.op("EMBEDDING", (eq.inputs[0], numbers), {}, eq.source, outputs=eq.outputs)
-    return True
 
 
 def running_sum(builder: Builder, eq: Equation) -> bool:
@@ -103,22 +96,6 @@ def product(builder: Builder, eq: Equation) -> bool:
                 both = joined(builder, (both, along(builder, y, axis, count - 1, 1, eq.source)), axis, eq.source)
             y = both
     builder.becomes(eq.outputs[0], builder.reshape(y, builder.shape(eq.outputs[0]), eq.source))
-    return True
-
-
-def largest(builder: Builder, eq: Equation) -> bool:
-    """The largest number and its place, REDUCE_MAX and ARG_MAX; not the k largest for another k."""
-    shape = builder.shape(eq.inputs[0])
-    axis = int(eq.params.get("axis", -1)) % len(shape)
-    if eq.params["k"] != 1:
-        return False
-    one = (*shape[:axis], *shape[axis + 1 :])
-    attrs = {"axes": (axis,), "keepdims": False}
-    most = builder.op("REDUCE_MAX", eq.inputs, attrs, eq.source, shape=one)
-    place = builder.new(one, np.dtype(np.int32))
-    builder.op("ARG_MAX", eq.inputs, {"axis": axis}, eq.source, outputs=(place,))
-    for value, found in zip(eq.outputs, (most, place), strict=True):
-        builder.becomes(value, builder.reshape(found, builder.shape(value), eq.source))
     return True
 
 

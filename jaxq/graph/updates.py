@@ -116,7 +116,7 @@ def _amid(builder: Builder, number: float, part: int, place: Sequence[int], shap
     """An array of one number with `part` at a place: a PAD where the number is zero."""
     size = builder.shape(part)
     if number != 0.0 or size == tuple(shape) or part not in builder.dynamic:
-        return _replaced(builder, builder.full(number, shape), part, place, source)
+        return _replaced(builder, builder.full(number, shape, builder.held(part)), part, place, source)
     pads = tuple((b, whole - b - n) for b, n, whole in zip(place, size, shape, strict=True))
     return builder.op("PAD", (builder.resolve(part),), {"pads": pads}, source, shape=shape)
 

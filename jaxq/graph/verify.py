@@ -71,6 +71,10 @@ def _dense(attrs: Mapping[str, Any], inputs: Sequence[Shape], out: Shape) -> boo
     return inputs[0][-1] == inputs[1][0] and inputs[0][:-1] == out[:-1]
 
 
+def _largest(attrs: Mapping[str, Any], inputs: Sequence[Shape], out: Shape) -> bool:
+    return out == (*inputs[0][:-1], attrs["k"]) and attrs["k"] <= inputs[0][-1]
+
+
 # Kinds whose output's shape follows from their inputs' in a line. A TABLE may hold reshapes as well.
 SHAPES: Mapping[str, Agrees] = dict.fromkeys(ELEMENTWISE - {"BROADCAST_TO", "TABLE"}, _broadcast) | {
     "AFFINE": _same,
@@ -82,6 +86,7 @@ SHAPES: Mapping[str, Agrees] = dict.fromkeys(ELEMENTWISE - {"BROADCAST_TO", "TAB
     "RESHAPE": _reshaped,
     "REVERSE_V2": _same,
     "SOFTMAX": _same,
+    "TOPK_V2": _largest,
     "TRANSPOSE": _transposed,
 }
 

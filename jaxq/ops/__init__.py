@@ -75,8 +75,10 @@ OPS: dict[str, Spec] = {
     "GATHER": Spec(compute.gather, plain=(1,)),
     "GELU": Spec(compute.gelu, integer_ops.table(compute.gelu), "free", table=True),
     "HARD_SWISH": Spec(compute.hard_swish, activations.hard_swish, "free"),
+    "INTEGER": Spec(compute.integer, plain=(0, 1), scales="none", operators=tuple(compute.INTEGER)),
     "LEAKY_RELU": Spec(compute.leaky_relu, activations.leaky_relu, "free"),
     "LOGICAL_AND": Spec(compute.logical_and, plain=(0, 1), scales="none"),
+    "LOGICAL_OR": Spec(compute.logical_or, plain=(0, 1), scales="none"),
     "LOGISTIC": Spec(compute.logistic, integer_ops.table(compute.logistic), (1 / 256, -128), table=True, int16=True),
     "MAXIMUM": Spec(compute.maximum),
     "MAX_POOL_2D": Spec(compute.max_pool_2d, int16=True),
@@ -101,6 +103,7 @@ OPS: dict[str, Spec] = {
     "STOP_GRADIENT": Spec(compute.stop_gradient, int16=True, operators=()),
     "STRIDED_SLICE": Spec(compute.strided_slice, int16=True),
     "SUB": Spec(compute.sub, integer_ops.sub, "free", int16=True),
+    "SUM": Spec(compute.total, plain=(0,), scales="none"),
     "TABLE": Spec(
         compute.table,
         integer_ops.table(compute.table),
@@ -110,6 +113,7 @@ OPS: dict[str, Spec] = {
         operators=("CAST", "ADD", "GATHER"),
     ),
     "TANH": Spec(compute.tanh, integer_ops.table(compute.tanh), (1 / 128, 0), table=True, int16=True),
+    "TOPK_V2": Spec(compute.top_k, int16=True),
     "TRANSPOSE": Spec(compute.transpose, int16=True),
     "TRANSPOSE_CONV": Spec(compute.transpose_conv, _TRANSPOSE_CONV, "free", weights=True, product=True),
 }

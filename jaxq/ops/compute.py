@@ -8,7 +8,7 @@ weights HWIO or [in, out].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,11 @@ def logical_and(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.logical_and(a, b)
 
 
+def logical_or(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Whether one of two masks holds, broadcasting."""
+    return jnp.logical_or(a, b)
+
+
 def compare(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
     """Whether the relation (EQUAL, LESS ...) of integers or of masks holds, broadcasting."""
     return getattr(jnp, op.attrs["relation"].lower())(a, b)
@@ -164,9 +169,36 @@ def arg_min(op: Op, x: jax.Array) -> jax.Array:
     return jnp.argmin(x, axis=op.attrs["axis"]).astype(jnp.int32)
 
 
+def top_k(op: Op, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The k largest numbers of the last axis, descending, and their places; of equal ones the first comes first."""
+    values, places = lax.top_k(x, op.attrs["k"])
+    return values, places
+
+
 def cumsum(op: Op, x: jax.Array) -> jax.Array:
     """Running sums along `axis`, from the end where `reverse`."""
     return lax.cumsum(x, axis=op.attrs["axis"], reverse=op.attrs["reverse"])
+
+
+# By TFLite's operator; a quotient is rounded towards zero.
+INTEGER: Mapping[str, Callable[..., jax.Array]] = {
+    "ADD": jnp.add,
+    "DIV": lax.div,
+    "MAXIMUM": jnp.maximum,
+    "MINIMUM": jnp.minimum,
+    "MUL": jnp.multiply,
+    "SUB": jnp.subtract,
+}
+
+
+def integer(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Arithmetic of int32, such as indices: `operator` says which. It wraps around; broadcasting."""
+    return INTEGER[op.attrs["operator"]](*jnp.broadcast_arrays(a, b))
+
+
+def total(op: Op, x: jax.Array) -> jax.Array:
+    """Sum of int32 over `axes`, wrapping."""
+    return jnp.sum(x, axis=op.attrs["axes"], keepdims=op.attrs["keepdims"])
 
 
 def floor_div(op: Op, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -68,7 +68,7 @@ class Ties:
         for operand, value in enumerate(op.inputs):
             if value in activations and not self._union(op.outputs[0], value, op.name, len(activations)):
                 self.requantized.add((op.name, operand))
-        for value in op.outputs[1:]:
+        for value in (v for v in op.outputs[1:] if v in self.parent):  # what is not holds indices
             self._union(op.outputs[0], value, op.name, 1)
 
     def _tie_named(self, names: Sequence[str]) -> None:

@@ -155,7 +155,10 @@ class Run:
         outputs = as_tuple(spec.compute(op, *(self._operand(op, i, scale) for i in range(len(op.inputs)))))
         moved = op.kind in REARRANGED and (op.name, 0) not in self.plan.requantized
         for value, q in zip(op.outputs, outputs, strict=True):
-            self.keep(value, Carrier(q if moved else in_memory(q), scale, zero_point))
+            if self.plan.group(value) is None:
+                self.keep_real(value, q)  # indices
+            else:
+                self.keep(value, Carrier(q if moved else in_memory(q), scale, zero_point))
 
     def _rounded(self, op: Op, group: Group, scale: jax.Array, zero_point: jax.Array) -> jax.Array:
         """The integers of an op that has a rule. All that follows its sums of products, if any, is computed as one."""

@@ -6,6 +6,7 @@ Input and output quantization must be equal; TFLite mostly does not check it, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,15 +149,32 @@ def comparison(relation: Callable[..., jax.Array]) -> Kernel:
     return compare
 
 
-def adding_integers(kernel: Kernel) -> Kernel:
-    """ADD of int32 that has no scale, which is a sum; any other by `kernel`."""
+def or_of_int32(f: Callable[..., jax.Array], kernel: Callable[..., list[jax.Array]]) -> Callable[..., list[jax.Array]]:
+    """An operator of two int32 without a scale, f, which wraps around; of any other numbers `kernel`."""
 
-    def add(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-        if tensors[op.outputs[0]].dtype != "int32":
+    def of_both(op: Operator, tensors: Tensors, values: Values, **machine: Any) -> list[jax.Array]:
+        if target(op, tensors).dtype != "int32":
+            return kernel(op, tensors, values, **machine)
+        _no_activation(op)
+        return [f(*jnp.broadcast_arrays(present(op, values), present(op, values, 1)))]
+
+    return of_both
+
+
+def sum_of_int32_or(kernel: Kernel) -> Kernel:
+    """SUM of int32 over the constant axes of input 1, wrapping; of any other numbers `kernel`."""
+
+    def total(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+        if target(op, tensors).dtype != "int32":
             return kernel(op, tensors, values)
-        return [present(op, values) + present(op, values, 1)]
+        axes = tuple(int(axis) for axis in constant(op, tensors, 1).reshape(-1))
+        return [present(op, values).sum(axis=axes, keepdims=bool(option_int(op, "keep_dims", 0)))]
 
-    return add
+    return total
+
+
+def _no_kernel(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    raise ExportError(f"{op.kind} of {target(op, tensors).dtype} is not evaluated; of int32 and of floats it is.")
 
 
 def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
@@ -201,6 +219,12 @@ def reduce_min(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array
     """REDUCE_MIN over the constant axes of input 1."""
     axes = tuple(int(axis) for axis in constant(op, tensors, 1).reshape(-1))
     return [present(op, values).min(axis=axes, keepdims=bool(option_int(op, "keep_dims", 0)))]
+
+
+def top_k(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+    """TOPK_V2 over the last axis, descending: numbers and places, of equal numbers the first place first."""
+    found, places = lax.top_k(present(op, values), int(constant(op, tensors, 1).reshape(())))
+    return [found, places.astype(tensors[op.outputs[1]].dtype)]
 
 
 def arg(find: Callable[..., jax.Array]) -> Kernel:
@@ -263,6 +287,7 @@ KERNELS: dict[str, Kernel] = {
     "LESS": comparison(jnp.less),
     "LESS_EQUAL": comparison(jnp.less_equal),
     "CAST": cast,
+    "DIV": or_of_int32(lax.div, _no_kernel),
     "EMBEDDING_LOOKUP": embedding_lookup,
     "GATHER": gather,
     "PACK": pack,
@@ -279,4 +304,5 @@ KERNELS: dict[str, Kernel] = {
     "FLOOR_DIV": rounded_down(jnp.floor_divide),
     "FLOOR_MOD": rounded_down(jnp.remainder),
     "REVERSE_V2": reverse,
+    "TOPK_V2": top_k,
 }

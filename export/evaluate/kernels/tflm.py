@@ -156,6 +156,17 @@ def cumsum(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
     return [saturate(steps + zero_point(y), y, *limits(y))]
 
 
+def not_of_int32(kernel: Kernel, position: int = 0) -> Kernel:
+    """A kernel that LiteRT has for int32 in an operand too, and TFLite Micro has not."""
+
+    def refusing(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
+        if source(op, tensors, position).dtype == "int32":
+            raise ExportError(f"TFLite Micro has no {op.kind} of int32. Compute it outside the model, or use LiteRT.")
+        return kernel(op, tensors, values)
+
+    return refusing
+
+
 def _lacks(kind: str) -> bool:
     """Whether TFLite Micro has no kernel of a kind, or one for floats alone."""
     return kind not in TFLM_OPERATORS or kind in OPERATORS and OPERATORS[kind].tflm == ("float32",)
@@ -166,14 +177,19 @@ KERNELS: dict[str, Kernel] = {
     **recurrent.KERNELS["tflm"],
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": functools.partial(reference.batch_matmul, ratio=ratio64),
-    "MUL": functools.partial(reference.mul, ratio=ratio64),
+    "MUL": movement.or_of_int32(jnp.multiply, functools.partial(reference.mul, ratio=ratio64)),
     "RELU": functools.partial(builtin.relu, ratio=ratio64),
     "LEAKY_RELU": functools.partial(builtin.leaky_relu, ratio=ratio64),
     "PRELU": functools.partial(builtin.prelu, ratio=ratio64),
     "HARD_SWISH": functools.partial(builtin.hard_swish, ratio=ratio64),
     "ABS": functools.partial(builtin.absolute, ratio=ratio64),
-    "SUB": functools.partial(reference.sub, aborts=True),
-    "SUM": sum_axes,
+    "SUB": movement.or_of_int32(jnp.subtract, functools.partial(reference.sub, aborts=True)),
+    "ARG_MAX": not_of_int32(movement.KERNELS["ARG_MAX"]),
+    "ARG_MIN": not_of_int32(movement.KERNELS["ARG_MIN"]),
+    "REDUCE_MAX": not_of_int32(movement.reduce_max),
+    "REDUCE_MIN": not_of_int32(movement.reduce_min),
+    "SELECT_V2": not_of_int32(movement.select, 1),
+    "SUM": not_of_int32(sum_axes),
     "RELU6": relu6,
     "LOGISTIC": wide.by_width(logistic, wide.KERNELS["reference"]["LOGISTIC"]),
     "TANH": wide.by_width(tanh, wide.KERNELS["reference"]["TANH"]),

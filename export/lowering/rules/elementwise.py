@@ -44,6 +44,12 @@ def compare(w: Writer, op: Op) -> None:
     w.emit(op.attrs["relation"], inputs, [w.activation(op.outputs[0])])
 
 
+def integer(w: Writer, op: Op) -> None:
+    """ADD, MAXIMUM and their like, of int32."""
+    options = {} if op.attrs["operator"] in ("MAXIMUM", "MINIMUM") else {"fused_activation_function": "NONE"}
+    w.emit(op.attrs["operator"], [w.read(op, 0), w.read(op, 1)], [w.activation(op.outputs[0])], **options)
+
+
 def table(w: Writer, op: Op) -> None:
     """A look-up: the integers as int32, from 0 on, as indices of 256 constants. TFLite Micro runs this form too, but
     has no GATHER of booleans: it refuses a table of yes and no.

@@ -101,3 +101,9 @@ def reverse(w: Writer, op: Op) -> None:
     """REVERSE_V2."""
     axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
     w.emit("REVERSE_V2", [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])])
+
+
+def top_k(w: Writer, op: Op) -> None:
+    """TOPK_V2: numbers, and their places as int32."""
+    count = w.constant(f"{op.name}:k", np.asarray(op.attrs["k"], np.int32))
+    w.emit("TOPK_V2", [w.tensor_of[op.inputs[0]], count], [w.activation(v) for v in op.outputs])

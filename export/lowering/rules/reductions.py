@@ -9,7 +9,7 @@ from jaxq.graph import Op
 
 
 def reduction(w: Writer, op: Op) -> None:
-    """MEAN, REDUCE_MAX or REDUCE_MIN."""
+    """MEAN, REDUCE_MAX, REDUCE_MIN, or SUM of int32."""
     axes = w.ints(f"{op.name}:axes", op.attrs["axes"])
     w.emit(op.kind, [w.tensor_of[op.inputs[0]], axes], [w.activation(op.outputs[0])], keep_dims=op.attrs["keepdims"])
 
