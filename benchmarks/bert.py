@@ -4,6 +4,8 @@ python benchmarks/bert.py latency         # and size, at 64 tokens
 python benchmarks/bert.py embeddings      # cosine and rank correlation, on held-out sentences; also of a FILE given
 python benchmarks/bert.py scale           # BERT-base: seconds to plan and to write, and memory
 python benchmarks/bert.py sensitivity FOLDER      # which ops' integers cost accuracy; FOLDER: of `jaxq train`
+python benchmarks/bert.py calibrations FOLDER     # the methods that find ranges, of that float model
+python benchmarks/bert.py rollback FOLDER [DROP]  # sums not bounded: which tensors need 16 bits for that drop
 
 all-MiniLM-L6-v2 (six layers of 384; `jaxq weights all-MiniLM-L6-v2`), calibrated on movie sentences, not fine-tuned, on
 one thread of LiteRT's default runtime, by policy (`jaxq.recipes.bert_policies`). Dynamic range is ai-edge-quantizer's,
@@ -22,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 from flax import nnx
 
@@ -45,7 +48,12 @@ ISLANDS: dict[str, tuple[str, ...]] = {
     "residual sums": RESIDUAL,
     "LayerNorm": NORM,
 }
+CALIBRATIONS: dict[str, dict[str, Any]] = {  # Wu et al. 2020, table 5, and jaxq's other methods
+    **{name: {"calibration": name} for name in ("minmax", "entropy", "mse", "mean")},
+    **{f"{p} %": {"calibration": "percentile", "percentile": p} for p in (99.9, 99.99, 99.999, 99.9999)},
+}
 ROUNDS = 30
+SEARCHED = 96  # training sentences that the rollback sees, without their labels
 LENGTH = 64
 SENTENCES = 500
 
@@ -153,13 +161,45 @@ def rank(numbers: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def sensitivity() -> None:
-    """Prints what calibration alone loses, by op, of the float model that a run of the recipe left."""
+def trained() -> tuple[movies.Run, Any, np.ndarray]:
+    """The run of the recipe in the folder that is named, its float model and the model's logits on the test data."""
     config, out = movies.Config(), pathlib.Path(sys.argv[2])
     notes, (train, test) = Notes(out / "summary.json", resume=True), movies.data(SENTIMENT, config)
     run = movies.Run(SENTIMENT, config, out, 0, train, test, stepping.mesh_of(), notes)
     model = movies.fine_tuned(run)
-    real = movies.outputs_of(run, model, test)
+    return run, model, movies.outputs_of(run, model, test)
+
+
+def calibrations() -> None:
+    """Prints what calibration alone loses by the method that finds the ranges of activations, policy `int8`."""
+    run, model, real = trained()
+    print("| calibration | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |")
+    for name, chosen in CALIBRATIONS.items():
+        activations = msgspec.structs.replace(POLICIES["int8"].activations, **chosen)
+        report_loss(name, run, msgspec.structs.replace(POLICIES["int8"], activations=activations), model, real)
+
+
+def rollback() -> None:
+    """Prints the tensors that need 16 bits so that, sums not bounded, so many per cent agree with the float model."""
+    run, model, real = trained()
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, clip=None))
+    drop = float(sys.argv[3]) if len(sys.argv) > 3 else 5.0
+    qmodel = movies.calibrated(run.config, "int8", model, run.train)
+    seen = run.train.ids[:SEARCHED], run.train.mask[:SEARCHED]
+    start = time.process_time()
+    found = jaxq.search.rollback(qmodel, seen, max_drop=drop, choices=("a16",), progress=False)
+    print(found)
+    tensors = len(qmodel.plan.graph.site_names)
+    print(f"{len(found.rows)} of {tensors} tensors in 16 bits, {time.process_time() - start:.0f} CPU seconds")
+    print("| recipe, sums not bounded | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |")
+    report_loss("`int8`", run, POLICIES["int8"], model, real)
+    report_loss("`int8`, after rollback", run, found.recipe, model, real)
+
+
+def sensitivity() -> None:
+    """Prints what calibration alone loses, by op, of the float model that a run of the recipe left."""
+    run, model, real = trained()
+    config, test = run.config, run.test
     print(
         "| policy, or what `int8` leaves in floats | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |"
     )
@@ -193,4 +233,11 @@ def report_scale() -> None:
 
 
 if __name__ == "__main__":
-    {"latency": latency, "embeddings": embeddings, "scale": report_scale, "sensitivity": sensitivity}[sys.argv[1]]()
+    {
+        "calibrations": calibrations,
+        "latency": latency,
+        "embeddings": embeddings,
+        "scale": report_scale,
+        "sensitivity": sensitivity,
+        "rollback": rollback,
+    }[sys.argv[1]]()

@@ -2,6 +2,7 @@
 
     jaxq train recipes/cifar10_efficientnet_lite0 --data FOLDER --out build/cifar10_efficientnet_lite0
     python benchmarks/ptq_images.py cifar10_efficientnet_lite0 build/cifar10_efficientnet_lite0 --data FOLDER
+    python benchmarks/ptq_images.py ... --weights int8 --calibrations      # no passes, each way to find the ranges
 
 The float network of that run, calibrated on 256 of its training images; passes see the same images. Top-1 of the file
 on LiteRT over the recipe's test images, with its standard error, and the SQNR of its logits against the float
@@ -18,6 +19,7 @@ import time
 import warnings
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import optax
 from flax import nnx
@@ -34,6 +36,10 @@ CASES = {
     "int8": ((), ("bias",), ("norm",)),
     "int8, tensor": ((), ("equalize",), ("equalize", "bias"), ("equalize", "norm")),
     "int4": ((), ("bias",), ("gptq", "bias"), ("gptq", "norm"), ("round", "bias")),
+}
+CALIBRATIONS: dict[str, dict[str, Any]] = {  # Wu et al. 2020, table 5, and jaxq's other methods
+    **{name: {"calibration": name} for name in ("minmax", "entropy", "mse", "mean")},
+    **{f"{p} %": {"calibration": "percentile", "percentile": p} for p in (99.9, 99.99, 99.999, 99.9999)},
 }
 
 
@@ -64,10 +70,10 @@ def setting(config: Finetune, run: pathlib.Path, data: pathlib.Path, seed: int) 
     return Setting(model, chosen, inputs, test.labels, logits)
 
 
-def row(found: Setting, kind: str, passes: tuple[str, ...], steps: int) -> str:
+def row(found: Setting, kind: str, recipe: jaxq.Recipe, passes: tuple[str, ...], steps: int) -> str:
     """One line of the table."""
     start = time.process_time()
-    qmodel = jaxq.quantize(nnx.clone(found.model), RECIPES[kind], found.test[:1])
+    qmodel = jaxq.quantize(nnx.clone(found.model), recipe, found.test[:1])
     jaxq.calibrate(qmodel, found.calibration, progress=False)
     if passes:
         jaxq.ptq.improve(qmodel, found.calibration, passes=passes, steps=steps)
@@ -92,6 +98,9 @@ def main() -> None:
     parser.add_argument("run", type=pathlib.Path, help="what it was given as --out")
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--weights", choices=RECIPES, nargs="+", default=list(RECIPES))
+    parser.add_argument(
+        "--calibrations", action="store_true", help="compare calibration methods in the place of passes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400, help="of each op of the pass `round`")
     given = parser.parse_args()
@@ -101,8 +110,14 @@ def main() -> None:
     print(f"float {top(found.logits, found.labels)}")
     print("| weights | passes | top-1 | SQNR of logits | CPU seconds |\n| --- | --- | --- | --- | --- |")
     for kind in given.weights:
+        if given.calibrations:
+            for name, chosen in CALIBRATIONS.items():
+                activations = msgspec.structs.replace(RECIPES[kind].activations, **chosen)
+                recipe = msgspec.structs.replace(RECIPES[kind], activations=activations)
+                print(row(found, f"{kind}, {name}", recipe, (), given.steps), flush=True)
+            continue
         for passes in CASES[kind]:
-            print(row(found, kind, passes, given.steps), flush=True)
+            print(row(found, kind, RECIPES[kind], passes, given.steps), flush=True)
 
 
 if __name__ == "__main__":
