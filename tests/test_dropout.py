@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import jaxq
 from jaxq.frontends.ranges import initial_ranges
@@ -26,6 +29,7 @@ class Net(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         steps = {"d": self.dropout, "n": self.norm, "r": nnx.relu, "g": jax.nn.gelu, "s": lambda y: y * 2.0 + 1.0}
+        steps |= {"l": nnx.leaky_relu, "m": lambda y: y * jnp.tanh(jax.nn.softplus(y))}
         y = self.first(x)
         for letter in self.order:
             y = steps[letter](y)
@@ -33,7 +37,7 @@ class Net(nnx.Module):
 
 
 # n: BatchNorm, s: an affine by hand. In front of the dropout it folds into the last layer, behind it into the first.
-ORDERS = ["dn", "ds", "dnr", "dnd", "rnd", "rsd", "gnd", "rdnd", "ndn"]
+ORDERS = ["dn", "ds", "dnr", "dnd", "rnd", "rsd", "gnd", "rdnd", "ndn", "gds", "lds", "mds", "gsds"]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -60,3 +64,34 @@ def test_the_integers_of_training_with_dropout_are_near_its_floats() -> None:
     q.train()
     wanted, found = np.asarray(nnx.clone(q.model)(X)), np.asarray(q(X))
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.99
+
+
+class LinenNet(linen.Module):
+    """`Net` in Linen."""
+
+    order: str
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        steps: dict[str, Callable[[jax.Array], jax.Array]] = {
+            "d": linen.Dropout(0.4, deterministic=not train),
+            "g": jax.nn.gelu,
+            "n": linen.BatchNorm(use_running_average=True),
+            "s": lambda y: y * 2.0 + 1.0,
+        }
+        y = linen.Dense(4)(x)
+        for letter in self.order:
+            y = steps[letter](y)
+        return linen.Dense(3)(y)
+
+
+@pytest.mark.parametrize("order", ["gds", *(pytest.param(order, marks=pytest.mark.slow) for order in ("dn", "gnd"))])
+def test_training_in_linen_has_the_sites_of_evaluation(order: str) -> None:
+    """Ranges of other sites are refused; the module's keys are folded by flax, so the floats drop other numbers."""
+    q = jaxq.quantize(LinenNet(order), "int8", X[:1])
+    variables = jaxq.calibrate(q, [X], q.init(jax.random.key(0), X[:1]), progress=False)
+    dropped = [
+        np.asarray(q.apply(variables, X, train=True, rngs={"dropout": jax.random.key(seed)})) for seed in range(2)
+    ]
+    assert np.isfinite(dropped).all() and not np.array_equal(dropped[0], dropped[1])
+    assert not np.array_equal(dropped[0], q.apply(variables, X))

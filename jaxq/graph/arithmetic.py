@@ -100,9 +100,9 @@ def _with_weight(builder: Builder, eq: Equation, kind: str) -> bool:
     vector = channel_vector(builder, weight, builder.shape(eq.outputs[0]))
     if vector is not None and builder.shape(x) == builder.shape(eq.outputs[0]):
         mul, add = _affine_parts(builder, kind, vector, weight_first)
-        attrs = {"mul": mul, "add": add}
-        if add is None and builder.view.scalar(weight) is not None:
-            attrs["uniform"] = mul
+        attrs: dict[str, int | bool | None] = {"mul": mul, "add": add}
+        if builder.view.scalar(weight) is not None:
+            attrs |= {"one_number": True} if add is not None else {"one_number": True, "uniform": mul}
         builder.op("AFFINE", (x,), attrs, eq.source, outputs=eq.outputs)
         return True
     if _over_heads(builder, eq, kind, weight, x, weight_first):

@@ -7,6 +7,7 @@
     clip(conv(x, w), 0, 6)     ->  conv with activation RELU6
     clip(clip(x))              ->  clip(x)
     dropout(x * g) @ w         ->  dropout(x) @ (g * w)        with `+ c` what is dropped is -c / g
+    dropout(gelu(x)) * 2 + 1   ->  dropout(table(x))           one number; in evaluation it is a table without dropout
     dropout(conv(x, w)) * g    ->  dropout(conv(x, w * g))     in training mode; with `+ c` what is dropped is c
 
 `g`, `c` are vectors over channels, which are last; AFFINE and CLIP move up through RESHAPE and TRANSPOSE that keep
@@ -18,15 +19,24 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 
 from jaxq.graph.builder import Builder, replace
 from jaxq.graph.ir import CLIPS, CONTRACTIONS, REARRANGED, WEIGHTED, Op
 
 ACTIVATED = WEIGHTED | {"ADD", "SUB", "MUL"}
+
+
+# Functions of each number that TFLite looks up with the arithmetic behind them (`jaxq.graph.tables`).
+FUNCTIONS: Mapping[str, Callable[[Op], Callable[..., jax.Array]]] = {
+    "GELU": lambda op: lambda x: jax.nn.gelu(x, approximate=op.attrs["approximate"]),
+    "LEAKY_RELU": lambda op: lambda x: jax.nn.leaky_relu(x, op.attrs["alpha"]),
+    "TABLE": lambda op: lambda *arguments: cast(Callable[..., Sequence[jax.Array]], op.call)(*arguments)[0],
+}
 
 
 def fuse(builder: Builder, outputs: Sequence[int]) -> tuple[Op, ...]:
@@ -73,7 +83,7 @@ class _Fuser:
         while producer is not None and _passes(self.builder, producer, op):
             moves.append(producer)
             producer = self._sole_producer(producer.inputs[0])
-        merged = None if producer is None else self._merged(producer, op)
+        merged = None if producer is None else self._merged(producer, op) or self._as_table(producer, moves, op)
         if producer is None or merged is None:
             return False
         if not moves:
@@ -107,6 +117,23 @@ class _Fuser:
         if producer.kind == "AFFINE":
             return self._affine_of_affine(producer, op)
         return self._scaled(producer, self._resized(op, producer)) if producer.kind in CONTRACTIONS else None
+
+    def _as_table(self, producer: Op, moves: Sequence[Op], op: Op) -> Op | None:
+        """A function of each number and the arithmetic behind its dropout, as the table that they are in evaluation."""
+        dropped = bool(moves) and all(move.kind == "DROPOUT" for move in moves)
+        if not dropped or producer.kind not in FUNCTIONS or not op.attrs.get("one_number"):
+            return None
+        function, (mul, add) = FUNCTIONS[producer.kind](producer), _parts(self._resized(op, producer))
+        numbers = tuple(v for v in (mul, add) if v is not None)
+        count = len(producer.inputs)
+
+        def call(*arguments: jax.Array) -> Sequence[jax.Array]:
+            y, behind = function(*arguments[:count]), list(arguments[count:])
+            y = y if mul is None else y * behind.pop(0)
+            return [y if add is None else y + behind.pop(0)]
+
+        of = (*producer.attrs.get("of", (producer.kind.lower(),)), "affine")
+        return replace(producer, kind="TABLE", inputs=(*producer.inputs, *numbers), attrs={"of": of}, call=call)
 
     def _resized(self, affine: Op, producer: Op) -> Op:
         """One number for all channels, as a vector over the producer's."""
