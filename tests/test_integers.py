@@ -122,7 +122,9 @@ IN_FRONT: dict[str, tuple[Callable[..., Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("recipe", ["int8", pytest.param("float32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["positions", *(pytest.param(n, marks=pytest.mark.slow) for n in IN_FRONT)])
+@pytest.mark.parametrize(
+    "name", ["positions", *(pytest.param(n, marks=pytest.mark.slow) for n in IN_FRONT if n != "positions")]
+)
 def test_in_front_of_an_embedding(name: str, recipe: str):
     fn, operators = IN_FRONT[name]
     artifact = exported(fn, IDS, recipe=recipe)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from jax import lax
 
 import jaxq
@@ -95,3 +96,25 @@ def test_what_is_carried_along_a_sort_is_refused():
 def test_examples_are_not_sorted_against_each_other():
     with pytest.raises(jaxq.errors.BatchStatisticsError, match="sorts axis 2, the batch"):
         jaxq.quantize(lambda p, x: jnp.sort(x @ p, 0), "int8", W, X[:1])
+
+
+class Mixture(linen.Module):
+    """Experts of which the two with the largest gates answer."""
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gates = jax.nn.softmax(linen.Dense(3)(x))
+        most, places = lax.top_k(gates, 2)
+        chosen = jnp.sum(jax.nn.one_hot(places, 3) * (most / jnp.sum(most, -1, keepdims=True))[..., None], -2)
+        experts = jnp.stack([linen.Dense(4)(x) for _ in range(3)], -2)
+        return jnp.sum(experts * chosen[..., None], -2)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts_routes_by_top_k():
+    q = jaxq.quantize(Mixture(), "int8", X[:1])
+    variables = jaxq.calibrate(q, [X], q.init(jax.random.key(0), X[:1]), progress=False)
+    artifact = jaxq.export.to_tflite(q, variables, verify=X, progress=False)
+    assert "TOPK_V2" in {op.kind for op in artifact.program.operators} and not q.plan.islands
+    wanted = cast(Any, Mixture().apply({"params": variables["params"]}, X))
+    assert np.corrcoef(np.ravel(wanted), np.ravel(artifact.run(X)[0]))[0, 1] > 0.99
