@@ -190,7 +190,7 @@ def rollback() -> None:
     found = jaxq.search.rollback(qmodel, seen, max_drop=drop, choices=("a16",), progress=False)
     print(found)
     tensors = len(qmodel.plan.graph.site_names)
-    print(f"{len(found.rows)} of {tensors} tensors in 16 bits, {time.process_time() - start:.0f} CPU seconds")
+    print(f"{len(found.facts['choices'])} of {tensors} tensors in 16 bits, {time.process_time() - start:.0f} CPU seconds")
     print("| recipe, sums not bounded | accuracy | agree | SQNR of the logits |\n| --- | --- | --- | --- |")
     report_loss("`int8`", run, POLICIES["int8"], model, real)
     report_loss("`int8`, after rollback", run, found.recipe, model, real)
