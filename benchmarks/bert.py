@@ -5,7 +5,7 @@ python benchmarks/bert.py embeddings      # cosine and rank correlation, on held
 python benchmarks/bert.py scale           # BERT-base: seconds to plan and to write, and memory
 python benchmarks/bert.py sensitivity FOLDER      # which ops' integers cost accuracy; FOLDER: of `jaxq train`
 python benchmarks/bert.py calibrations FOLDER     # the methods that find ranges, of that float model
-python benchmarks/bert.py rollback FOLDER [DROP]  # sums not bounded: which tensors need 16 bits for that drop
+python benchmarks/bert.py rollback FOLDER [DROP [SENTENCES]]    # sums not bounded: which tensors need 16 bits
 
 all-MiniLM-L6-v2 (six layers of 384; `jaxq weights all-MiniLM-L6-v2`), calibrated on movie sentences, not fine-tuned, on
 one thread of LiteRT's default runtime, by policy (`jaxq.recipes.bert_policies`). Dynamic range is ai-edge-quantizer's,
@@ -53,7 +53,6 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {  # Wu et al. 2020, table 5, and jaxq
     **{f"{p} %": {"calibration": "percentile", "percentile": p} for p in (99.9, 99.99, 99.999, 99.9999)},
 }
 ROUNDS = 30
-SEARCHED = 96  # training sentences that the rollback sees, without their labels
 LENGTH = 64
 SENTENCES = 500
 
@@ -180,12 +179,14 @@ def calibrations() -> None:
 
 
 def rollback() -> None:
-    """Prints the tensors that need 16 bits so that, sums not bounded, so many per cent agree with the float model."""
+    """Prints the tensors that need 16 bits so that, sums not bounded, all but DROP per cent of SENTENCES of the
+    training data, without their labels, get the float model's class.
+    """
+    drop, sentences = (float(given) for given in (*sys.argv[3:5], *("5", "96")[len(sys.argv) - 3 :]))
     run, model, real = trained()
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, clip=None))
-    drop = float(sys.argv[3]) if len(sys.argv) > 3 else 5.0
     qmodel = movies.calibrated(run.config, "int8", model, run.train)
-    seen = run.train.ids[:SEARCHED], run.train.mask[:SEARCHED]
+    seen = run.train.ids[: int(sentences)], run.train.mask[: int(sentences)]
     start = time.process_time()
     found = jaxq.search.rollback(qmodel, seen, max_drop=drop, choices=("a16",), progress=False)
     print(found)

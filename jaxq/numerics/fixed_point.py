@@ -2,7 +2,8 @@
 
 A real multiplier is `q 2^(shift - 31)` with q in [2^30, 2^31). Kernels multiply by q's high word (`srdhm`) and then
 shift. In training the multiplier is traced and TFLite forms it in float64; `quantized_ratio` gives the same integers
-by long division. Sources: gemmlowp/fixedpoint/fixedpoint.h, tflite/kernels/internal/quantization_util.cc.
+by long division. Functions of many operations are compiled functions, which JAX traces once for each shape. Sources:
+gemmlowp/fixedpoint/fixedpoint.h, tflite/kernels/internal/quantization_util.cc.
 """
 
 from __future__ import annotations
@@ -89,7 +90,6 @@ def rescale_half_away(x: jax.Array, q: jax.Array, shift: jax.Array) -> jax.Array
     return rounding_divide_by_pot(srdhm(x << left, q), right)
 
 
-@jax.jit
 def quantized_ratio(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`QuantizeMultiplier(f64(a) f64(b) / f64(c))`: int32 (q, shift). float32 arrays of normal numbers > 0, broadcast.
 
