@@ -212,6 +212,13 @@ def written(kind: str) -> Iterator[tuple[str, list[str]]]:
         yield label, found
 
 
+def reads(kind: str) -> set[Any]:
+    """The types of what an op's first example reads."""
+    _, fn, shapes = EXAMPLES[kind][0]
+    graph = frozen_example(fn, shapes, "int8").plan.graph
+    return {dtype for op in graph.ops if op.kind == kind for dtype in graph.reads(op)}
+
+
 def evaluates(kind: str, family: str) -> bool:
     """Whether a family takes the op's examples as they are written: it may have an operator, and not for that type."""
     try:
@@ -252,7 +259,7 @@ def rules_row(kind: str) -> list[str]:
     """What the op demands, and who computes it."""
     operators = {o.partition(".")[0] for _, found in written(kind) for o in found}
     families = [name for name in KERNELS if operators <= KERNELS[name].keys() and evaluates(kind, name)]
-    targets = [name for name, target in TARGETS.items() if not target.refuses(kind)]
+    targets = [name for name, target in TARGETS.items() if not target.refuses(kind, reads(kind))]
     return [
         f"`{kind}`",
         scales(kind),

@@ -12,7 +12,8 @@ from jax import lax
 
 import jaxq
 import jaxq.export
-from jaxq.errors import ExportError
+from jaxq.errors import ExportError, TargetError
+from jaxq.plan.target import TARGETS
 
 LEAST, MOST = -(2**31), 2**31 - 1
 ROWS = np.random.default_rng(1).normal(0, 1, (24, 4)).astype(np.float32)
@@ -178,3 +179,13 @@ def test_arithmetic_of_a_mask_of_integers_keeps_every_bit():
 def test_a_halved_mask_of_integers_is_rounded_towards_zero():
     artifact = exported(lambda p, ids: lax.div((ids != 1).astype(jnp.int32) * 3, jnp.int32(2)) * 2, IDS)
     np.testing.assert_array_equal(artifact.run(IDS)[0], np.where(IDS != 1, 2, 0))
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"litert", "litert-x86"}))
+def test_what_a_target_lacks_for_int32_is_said_before_a_file_is_written(name: str) -> None:
+    ids, recipe = np.ones((1, 6), np.int32), jaxq.Recipe(target=name)
+    q = jaxq.quantize(lambda p, x: jnp.sum(x, 1), recipe, {}, ids)
+    assert f"{TARGETS[name].title} does not take SUM" in str(q.plan)
+    with pytest.raises(TargetError, match=r"\(SUM of int32, test_integers.py:\d+ .*\): .* does not take it"):
+        jaxq.export.to_tflite(q, {}, q.init({}, ids), progress=False)
+    assert "does not take" not in str(jaxq.quantize(lambda p, x: jnp.sum(x, 1), "int8", {}, ids).plan)

@@ -105,6 +105,10 @@ class Graph:
         """Every value that depends on the graph's inputs."""
         return frozenset(self.inputs).union(*(op.outputs for op in self.ops))
 
+    def reads(self, op: Op) -> frozenset[Any]:
+        """The types of the tensors that an op reads."""
+        return frozenset(self.avals[v].dtype for v in op.inputs)
+
     def consumers(self, value: int) -> tuple[Op, ...]:
         """The ops that read `value`, in order."""
         return tuple(op for op in self.ops if value in op.inputs)

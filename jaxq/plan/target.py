@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
 
 from jaxq.display.text import did_you_mean, shortened
 from jaxq.errors import RecipeError
@@ -24,9 +28,10 @@ class Target:
     run floats between integers. packed: op kinds whose weights of 4 bits it reads two in a byte; of others they are
     stored as int8. one_scale: those whose weights have one scale for all channels. rewritten: kinds that other ops
     stand for though it has the operator, which it takes in few sizes. int16: whether it takes activations of 16 bits
-    with weights of 8. machine: whose kernels of LiteRT the training forward computes, where they differ (MUL, and what
-    ruy multiplies): "aarch64" rounds once, "x86_64" twice, as TFLite Micro does. evidence: "measured" on the runtime or
-    compiler in the tests, by the "vendor" document that `source` names, or "inferred".
+    with weights of 8. no_int32: kinds of op that it has a kernel for, but of no int32. machine: whose kernels of LiteRT
+    the training forward computes, where they differ (MUL, and what ruy multiplies): "aarch64" rounds once, "x86_64"
+    twice, as TFLite Micro does. evidence: "measured" on the runtime or compiler in the tests, by the "vendor" document
+    that `source` names, or "inferred".
     """
 
     name: str
@@ -37,6 +42,7 @@ class Target:
     one_scale: frozenset[str] = frozenset()
     rewritten: frozenset[str] = frozenset()
     int16: bool = False
+    no_int32: frozenset[str] = frozenset()
     machine: str = "x86_64"
     source: str = ""
     evidence: str = "vendor"
@@ -65,8 +71,10 @@ class Target:
         """The kinds of op that other ops stand for where they can (`jaxq.plan.decompositions`)."""
         return self.rewritten | (self.forbidden & FORMS.keys())
 
-    def refuses(self, kind: str) -> bool:
-        """Whether an op of this kind cannot run there."""
+    def refuses(self, kind: str, reads: Collection[Any] = ()) -> bool:
+        """Whether an op of this kind, which reads tensors of these types, cannot run there."""
+        if kind in self.no_int32 and np.dtype(np.int32) in reads:
+            return True
         return kind in self.forbidden or (kind == "FLOAT" and not self.float_islands)
 
 
@@ -117,10 +125,14 @@ TFLM_OPERATORS = frozenset(
 )  # fmt: skip
 
 
+# Of int32 the kernels of TFLite Micro, on which the NPUs below fall back, are fewer than LiteRT's.
+MICRO_NO_INT32 = frozenset({"ARG_MAX", "ARG_MIN", "REDUCE_MAX", "REDUCE_MIN", "SELECT", "SUM"})
+
+
 def _ethos(name: str, title: str, operators: frozenset[str]) -> Target:
     return Target(
         name, title, operators, float_islands=False, rewritten=frozenset({"RESIZE_BILINEAR"}), int16=True,
-        source="ethos-u-vela 5.2.0, --supported-ops-report", evidence="measured",
+        no_int32=MICRO_NO_INT32, source="ethos-u-vela 5.2.0, --supported-ops-report", evidence="measured",
     )  # fmt: skip
 
 
@@ -140,6 +152,7 @@ TARGETS: dict[str, Target] = {
         TFLM_OPERATORS,
         float_islands=False,
         int16=True,
+        no_int32=MICRO_NO_INT32,
         source="tensorflow/tflite-micro, python/tflite_micro/python_ops_resolver.cc",
         evidence="measured",
     ),
@@ -153,6 +166,7 @@ TARGETS: dict[str, Target] = {
         EDGETPU_OPERATORS,
         float_islands=False,
         one_scale=frozenset({"FULLY_CONNECTED"}),
+        no_int32=MICRO_NO_INT32,
         source="coral.ai, TensorFlow models on the Edge TPU, supported operations",
     ),
 }
