@@ -259,7 +259,7 @@ def rules_row(kind: str) -> list[str]:
     """What the op demands, and who computes it."""
     operators = {o.partition(".")[0] for _, found in written(kind) for o in found}
     families = [name for name in KERNELS if operators <= KERNELS[name].keys() and evaluates(kind, name)]
-    targets = [name for name, target in TARGETS.items() if not target.refuses(kind, reads(kind))]
+    targets = [name for name, target in TARGETS.items() if not target.refused(kind, reads(kind))]
     return [
         f"`{kind}`",
         scales(kind),

@@ -12,7 +12,9 @@ from jax import lax
 
 import jaxq
 import jaxq.export
+from jaxq import Recipe
 from jaxq.errors import ExportError, TargetError
+from jaxq.export.runtimes import litert
 from jaxq.plan.target import TARGETS
 
 LEAST, MOST = -(2**31), 2**31 - 1
@@ -181,11 +183,32 @@ def test_a_halved_mask_of_integers_is_rounded_towards_zero():
     np.testing.assert_array_equal(artifact.run(IDS)[0], np.where(IDS != 1, 2, 0))
 
 
+ALL = EVERYWHERE | LITERT
+BRIEF = ("last bits", "mul", "sum")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BRIEF else pytest.mark.slow) for n in sorted(ALL)])
+def test_the_plan_says_what_tflite_micro_says_of_the_file(name: str) -> None:
+    artifact = exported(lambda p, x: ALL[name][0](x), ANY)
+    q = jaxq.quantize(lambda p, x: ALL[name][0](x), Recipe(target="tflm"), ROWS, ANY[:1])
+    refused = "does not take" in str(q.plan)
+    try:
+        litert.run(artifact.data, [ANY], "tflm")
+    except ExportError:
+        assert refused
+    else:
+        assert not refused
+
+
 @pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"litert", "litert-x86"}))
 def test_what_a_target_lacks_for_int32_is_said_before_a_file_is_written(name: str) -> None:
-    ids, recipe = np.ones((1, 6), np.int32), jaxq.Recipe(target=name)
-    q = jaxq.quantize(lambda p, x: jnp.sum(x, 1), recipe, {}, ids)
-    assert f"{TARGETS[name].title} does not take SUM" in str(q.plan)
+    ids = np.ones((1, 6), np.int32)
+    q = jaxq.quantize(lambda p, x: jnp.sum(x, 1), Recipe(target=name), {}, ids)
+    assert f"{TARGETS[name].title} does not take SUM of int32" in str(q.plan)
     with pytest.raises(TargetError, match=r"\(SUM of int32, test_integers.py:\d+ .*\): .* does not take it"):
         jaxq.export.to_tflite(q, {}, q.init({}, ids), progress=False)
-    assert "does not take" not in str(jaxq.quantize(lambda p, x: jnp.sum(x, 1), "int8", {}, ids).plan)
+
+
+def test_a_kind_that_a_target_has_for_no_type_is_not_said_to_be_of_int32() -> None:
+    assert TARGETS["ethos-u55"].refused("SELECT", [np.dtype(np.float32)]) == "SELECT"
+    assert TARGETS["tflm"].refused("SELECT", [np.dtype(np.float32)]) is None

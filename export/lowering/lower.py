@@ -79,10 +79,9 @@ def _refuse(frozen: Frozen) -> None:
                 f"{op.name} ({op.source}) drops at random: the model is in training mode, and a device computes the "
                 "same thing every time. Call `qmodel.eval()` (NNX), or quantize with `deterministic=True` (Linen)."
             )
-        if target.refuses(op.kind, frozen.plan.graph.reads(op)):
-            of = " of int32" if op.kind in target.no_int32 else ""
+        if (refused := target.refused(op.kind, frozen.plan.graph.reads(op))) is not None:
             raise TargetError(
-                f"{op.name} ({op.kind}{of}, {op.source}): {target.title} does not take it ({target.source}). Use "
+                f"{op.name} ({refused}, {op.source}): {target.title} does not take it ({target.source}). Use "
                 "another op, or another target."
             )
         if op.name in frozen.plan.islands and not (target.float_islands and op.kind in FLOATS):

@@ -105,7 +105,7 @@ def _decompositions(plan: Plan) -> Plan:
 
 def _products_of_squares(plan: Plan) -> Plan:
     """Means of squares in int8 as products of two vectors, where the target has BATCH_MATMUL."""
-    if target_named(plan.recipe.target).refuses("BATCH_MATMUL"):
+    if target_named(plan.recipe.target).refused("BATCH_MATMUL"):
         return plan
     graph = as_products(plan.graph, lambda op: _is_int8(plan, op), lambda value: _is_symmetric(plan, value))
     return dataclasses.replace(plan, graph=graph)

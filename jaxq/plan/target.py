@@ -71,11 +71,11 @@ class Target:
         """The kinds of op that other ops stand for where they can (`jaxq.plan.decompositions`)."""
         return self.rewritten | (self.forbidden & FORMS.keys())
 
-    def refuses(self, kind: str, reads: Collection[Any] = ()) -> bool:
-        """Whether an op of this kind, which reads tensors of these types, cannot run there."""
-        if kind in self.no_int32 and np.dtype(np.int32) in reads:
-            return True
-        return kind in self.forbidden or (kind == "FLOAT" and not self.float_islands)
+    def refused(self, kind: str, reads: Collection[Any] = ()) -> str | None:
+        """An op of this kind, which reads tensors of these types, in words where it cannot run there; else None."""
+        if kind in self.forbidden or (kind == "FLOAT" and not self.float_islands):
+            return kind
+        return f"{kind} of int32" if kind in self.no_int32 and np.dtype(np.int32) in reads else None
 
 
 EDGETPU_OPERATORS = frozenset(
@@ -125,8 +125,10 @@ TFLM_OPERATORS = frozenset(
 )  # fmt: skip
 
 
-# Of int32 the kernels of TFLite Micro, on which the NPUs below fall back, are fewer than LiteRT's.
-MICRO_NO_INT32 = frozenset({"ARG_MAX", "ARG_MIN", "REDUCE_MAX", "REDUCE_MIN", "SELECT", "SUM"})
+# What TFLite Micro, on which an Ethos-U leaves the rest, computes of other types alone. The Edge TPU computes no int32.
+MICRO_NO_INT32 = frozenset(
+    {"ARG_MAX", "ARG_MIN", "CUMSUM", "FLOOR_DIV", "FLOOR_MOD", "REDUCE_MAX", "REDUCE_MIN", "SELECT", "SUM"}
+)
 
 
 def _ethos(name: str, title: str, operators: frozenset[str]) -> Target:

@@ -94,7 +94,8 @@ def _group_text(group: Group) -> str:
 
 def _verdict(plan: Plan) -> str:
     target = target_named(plan.recipe.target)
-    refused = sorted({op.kind for op in plan.graph.ops if target.refuses(op.kind, plan.graph.reads(op))})
+    found = {target.refused(op.kind, plan.graph.reads(op)) for op in plan.graph.ops}
+    refused = sorted(words for words in found if words is not None)
     if plan.islands and not target.float_islands:
         refused = sorted({*refused, *plan.islands})
     if refused:

@@ -174,7 +174,8 @@ def sum_of_int32_or(kernel: Kernel) -> Kernel:
 
 
 def _no_kernel(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
-    raise ExportError(f"{op.kind} of {target(op, tensors).dtype} is not evaluated; of int32 and of floats it is.")
+    dtype = target(op, tensors).dtype
+    raise ExportError(f"{op.kind} has an exact kernel of int32 and of floats, none of {dtype}. Use other operators.")
 
 
 def cast(op: Operator, tensors: Tensors, values: Values) -> list[jax.Array]:
