@@ -10,6 +10,8 @@ NEWEST := 3.14 3.13 3.12
 GOAL := $(MAKECMDGOALS)
 NODE_PACKAGES := @litertjs/core @litertjs/wasm-utils mermaid@11 puppeteer-core
 SOURCES := jaxq export recipes tests benchmarks
+# Benchmarks that ask for data, a download or TensorFlow.
+BY_HAND := bert dynamic_range imagenet int8_images mobilenet ptq_images ptq_photos
 
 # The environments are installed without bytecode, so Python has to be free to write it: without it every process
 # compiles JAX and Flax anew, and an import of jaxq takes 8 CPU seconds in place of 3.
@@ -55,8 +57,8 @@ node-packages:
 	mkdir -p build/node && cd build/node && npm install --silent --no-fund --no-audit $(NODE_PACKAGES) || \
 		echo "browser: npm cannot install $(NODE_PACKAGES), so the proof page is not run in a browser." >&2
 
-bench: .venv/stamp ## every script in benchmarks/ that needs no download nor TensorFlow, each printing one table
-	@set -e; for script in $(filter-out benchmarks/bert.py benchmarks/dynamic_range.py benchmarks/imagenet.py benchmarks/mobilenet.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
+bench: .venv/stamp ## every script in benchmarks/ that needs no data, download nor TensorFlow, each printing one table
+	@set -e; for script in $(filter-out $(BY_HAND:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; .venv/bin/python "$$script"; done
 
 clean: ## forget the environments and everything built
 	rm -rf .venv .venv-docs .venv-newest build dist .pytest_cache .ruff_cache .hypothesis

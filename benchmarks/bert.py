@@ -27,6 +27,7 @@ import jax
 import msgspec
 import numpy as np
 from flax import nnx
+from ptq_images import CALIBRATIONS
 
 import jaxq
 import jaxq.export
@@ -47,10 +48,6 @@ ISLANDS: dict[str, tuple[str, ...]] = {
     "GELU": ("gelu*",),
     "residual sums": RESIDUAL,
     "LayerNorm": NORM,
-}
-CALIBRATIONS: dict[str, dict[str, Any]] = {  # Wu et al. 2020, table 5, and jaxq's other methods
-    **{name: {"calibration": name} for name in ("minmax", "entropy", "mse", "mean")},
-    **{f"{p} %": {"calibration": "percentile", "percentile": p} for p in (99.9, 99.99, 99.999, 99.9999)},
 }
 ROUNDS = 30
 LENGTH = 64
@@ -182,11 +179,12 @@ def rollback() -> None:
     """Prints the tensors that need 16 bits so that, sums not bounded, all but DROP per cent of SENTENCES of the
     training data, without their labels, get the float model's class.
     """
-    drop, sentences = (float(given) for given in (*sys.argv[3:5], *("5", "96")[len(sys.argv) - 3 :]))
+    drop = float(sys.argv[3]) if len(sys.argv) > 3 else 5.0
+    sentences = int(sys.argv[4]) if len(sys.argv) > 4 else 96
     run, model, real = trained()
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, clip=None))
     qmodel = movies.calibrated(run.config, "int8", model, run.train)
-    seen = run.train.ids[: int(sentences)], run.train.mask[: int(sentences)]
+    seen = run.train.ids[:sentences], run.train.mask[:sentences]
     start = time.process_time()
     found = jaxq.search.rollback(qmodel, seen, max_drop=drop, choices=("a16",), progress=False)
     print(found)

@@ -162,6 +162,14 @@ def test_every_target_is_in_the_tables() -> None:
     assert not [name for name in TARGETS if f'`"{name}"`' not in row]
 
 
+def test_make_bench_leaves_out_what_asks_for_data() -> None:
+    """A script that demands an argument, or TensorFlow, would end `make bench`."""
+    left_out = re.search(r"^BY_HAND := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asks = re.compile(r'add_argument\("[a-z]\w*"(?!, nargs="[*?]")|required=True|sys\.argv\[1\]\]|MISSING')
+    found = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py") if asks.search(file.read_text())}
+    assert left_out is not None and found <= {*left_out[1].split()} and "ptq_images" in found
+
+
 def test_options_of_the_command_exist() -> None:
     """`jaxq check F.tflite --target T`: the option after the command, on the same line or behind a backslash."""
     wrong = []

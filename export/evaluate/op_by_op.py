@@ -38,7 +38,8 @@ Steps = dict[Hashable, Step]
 class OperatorByOperator:
     """A program's reading by a kernel family on a machine, for programs without variables. Raises ExportError.
 
-    steps: compiled operators of the same program that other families or machines may have, and get from here.
+    steps: the program's compiled operators, by what they compute. Readings that are given one dict share them: an
+    operator that two families or machines compute alike is compiled once.
     """
 
     def __init__(
